@@ -1,0 +1,231 @@
+package main
+
+// The loopback callback: where the browser brings the authorization response,
+// and what makes a response valid. Everybody on this machine, and every page in
+// the browser, can send requests here.
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+const (
+	givenRedirectPath = "/oauth2callback"
+	ownRedirectPath   = "/callback"
+	firstGivenPort    = 3000
+	lastGivenPort     = 3010
+	callbackTimeout   = 10 * time.Second // for reading one request
+	pageTimeout       = 40 * time.Second // for the page to wait for the token
+	maxCallbackHeader = 64 << 10         // bytes
+)
+
+// callback receives the authorization response on the loopback interface.
+type callback struct {
+	redirect  *url.URL
+	listeners []net.Listener
+	server    *http.Server
+
+	state    string
+	issuer   string
+	needsIss bool
+
+	answers  chan authorizationAnswer // holds one: the first valid response
+	accepted chan struct{}            // holds one: who puts it there is the first
+	redeemed chan error               // whether the code gave a token, for the page
+}
+
+type authorizationAnswer struct {
+	code string
+	err  error
+}
+
+// listenForGivenClient listens where a client that was registered by hand
+// expects it: exactly where the user said, else on the first free of the ports
+// that the documentation names for registering.
+func listenForGivenClient(exact *url.URL) (*callback, error) {
+	if exact != nil {
+		cb, err := listenAt(exact)
+		if err != nil {
+			return nil, withHint(fmt.Errorf("--redirect-uri: port %s is in use", exact.Port()), "end the program that uses it, or register and give another port")
+		}
+		return cb, nil
+	}
+	for port := firstGivenPort; port <= lastGivenPort; port++ {
+		cb, err := listenAt(&url.URL{Scheme: "http", Host: fmt.Sprintf("localhost:%d", port), Path: givenRedirectPath})
+		if err == nil {
+			return cb, nil
+		}
+	}
+	return nil, withHint(fmt.Errorf("the ports %d to %d on localhost are all in use", firstGivenPort, lastGivenPort), "end a program that uses one of them, or give --redirect-uri http://localhost:PORT%s", givenRedirectPath)
+}
+
+// listenForRegistration takes any free port: it is registered together with it.
+func listenForRegistration(exact *url.URL) (*callback, error) {
+	if exact != nil {
+		return listenForGivenClient(exact)
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("listen for the sign-in: %w", err)
+	}
+	return newCallback(&url.URL{Scheme: "http", Host: l.Addr().String(), Path: ownRedirectPath}, l), nil
+}
+
+// listenAt listens on the redirect URI's own port. localhost may mean either
+// loopback address to a browser, so both are taken; a machine without IPv6 has one.
+func listenAt(redirect *url.URL) (*callback, error) {
+	hosts := []string{redirect.Hostname()}
+	if strings.EqualFold(redirect.Hostname(), "localhost") {
+		hosts = []string{"127.0.0.1", "::1"}
+	}
+	var listeners []net.Listener
+	for i, host := range hosts {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, redirect.Port()))
+		if err != nil {
+			if i > 0 && !hasIPv6() {
+				break
+			}
+			for _, l := range listeners {
+				l.Close()
+			}
+			return nil, err
+		}
+		listeners = append(listeners, l)
+	}
+	return newCallback(redirect, listeners...), nil
+}
+
+func hasIPv6() bool {
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err == nil {
+		l.Close()
+	}
+	return err == nil
+}
+
+func newCallback(redirect *url.URL, listeners ...net.Listener) *callback {
+	cb := &callback{
+		redirect: redirect, listeners: listeners,
+		answers: make(chan authorizationAnswer, 1), accepted: make(chan struct{}, 1), redeemed: make(chan error, 1),
+	}
+	cb.server = &http.Server{Handler: cb, ReadTimeout: callbackTimeout, MaxHeaderBytes: maxCallbackHeader}
+	return cb
+}
+
+// expect starts to serve, once it is known what a valid response looks like.
+func (cb *callback) expect(state, issuer string, needsIss bool) {
+	cb.state, cb.issuer, cb.needsIss = state, issuer, needsIss
+	for _, l := range cb.listeners {
+		go cb.server.Serve(l) // ends with close
+	}
+}
+
+func (cb *callback) wait(ctx context.Context) (string, error) {
+	select {
+	case a := <-cb.answers:
+		return a.code, a.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// outcome tells the page that waits whether the code was worth a token.
+func (cb *callback) outcome(err error) { cb.redeemed <- err }
+
+// close lets the page that is being written reach the browser first.
+func (cb *callback) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if cb.server.Shutdown(ctx) != nil {
+		cb.server.Close()
+	}
+	for _, l := range cb.listeners {
+		l.Close()
+	}
+}
+
+// ServeHTTP takes one valid authorization response; everything else is
+// refused and the wait goes on.
+func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != cb.redirect.Path || r.Method != http.MethodGet {
+		writePage(w, http.StatusNotFound, pageStray)
+		return
+	}
+	// Another name that leads here is DNS rebinding; an Origin is a script's
+	// request, where a redirect is a navigation and has none.
+	if r.Host != cb.redirect.Host || !navigation(r) {
+		writePage(w, http.StatusBadRequest, pageStray)
+		return
+	}
+	q := r.URL.Query()
+	if cb.state == "" || subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(cb.state)) != 1 {
+		writePage(w, http.StatusBadRequest, pageWrongState)
+		return
+	}
+	if len(q["iss"]) > 1 || len(q["code"]) > 1 || q.Get("code") == "" && q.Get("error") == "" {
+		writePage(w, http.StatusBadRequest, pageStray)
+		return
+	}
+	select {
+	case cb.accepted <- struct{}{}:
+	default:
+		writePage(w, http.StatusBadRequest, pageTwice)
+		return
+	}
+	a := cb.check(q)
+	cb.answers <- a
+	if a.err != nil {
+		writePage(w, http.StatusBadRequest, pageFailed(a.err))
+		return
+	}
+	select {
+	case err := <-cb.redeemed:
+		if err != nil {
+			writePage(w, http.StatusBadGateway, pageFailed(err))
+			return
+		}
+		writePage(w, http.StatusOK, pageSignedIn)
+	case <-time.After(pageTimeout):
+		writePage(w, http.StatusGatewayTimeout, pageFailed(errors.New("the authorization server gave no token in time")))
+	case <-r.Context().Done():
+	}
+}
+
+// check applies RFC 9207, section 2.4, in the table of MCP 2026-07-28,
+// "Authorization Response Validation", before anything else is used: an error
+// of another server is neither acted on nor shown.
+func (cb *callback) check(q url.Values) authorizationAnswer {
+	_, present := q["iss"]
+	if present && q.Get("iss") != cb.issuer || !present && cb.needsIss {
+		return authorizationAnswer{err: authErrorf("the authorization response does not come from %s: refused", excerpt(cb.issuer))}
+	}
+	if code := q.Get("error"); code != "" {
+		return authorizationAnswer{err: refusedByUser(code, q.Get("error_description"))}
+	}
+	return authorizationAnswer{code: q.Get("code")}
+}
+
+func refusedByUser(code, description string) error {
+	if code == "access_denied" {
+		return withHint(authErrorf("the sign-in was denied (access_denied)"), "try again, or mcp-proxy login, to be asked again")
+	}
+	err := authErrorf("the authorization server refused the sign-in: %s", strings.TrimSpace(excerpt(code)+" "+excerpt(description)))
+	// Entra ID (AADSTS9010010, AADSTS901002) wants no resource parameter.
+	if code == "invalid_target" || strings.HasPrefix(description, "AADSTS901") {
+		return withHint(err, "this authorization server takes no resource parameter: add --resource none")
+	}
+	return err
+}
+
+func navigation(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	mode := r.Header.Get("Sec-Fetch-Mode")
+	return (origin == "" || origin == "null") && (mode == "" || mode == "navigate")
+}

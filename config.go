@@ -1,0 +1,430 @@
+package main
+
+// Flags and environment, read here and nowhere else, become one config value
+// that is complete and valid before any I/O happens.
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// config is what the user asked for.
+type config struct {
+	command string   // "", "login" or an internal one
+	args    []string // as given after the command, for the detached sign-in
+
+	server  *url.URL
+	profile string
+
+	clientID          string
+	clientSecret      string
+	clientMetadataURL string
+	scope             string
+	resource          string // "": as published; resourceNone: do not send one
+	redirectURI       *url.URL
+	authParams        url.Values
+
+	headers      http.Header
+	caCert       string // path of a PEM file
+	clientCert   string
+	clientKey    string
+	transport    string // auto, http, sse
+	allowHTTP    bool
+	noBrowser    bool
+	browser      string // $BROWSER
+	sshServer    string // USER@HOST to tunnel to; "" when this is no SSH session
+	loginTimeout time.Duration
+	logLevel     logLevel
+	cacheDir     string // "": nowhere to write
+	noTrace      bool
+	showVersion  bool
+}
+
+const resourceNone = "none"
+
+// usageError is the user's to mend on the command line.
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// repeated is a flag that may be given several times.
+type repeated []string
+
+func (r *repeated) String() string     { return strings.Join(*r, ", ") }
+func (r *repeated) Set(v string) error { *r = append(*r, v); return nil }
+
+// options are the flags' texts as the user wrote them, env:NAME unresolved.
+type options struct {
+	url, clientID, clientSecret, metadataURL, scope, resource, redirectURI string
+	profile, caCert, clientCert, clientKey, transport, timeout, logLevel   string
+	authParams, headers                                                    repeated
+	allowHTTP, noBrowser, noTrace, version                                 bool
+}
+
+func (o *options) flags() *flag.FlagSet {
+	f := flag.NewFlagSet("mcp-proxy", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	for _, name := range []string{"u", "url"} {
+		f.Func(name, "", o.setURL)
+	}
+	for _, name := range []string{"i", "client-id"} {
+		f.StringVar(&o.clientID, name, "", "")
+	}
+	for _, name := range []string{"s", "client-secret"} {
+		f.StringVar(&o.clientSecret, name, "", "")
+	}
+	for _, name := range []string{"H", "header"} {
+		f.Var(&o.headers, name, "")
+	}
+	f.StringVar(&o.metadataURL, "client-metadata-url", "", "")
+	f.StringVar(&o.scope, "scope", "", "")
+	f.StringVar(&o.resource, "resource", "", "")
+	f.StringVar(&o.redirectURI, "redirect-uri", "", "")
+	f.Var(&o.authParams, "auth-param", "")
+	f.StringVar(&o.profile, "profile", "", "")
+	f.StringVar(&o.caCert, "ca-cert", "", "")
+	f.StringVar(&o.clientCert, "client-cert", "", "")
+	f.StringVar(&o.clientKey, "client-key", "", "")
+	f.StringVar(&o.transport, "transport", "auto", "")
+	f.BoolVar(&o.allowHTTP, "allow-http", false, "")
+	f.BoolVar(&o.noBrowser, "no-browser", false, "")
+	f.StringVar(&o.timeout, "login-timeout", "5m", "")
+	f.StringVar(&o.logLevel, "log-level", "warn", "")
+	f.BoolVar(&o.noTrace, "no-trace", false, "")
+	f.BoolVar(&o.version, "version", false, "")
+	return f
+}
+
+func (o *options) setURL(value string) error {
+	if o.url != "" {
+		return fmt.Errorf("--url is given twice")
+	}
+	o.url = value
+	return nil
+}
+
+// parseArgs reads the whole command line. flag.ErrHelp asks for the usage text.
+func parseArgs(args []string, getenv func(string) string) (*config, error) {
+	c := &config{}
+	if len(args) > 0 {
+		switch args[0] {
+		case "login", detachedCommand:
+			c.command, args = args[0], args[1:]
+		}
+	}
+	c.args = args
+	if c.command == detachedCommand {
+		return c, nil // its arguments come on stdin
+	}
+	var o options
+	given, err := o.parse(args)
+	if err != nil {
+		return nil, err
+	}
+	if o.version {
+		c.showVersion = true
+		return c, nil
+	}
+	return c, c.fill(&o, given, getenv)
+}
+
+// parse returns which flags were given. The URL may stand alone anywhere.
+func (o *options) parse(args []string) (given map[string]bool, err error) {
+	f := o.flags()
+	for {
+		if err := f.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, withHint(usagef("%s", flagProblem(err)), "mcp-proxy -h lists the flags")
+		}
+		if f.NArg() == 0 {
+			break
+		}
+		if o.setURL(f.Arg(0)) != nil {
+			return nil, withHint(usagef("unexpected argument %q: there is a --url already", f.Arg(0)), "mcp-proxy -h lists the flags")
+		}
+		args = f.Args()[1:]
+	}
+	given = map[string]bool{}
+	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
+	return given, nil
+}
+
+// flagProblem says in the words of this program what package flag found.
+func flagProblem(err error) string {
+	if name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
+		return "unknown flag --" + name
+	}
+	return err.Error()
+}
+
+func (c *config) fill(o *options, given map[string]bool, getenv func(string) string) error {
+	env := environment{getenv: getenv}
+	text := func(name, value string) string { return env.expand("--"+name, value) }
+
+	c.profile = text("profile", o.profile)
+	c.scope = text("scope", o.scope)
+	c.resource = text("resource", o.resource)
+	c.caCert = text("ca-cert", o.caCert)
+	c.clientCert = text("client-cert", o.clientCert)
+	c.clientKey = text("client-key", o.clientKey)
+	c.transport = text("transport", o.transport)
+	c.clientMetadataURL = text("client-metadata-url", o.metadataURL)
+	c.allowHTTP, c.noBrowser, c.noTrace = o.allowHTTP, o.noBrowser, o.noTrace
+	c.browser = getenv("BROWSER")
+	c.sshServer = sshServer(getenv)
+	c.cacheDir = cacheDir(getenv)
+
+	// The defaults count as absent when unset (design, section 2).
+	c.clientID, c.clientSecret = getenv("GOOGLE_CLIENT_ID"), getenv("GOOGLE_CLIENT_SECRET")
+	if given["i"] || given["client-id"] {
+		c.clientID = text("client-id", o.clientID)
+	}
+	if given["s"] || given["client-secret"] {
+		c.clientSecret = text("client-secret", o.clientSecret)
+	}
+
+	server := text("url", o.url)
+	redirect := text("redirect-uri", o.redirectURI)
+	timeout := text("login-timeout", o.timeout)
+	level := text("log-level", o.logLevel)
+	if env.err != nil {
+		return env.err
+	}
+	checks := []func() error{
+		func() error { return c.setServer(server) },
+		func() error { return c.setClient(given) },
+		func() error { return c.setRedirectURI(redirect) },
+		func() error { return c.setResource() },
+		func() error { return c.setAuthParams(o.authParams, &env) },
+		func() error { return c.setHeaders(o.headers, &env) },
+		func() error { return c.setTLS() },
+		func() error { return c.setChoices(timeout, level) },
+	}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// environment resolves env:NAME and remembers the first variable that is missing.
+type environment struct {
+	getenv func(string) string
+	err    error
+}
+
+func (e *environment) lookup(flagName, variable string) string {
+	value := e.getenv(variable)
+	if value == "" && e.err == nil {
+		e.err = withHint(usagef("%s: the environment variable %s is not set", flagName, variable), "export %s=… in the client's configuration (\"env\"), or give the value itself", variable)
+	}
+	return value
+}
+
+func (e *environment) expand(flagName, value string) string {
+	if variable, ok := strings.CutPrefix(value, "env:"); ok {
+		return e.lookup(flagName, variable)
+	}
+	return value
+}
+
+const urlHint = "mcp-proxy -u https://mcp.example.com/mcp"
+
+func (c *config) setServer(raw string) error {
+	if raw == "" {
+		return withHint(usagef("no server: --url is missing"), urlHint)
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Host == "" || u.Hostname() == "" || strings.ContainsAny(raw, " \t\r\n"):
+		return withHint(usagef("--url: not a URL"), urlHint)
+	case u.User != nil:
+		return withHint(usagef("--url: user information in the URL is not accepted"), "give credentials with --client-id, or with -H 'Authorization: …'")
+	case u.Fragment != "" || strings.HasSuffix(raw, "#"):
+		return withHint(usagef("--url: a fragment (#…) has no meaning for a server"), urlHint)
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return withHint(usagef("--url: %s is reached by http, and only https protects a token", u.Host), "https://%s%s", u.Host, u.Path)
+	case u.Scheme == "http" && !c.allowHTTP:
+		return withHint(usagef("--url: http is only accepted for this machine, and only with --allow-http"), "add --allow-http")
+	case u.Scheme != "https" && u.Scheme != "http":
+		return withHint(usagef("--url: the scheme must be https, not %q", u.Scheme), urlHint)
+	}
+	c.server = u
+	return nil
+}
+
+func (c *config) setClient(given map[string]bool) error {
+	if c.clientMetadataURL != "" {
+		u, err := url.Parse(c.clientMetadataURL)
+		// Client ID Metadata Document, draft 00, section 3: https, a path, no
+		// fragment, no user information.
+		if err != nil || u.Scheme != "https" || u.Host == "" || len(u.Path) < 2 || u.Fragment != "" || u.User != nil {
+			return withHint(usagef("--client-metadata-url: not an https URL with a path"), "--client-metadata-url https://app.example.com/client.json")
+		}
+	}
+	if c.clientID == "" && c.clientSecret != "" {
+		if given["s"] || given["client-secret"] {
+			return withHint(usagef("--client-secret without --client-id"), "add --client-id ID")
+		}
+		c.clientSecret = ""
+	}
+	return nil
+}
+
+func (c *config) setRedirectURI(raw string) error {
+	if raw == "" {
+		return nil
+	}
+	u, err := url.Parse(raw)
+	// RFC 8252, section 7.3: the redirect of a native application is http on
+	// the loopback interface.
+	if err != nil || u.Scheme != "http" || !isLoopback(u.Hostname()) || u.Port() == "" || u.Port() == "0" || u.User != nil || u.Fragment != "" || u.RawQuery != "" {
+		return withHint(usagef("--redirect-uri: must be http on this machine with a port"), "--redirect-uri http://localhost:3000/oauth2callback")
+	}
+	if u.Path == "" {
+		u.Path = "/"
+	}
+	c.redirectURI = u
+	return nil
+}
+
+func (c *config) setResource() error {
+	if c.resource == "" || c.resource == resourceNone {
+		return nil
+	}
+	// RFC 8707, section 2: an absolute URI without a fragment.
+	if u, err := url.Parse(c.resource); err != nil || !u.IsAbs() || u.Fragment != "" {
+		return withHint(usagef("--resource: must be an absolute URI without a fragment, or none"), "--resource %s", c.server)
+	}
+	return nil
+}
+
+// reservedAuthParams are the proxy's own: given by the user they would undo
+// what protects the sign-in.
+var reservedAuthParams = map[string]bool{
+	"response_type": true, "client_id": true, "redirect_uri": true, "state": true, "code_challenge": true,
+	"code_challenge_method": true, "scope": true, "resource": true, "response_mode": true, "request": true, "request_uri": true,
+}
+
+func (c *config) setAuthParams(params []string, env *environment) error {
+	c.authParams = url.Values{}
+	for _, p := range params {
+		name, value, ok := strings.Cut(p, "=")
+		if !ok || name == "" {
+			return withHint(usagef("--auth-param: want name=value"), "--auth-param access_type=offline")
+		}
+		if reservedAuthParams[name] {
+			return withHint(usagef("--auth-param: %s is set by the proxy itself", name), "--scope, --resource, --client-id and --redirect-uri are flags of their own")
+		}
+		c.authParams.Add(name, env.expand("--auth-param", value))
+	}
+	return env.err
+}
+
+var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
+
+// reservedHeaders are the proxy's own, or would break HTTP's framing.
+var reservedHeaders = map[string]bool{
+	"Accept": true, "Content-Type": true, "Content-Length": true, "Transfer-Encoding": true, "Connection": true, "Host": true,
+	"Upgrade": true, "Te": true, "Trailer": true, "Last-Event-Id": true, "Mcp-Session-Id": true, "Mcp-Protocol-Version": true,
+}
+
+func (c *config) setHeaders(headers []string, env *environment) error {
+	c.headers = http.Header{}
+	for _, h := range headers {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok || !isToken(name) {
+			return withHint(usagef("--header: want 'Name: value'"), "-H 'X-Api-Key: env:API_KEY'")
+		}
+		name = http.CanonicalHeaderKey(name)
+		if reservedHeaders[name] {
+			return withHint(usagef("--header: %s is set by the proxy itself", name), "leave it out")
+		}
+		value = env.expand("--header "+name, strings.TrimSpace(value))
+		value = variable.ReplaceAllStringFunc(value, func(v string) string {
+			return env.lookup("--header "+name, variable.FindStringSubmatch(v)[1])
+		})
+		// RFC 9110, section 5.5: a line break would start another header.
+		if strings.ContainsAny(value, "\r\n\x00") {
+			return withHint(usagef("--header: the value of %s holds a line break", name), "one --header for each header")
+		}
+		c.headers.Add(name, value)
+	}
+	return env.err
+}
+
+func (c *config) setTLS() error {
+	if (c.clientCert == "") != (c.clientKey == "") {
+		return withHint(usagef("--client-cert and --client-key go together"), "--client-cert cert.pem --client-key key.pem")
+	}
+	return nil
+}
+
+func (c *config) setChoices(timeout, level string) error {
+	switch c.transport {
+	case "auto", "http", "sse":
+	default:
+		return withHint(usagef("--transport: want auto, http or sse, not %q", c.transport), "auto finds out by itself")
+	}
+	var err error
+	if c.loginTimeout, err = time.ParseDuration(timeout); err != nil || c.loginTimeout <= 0 {
+		return withHint(usagef("--login-timeout: not a duration"), "--login-timeout 5m")
+	}
+	var ok bool
+	if c.logLevel, ok = parseLogLevel(level); !ok {
+		return withHint(usagef("--log-level: want error, warn, info or debug, not %q", level), "--log-level debug shows the most")
+	}
+	return nil
+}
+
+// cacheDir is where credentials and traces live; "" when no home is known.
+func cacheDir(getenv func(string) string) string {
+	if dir := getenv("MCP_PROXY_CACHE_DIR"); dir != "" {
+		return dir
+	}
+	// XDG Base Directory Specification: a relative path is to be ignored.
+	if dir := getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "mcp-proxy")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil || home == "" {
+		return ""
+	}
+	return filepath.Join(home, ".cache", "mcp-proxy")
+}
+
+// opensBrowser: over SSH a browser would open on a desktop that nobody sees,
+// unless $BROWSER leads to the user's, as editors with remote sessions set it.
+func (c *config) opensBrowser() bool {
+	return !c.noBrowser && (c.sshServer == "" || c.browser != "")
+}
+
+// sshServer is who and where to tunnel to, as SSH_CONNECTION tells: the
+// client's address and port, then the server's.
+func sshServer(getenv func(string) string) string {
+	parts := strings.Fields(getenv("SSH_CONNECTION"))
+	if len(parts) != 4 {
+		return ""
+	}
+	user := getenv("USER")
+	if user == "" {
+		user = "USER"
+	}
+	return user + "@" + parts[2]
+}

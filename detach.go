@@ -1,0 +1,311 @@
+package main
+
+// One sign-in per server and profile, whatever number of processes and messages
+// wait for it. A host may kill this process while the user still types the
+// password, so a short-lived detached process of the same program leads the
+// sign-in; everybody else waits for its lock and looks into the store. What a
+// sign-in consists of is login.go's.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+)
+
+const (
+	// detachedCommand is internal: its order comes on stdin, because everybody
+	// on the machine can read the arguments of a process.
+	detachedCommand = "detached-login"
+	detachedReady   = "ready"
+	maxOrder        = 1 << 20          // bytes
+	detachWait      = 10 * time.Second // for the detached process to come up
+	maxDetached     = 3                // started by one message
+	firstFollow     = 20 * time.Millisecond
+	followInterval  = 500 * time.Millisecond // a shorter one would cost a waiting process 1 ms of CPU a second
+	windowInterval  = time.Minute
+	maxWindows      = 3 // per windowInterval, whatever they are for
+	lockLogin       = "login"
+)
+
+// detachedOrder is what the detached process is told.
+type detachedOrder struct {
+	Args      []string  `json:"args"`
+	Challenge challenge `json:"challenge"`
+	Parent    string    `json:"traceparent,omitempty"`
+}
+
+// signIn gets another token than the one used. Messages that wait together
+// share one outcome, also a failure: one refusal is not asked about twice.
+func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
+	asked := time.Now()
+	if err := o.turn.take(ctx); err != nil {
+		return err
+	}
+	defer o.turn.give()
+	if now := o.reread().Token.Access; now != used && now != "" {
+		return nil
+	}
+	if o.failedAt.After(asked) {
+		return o.failure
+	}
+	ctx, span := o.trace.start(ctx, "oauth wait for sign-in", spanInternal)
+	defer span.end()
+	var err error
+	if o.store.persistent() {
+		err = o.follow(ctx, ch, used)
+	} else {
+		err = o.lead(ctx, ch) // nowhere to hand a token over: it must be this process
+	}
+	if err != nil {
+		span.fail("sign-in")
+		if ctx.Err() == nil {
+			o.failure, o.failedAt = err, time.Now()
+		}
+		return err
+	}
+	o.log.notice("mcp-proxy: signed in to " + o.cfg.server.Host)
+	return nil
+}
+
+// follow waits until somebody has signed in, and starts a leader when there is none.
+func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
+	asked := time.Now()
+	shown := false
+	started := 0
+	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
+		unlock, free, err := o.store.tryLock(o.key, lockLogin)
+		if err != nil {
+			return err
+		}
+		state := loginState{}
+		if free || !shown {
+			state = o.store.loadLogin(o.key)
+		}
+		if !shown && state.URL != "" && (!free || state.Ended.After(asked)) {
+			shown = true
+			o.show(state.URL)
+		}
+		if free {
+			now := o.reread().Token.Access
+			unlock()
+			switch {
+			case now != used && now != "":
+				return nil
+			case state.Ended.After(asked):
+				return state.failure()
+			case started == maxDetached:
+				return errors.New("the sign-in ended without an outcome")
+			}
+			started++
+			if err := o.detach(ctx, ch); err != nil {
+				o.log.warnf("the sign-in runs in this process: %v", err)
+				return o.lead(ctx, ch)
+			}
+		}
+		if !sleep(ctx, pause) {
+			return ctx.Err()
+		}
+	}
+}
+
+// failure is the outcome of somebody else's sign-in.
+func (st loginState) failure() error {
+	if st.Error == "" {
+		return errors.New("the sign-in ended without a token that the server takes")
+	}
+	err := error(authError{errors.New(st.Error)})
+	if st.Hint != "" {
+		err = withHint(err, "%s", st.Hint)
+	}
+	return err
+}
+
+// detach starts the process that leads the sign-in, and returns when it holds
+// the lock or has found that somebody else does.
+func (o *oauth) detach(ctx context.Context, ch challenge) error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	order, err := json.Marshal(detachedOrder{o.cfg.args, ch, spanOf(ctx).traceparent()})
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(program, detachedCommand)
+	cmd.SysProcAttr = detachedProcess()
+	cmd.Stdin = bytes.NewReader(order)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ready := make(chan error, 1)
+	go func() {
+		_, err := bufio.NewReader(io.LimitReader(out, 64)).ReadString('\n')
+		ready <- err
+		cmd.Wait() // reaps it, if this process lives as long
+	}()
+	timer := time.NewTimer(detachWait)
+	defer timer.Stop()
+	select {
+	case err := <-ready:
+		return err
+	case <-timer.C:
+		return errors.New("the detached sign-in did not come up")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// runDetached is the detached process: it signs in, if nobody else does.
+func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv func(string) string) error {
+	var order detachedOrder
+	if err := json.NewDecoder(io.LimitReader(stdin, maxOrder)).Decode(&order); err != nil {
+		return usagef("%s is internal: use mcp-proxy login", detachedCommand)
+	}
+	cfg, err := parseArgs(order.Args, getenv)
+	if err != nil {
+		return err
+	}
+	a, err := newApp(cfg, nil)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	unlock, free, err := a.auth.store.tryLock(a.auth.key, lockLogin)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(stdout, detachedReady)
+	if !free {
+		return nil
+	}
+	defer unlock()
+	return a.auth.lead(withRemoteParent(ctx, order.Parent), order.Challenge)
+}
+
+// leader is the one sign-in that is going on.
+type leader struct {
+	*oauth
+
+	mu    sync.Mutex // guards state
+	state loginState
+}
+
+// lead signs in and tells the others by the login state: the URL, then the outcome.
+func (o *oauth) lead(ctx context.Context, ch challenge) error {
+	ctx, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout)
+	defer cancel()
+	l := &leader{oauth: o}
+	earlier := o.store.loadLogin(o.key)
+	l.update(func(st *loginState) {
+		*st = loginState{PID: os.Getpid(), Started: time.Now(), Windows: earlier.Windows}
+	})
+	err := o.authorize(ctx, ch, l.ask)
+	l.update(func(st *loginState) {
+		st.Ended = time.Now()
+		if err != nil {
+			st.Error, st.Hint, st.Code = err.Error(), hintOf(err), exitCode(err)
+		}
+	})
+	return err
+}
+
+func (l *leader) update(change func(*loginState)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(&l.state)
+	if err := l.store.saveLogin(l.key, l.state); err != nil {
+		l.log.debugf("login state: %v", err)
+	}
+}
+
+// ask shows the URL to everybody who waits, and opens a window.
+func (l *leader) ask(ctx context.Context, address, purpose string) {
+	l.update(func(st *loginState) { st.URL = address })
+	l.show(address)
+	if l.cfg.opensBrowser() {
+		go l.window(ctx, address, purpose)
+	}
+}
+
+// window opens a browser, once the last window for the same purpose is long
+// enough ago: a loop of sign-ins must not flood the user's desktop.
+func (l *leader) window(ctx context.Context, address, purpose string) {
+	l.mu.Lock()
+	wait := brake(l.state.Windows, purpose, time.Now())
+	l.mu.Unlock()
+	if wait > 0 {
+		l.log.infof("a window for this sign-in was opened a moment ago: the next one comes in %v", wait.Round(time.Second))
+		if !sleep(ctx, wait) {
+			return // signed in meanwhile by the printed URL
+		}
+	}
+	l.update(func(st *loginState) { st.Windows = append(recent(st.Windows, time.Now()), window{time.Now(), purpose}) })
+	if err := openBrowser(l.cfg.browser, address); err != nil {
+		l.log.warnf("no browser could be opened (%v): open the URL by hand", err)
+	}
+}
+
+// recent are the windows of the last minute; one from the future is of a clock
+// that jumped, and does not count.
+func recent(windows []window, now time.Time) []window {
+	var kept []window
+	for _, w := range windows {
+		if age := now.Sub(w.Opened); age >= 0 && age < windowInterval {
+			kept = append(kept, w)
+		}
+	}
+	return kept
+}
+
+// brake is how long the next window has to wait.
+func brake(windows []window, purpose string, now time.Time) time.Duration {
+	windows = recent(windows, now)
+	var wait time.Duration
+	for i, w := range windows {
+		if w.Purpose == purpose || len(windows)-i >= maxWindows {
+			wait = windowInterval - now.Sub(w.Opened)
+		}
+	}
+	return wait
+}
+
+// show tells the user where to sign in. The URL stands on a line of its own,
+// to be copied.
+func (o *oauth) show(address string) {
+	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser"
+	if o.cfg.opensBrowser() {
+		text += "; if no window opens, use this address:"
+	} else {
+		text += " at this address:"
+	}
+	text += "\n" + address
+	if port := callbackPort(address); o.cfg.sshServer != "" && port != "" {
+		text += fmt.Sprintf("\nhint: this is an SSH session; first run on your own machine: ssh -L %s:localhost:%s %s", port, port, o.cfg.sshServer)
+	}
+	o.log.notice(text)
+}
+
+func callbackPort(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	redirect, err := url.Parse(u.Query().Get("redirect_uri"))
+	if err != nil {
+		return ""
+	}
+	return redirect.Port()
+}

@@ -1,0 +1,853 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// site is an https host that has the pages it is given and remembers what it
+// was asked for. HERE in a page is the site's origin.
+type site struct {
+	*httptest.Server
+
+	mu    sync.Mutex // guards what follows
+	pages map[string]http.HandlerFunc
+	asked []string
+}
+
+func newSite(t *testing.T) *site {
+	s := &site{pages: map[string]http.HandlerFunc{}}
+	s.Server = httptest.NewTLSServer(http.HandlerFunc(s.answer))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *site) answer(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	s.asked = append(s.asked, r.URL.RequestURI())
+	page := s.pages[r.URL.Path]
+	s.mu.Unlock()
+	if page == nil {
+		http.NotFound(w, r)
+		return
+	}
+	page(w, r)
+}
+
+func (s *site) handle(path string, page http.HandlerFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pages[path] = page
+}
+
+func (s *site) page(path string, status int, body string) {
+	s.handle(path, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(status)
+		io.WriteString(w, strings.ReplaceAll(body, "HERE", s.URL))
+	})
+}
+
+func (s *site) paths() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.asked...)
+}
+
+func (s *site) url(t *testing.T, path string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s.URL + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func (s *site) discoverer() *discoverer { return &discoverer{http: s.Client()} }
+
+const (
+	prmPath    = "/.well-known/oauth-protected-resource"
+	asPath     = "/.well-known/oauth-authorization-server"
+	oidcPath   = "/.well-known/openid-configuration"
+	serverPage = `{"issuer":"HERE","authorization_endpoint":"HERE/a","token_endpoint":"HERE/t","code_challenge_methods_supported":["S256"]}`
+)
+
+func resourcePage(resource, issuer string) string {
+	return fmt.Sprintf(`{"resource":%q,"authorization_servers":[%q]}`, resource, issuer)
+}
+
+func wantPaths(t *testing.T, s *site, want ...string) {
+	t.Helper()
+	if got := s.paths(); !reflect.DeepEqual(got, want) {
+		t.Errorf("asked for %q, want %q", got, want)
+	}
+}
+
+func wantError(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error, want one with %q", parts)
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q does not say %q", err, part)
+		}
+	}
+}
+
+func TestParseChallenge(t *testing.T) {
+	const rm = "https://mcp.example/prm"
+	for name, test := range map[string]struct {
+		lines []string
+		want  challenge
+		ok    bool
+	}{
+		"no header":         {nil, challenge{}, true},
+		"empty header":      {[]string{""}, challenge{}, true},
+		"bare":              {[]string{`Bearer`}, challenge{}, true},
+		"all parameters":    {[]string{`Bearer error="insufficient_scope", scope="a b", resource_metadata="` + rm + `", error_description="x"`}, challenge{rm, "a b", "insufficient_scope"}, true},
+		"case":              {[]string{`bEaReR SCOPE="a", Resource_Metadata="` + rm + `"`}, challenge{rm, "a", ""}, true},
+		"white space":       {[]string{"Bearer   scope \t=\t \"a\"  ,\terror = invalid_token"}, challenge{"", "a", "invalid_token"}, true},
+		"empty elements":    {[]string{`, ,Bearer , scope=a,, ,error=e, ,`}, challenge{"", "a", "e"}, true},
+		"comma in quotes":   {[]string{`Basic realm="a, Bearer scope=evil", Bearer scope="a,b"`}, challenge{"", "a,b", ""}, true},
+		"quoted pairs":      {[]string{`Bearer realm="say \"hi\", \\", scope="a\b"`}, challenge{"", "ab", ""}, true},
+		"unquoted URL":      {[]string{`Bearer resource_metadata=` + rm + `, scope=a`}, challenge{rm, "a", ""}, true},
+		"first of a name":   {[]string{`Bearer scope="a", Scope="b"`}, challenge{"", "a", ""}, true},
+		"several schemes":   {[]string{`Basic realm="x", Bearer scope="a", Digest nonce="n", scope="d"`}, challenge{"", "a", ""}, true},
+		"token68":           {[]string{`Negotiate YII/a+b==, Bearer scope="a"`}, challenge{"", "a", ""}, true},
+		"token68 at end":    {[]string{`Bearer scope=a, NTLM TlRM/+==`}, challenge{"", "a", ""}, true},
+		"scheme in a list":  {[]string{`Negotiate, Bearer scope=a`}, challenge{"", "a", ""}, true},
+		"several lines":     {[]string{`Basic realm="x"`, `Bearer scope="a"`}, challenge{"", "a", ""}, true},
+		"first Bearer":      {[]string{`Bearer scope="a"`, `Bearer scope="b"`}, challenge{"", "a", ""}, true},
+		"with metadata":     {[]string{`Bearer scope="a"`, `Bearer scope="b", resource_metadata="` + rm + `"`, `Bearer resource_metadata="https://other"`}, challenge{rm, "b", ""}, true},
+		"DPoP alone":        {[]string{`DPoP algs="ES256", scope="a", resource_metadata="` + rm + `"`}, challenge{}, false},
+		"DPoP and Bearer":   {[]string{`DPoP algs="ES256", Bearer scope="a"`}, challenge{"", "a", ""}, true},
+		"Basic alone":       {[]string{`Basic realm="x"`}, challenge{}, false},
+		"like Bearer":       {[]string{`Bearerish scope="a"`}, challenge{}, false},
+		"open quote":        {[]string{`Bearer scope="a", error="oops`}, challenge{"", "a", ""}, true},
+		"no comma":          {[]string{`Bearer scope="a" error="e", resource_metadata="` + rm + `"`}, challenge{}, true},
+		"rubbish after":     {[]string{`Bearer scope="a", @@@, error="e"`}, challenge{"", "a", ""}, true},
+		"rubbish":           {[]string{`"`, `=`, `= a`, `@`}, challenge{}, true},
+		"rubbish, then not": {[]string{`Bearer scope="`, `Bearer scope=a, resource_metadata=` + rm}, challenge{rm, "a", ""}, true},
+		"parameter first":   {[]string{`scope="a", Bearer scope="b"`}, challenge{}, true},
+	} {
+		c, ok := parseChallenge(http.Header{"Www-Authenticate": test.lines})
+		if c != test.want || ok != test.ok {
+			t.Errorf("%s: got %+v %v, want %+v %v", name, c, ok, test.want, test.ok)
+		}
+	}
+}
+
+func TestChallengeTravelsAsJSON(t *testing.T) {
+	want := challenge{"https://mcp.example/prm", "a b", "insufficient_scope"}
+	text, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got challenge
+	if err := json.Unmarshal(text, &got); err != nil || got != want {
+		t.Errorf("%s became %+v (%v)", text, got, err)
+	}
+	if want := `{"resource_metadata":"https://mcp.example/prm","scope":"a b","error":"insufficient_scope"}`; string(text) != want {
+		t.Errorf("got %s, want %s", text, want)
+	}
+}
+
+func FuzzParseChallenge(f *testing.F) {
+	f.Add(`Bearer realm="x", scope="a b"`, `a"b\c, d`)
+	f.Add(`Negotiate YII==, Basic realm="x"`, ``)
+	f.Add(`, ,DPoP algs = "ES256" , Bearer`, `https://mcp.example/prm`)
+	f.Add(`Bearer scope="`, `\`)
+	f.Fuzz(func(t *testing.T, line, value string) {
+		parseChallenge(http.Header{"Www-Authenticate": {line}})
+		if strings.IndexFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) >= 0 {
+			return // no field value holds these
+		}
+		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value)
+		c, ok := parseChallenge(http.Header{"Www-Authenticate": {`Basic realm="` + quoted + `", Bearer error="` + quoted + `", scope="` + quoted + `"`}})
+		if want := (challenge{Scope: value, Error: value}); c != want || !ok {
+			t.Errorf("got %+v, want %+v", c, want)
+		}
+	})
+}
+
+// The four configurations of metadata that the specification allows, as the
+// conformance suite has them.
+func TestDiscoverEveryPlaceOfMetadata(t *testing.T) {
+	for name, test := range map[string]struct {
+		prm, challenge, tenant, as string
+		mcpAsked, asAsked          []string
+	}{
+		"challenge and RFC 8414": {prmPath + "/mcp", prmPath + "/mcp", "", asPath,
+			[]string{prmPath + "/mcp"}, []string{asPath}},
+		"path form and OpenID Connect": {prmPath + "/mcp", "", "", oidcPath,
+			[]string{prmPath + "/mcp"}, []string{asPath, oidcPath}},
+		"root form and path insertion": {prmPath, "", "/tenant1", asPath + "/tenant1",
+			[]string{prmPath + "/mcp", prmPath}, []string{asPath + "/tenant1"}},
+		"other place and path insertion, OpenID Connect": {"/custom.json", "/custom.json", "/tenant1", oidcPath + "/tenant1",
+			[]string{"/custom.json"}, []string{asPath + "/tenant1", oidcPath + "/tenant1"}},
+		"other place and path appended": {"/custom.json", "/custom.json", "/tenant1", "/tenant1" + oidcPath,
+			[]string{"/custom.json"}, []string{asPath + "/tenant1", oidcPath + "/tenant1", "/tenant1" + oidcPath}},
+		"challenge that leads nowhere": {prmPath, "/gone.json", "", asPath,
+			[]string{"/gone.json", prmPath + "/mcp", prmPath}, []string{asPath}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mcp, as := newSite(t), newSite(t)
+			mcp.page(test.prm, 200, resourcePage("HERE/mcp", as.URL+test.tenant))
+			as.page(test.as, 200, strings.Replace(serverPage, "HERE", "HERE"+test.tenant, 1))
+			var c challenge
+			if test.challenge != "" {
+				c.ResourceMetadata = mcp.URL + test.challenge
+			}
+			a, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/mcp"), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a.server.Issuer != as.URL+test.tenant || a.server.TokenEndpoint != as.URL+"/t" || a.server.defaulted {
+				t.Errorf("got server %+v", a.server)
+			}
+			if want := mcp.URL + "/mcp"; a.resource != want {
+				t.Errorf("got resource %q, want %q", a.resource, want)
+			}
+			wantPaths(t, mcp, test.mcpAsked...)
+			wantPaths(t, as, test.asAsked...)
+		})
+	}
+}
+
+func TestDiscoverReadsEveryField(t *testing.T) {
+	mcp := newSite(t)
+	mcp.page(prmPath, 200, `{"resource":"HERE","authorization_servers":["HERE"],"scopes_supported":["r","w"]}`)
+	mcp.page(asPath, 200, `{"issuer":"HERE","authorization_endpoint":"HERE/a","token_endpoint":"HERE/t",
+		"registration_endpoint":"HERE/r","revocation_endpoint":"HERE/v","device_authorization_endpoint":"HERE/d",
+		"scopes_supported":["r","offline_access"],"grant_types_supported":["authorization_code"],
+		"token_endpoint_auth_methods_supported":["none"],"code_challenge_methods_supported":["plain","S256"],
+		"authorization_response_iss_parameter_supported":true,"client_id_metadata_document_supported":true,"extra":1}`)
+	a, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/mcp"), challenge{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := serverMetadata{
+		Issuer: mcp.URL, AuthorizationEndpoint: mcp.URL + "/a", TokenEndpoint: mcp.URL + "/t",
+		RegistrationEndpoint: mcp.URL + "/r", RevocationEndpoint: mcp.URL + "/v", DeviceAuthorizationEndpoint: mcp.URL + "/d",
+		ScopesSupported: []string{"r", "offline_access"}, GrantTypesSupported: []string{"authorization_code"},
+		TokenEndpointAuthMethods: []string{"none"}, CodeChallengeMethods: []string{"plain", "S256"},
+		IssParameterSupported: true, ClientMetadataSupported: true,
+	}
+	if !reflect.DeepEqual(a.server, want) {
+		t.Errorf("got %+v, want %+v", a.server, want)
+	}
+	if !reflect.DeepEqual(a.scopes, []string{"r", "w"}) || a.resource != mcp.URL {
+		t.Errorf("got scopes %q, resource %q", a.scopes, a.resource)
+	}
+}
+
+// A challenge may name another origin: the document's resource is what counts.
+func TestDiscoverMetadataOfAnotherOrigin(t *testing.T) {
+	mcp, gateway := newSite(t), newSite(t)
+	gateway.page("/prm", 200, resourcePage(mcp.URL+"/mcp", "HERE"))
+	gateway.page(asPath, 200, serverPage)
+	c := challenge{ResourceMetadata: gateway.URL + "/prm"}
+	if _, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/mcp"), c); err != nil {
+		t.Error(err)
+	}
+
+	gateway.page("/prm", 200, resourcePage("HERE/mcp", "HERE"))
+	_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/mcp"), c)
+	wantError(t, err, gateway.URL+"/mcp", mcp.URL+"/mcp")
+	if hint := hintOf(err); !strings.Contains(hint, "--resource") {
+		t.Errorf("hint %q does not name --resource", hint)
+	}
+	wantPaths(t, mcp)
+}
+
+// Whatever is wrong with the protected resource metadata, nobody else is asked.
+func TestDiscoverRefusesResourceMetadata(t *testing.T) {
+	for name, test := range map[string]struct {
+		status int
+		body   string
+		want   string
+	}{
+		"server error":    {500, "", "status 500"},
+		"unavailable":     {503, "", "status 503"},
+		"too many":        {429, "", "status 429"},
+		"no content":      {204, "", "status 204"},
+		"HTML":            {200, "<html>secret</html>", "not JSON of the right form"},
+		"null":            {200, "null", "not JSON of the right form"},
+		"array":           {200, "[]", "not JSON of the right form"},
+		"cut":             {200, `{"resource":"HERE/mcp"`, "not JSON of the right form"},
+		"string as list":  {200, `{"resource":"HERE/mcp","authorization_servers":"HERE"}`, "not JSON of the right form"},
+		"no resource":     {200, `{"authorization_servers":["HERE"]}`, `for "", not for`},
+		"other resource":  {200, resourcePage("https://evil.example/mcp?secret", "HERE"), `for "https://evil.example/mcp", not for`},
+		"no servers":      {200, `{"resource":"HERE/mcp"}`, "names no authorization server"},
+		"script as issue": {200, resourcePage("HERE/mcp", "javascript:alert(1)"), "issuer of the authorization server is not"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mcp := newSite(t)
+			mcp.page(prmPath+"/mcp", test.status, test.body)
+			mcp.page(prmPath, 200, resourcePage("HERE/mcp", "HERE"))
+			mcp.page(asPath, 200, serverPage)
+			_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/mcp"), challenge{})
+			wantError(t, err, test.want)
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("error %q holds what the server sent", err)
+			}
+			wantPaths(t, mcp, prmPath+"/mcp")
+		})
+	}
+}
+
+func TestDiscoverRefusesChallengesURL(t *testing.T) {
+	mcp := newSite(t)
+	mcp.page(prmPath, 200, resourcePage("HERE", "HERE"))
+	mcp.page(asPath, 200, serverPage)
+	for _, bad := range []string{"http://mcp.example/prm", "file:///etc/passwd", "/relative", "https://user@mcp.example/"} {
+		_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), challenge{ResourceMetadata: bad})
+		wantError(t, err, "resource_metadata in the challenge of "+mcp.url(t, "").Host)
+	}
+	wantPaths(t, mcp)
+}
+
+func TestDiscoverUnreachable(t *testing.T) {
+	mcp, gone := newSite(t), newSite(t)
+	gone.Close()
+	mcp.page(prmPath, 200, resourcePage("HERE", "HERE"))
+	c := challenge{ResourceMetadata: gone.URL + "/prm?key=secret"}
+	_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), c)
+	wantError(t, err, "fetch protected resource metadata", gone.url(t, "").Host)
+	if strings.Contains(err.Error(), "secret") {
+		t.Errorf("error %q holds the query", err)
+	}
+	wantPaths(t, mcp)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = mcp.discoverer().discover(ctx, mcp.url(t, ""), challenge{})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want a cancellation", err)
+	}
+}
+
+// Servers of 2025-03-26 have no protected resource metadata.
+func TestDiscoverAtTheOrigin(t *testing.T) {
+	t.Run("with metadata", func(t *testing.T) {
+		mcp := newSite(t)
+		mcp.page(asPath, 200, serverPage)
+		a, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/v1/mcp#top"), challenge{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.server.TokenEndpoint != mcp.URL+"/t" || a.server.defaulted || a.resource != mcp.URL+"/v1/mcp" {
+			t.Errorf("got %+v", a)
+		}
+		wantPaths(t, mcp, prmPath+"/v1/mcp", prmPath, asPath)
+	})
+	t.Run("without", func(t *testing.T) {
+		mcp := newSite(t)
+		a, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/v1/mcp"), challenge{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := serverMetadata{Issuer: mcp.URL, AuthorizationEndpoint: mcp.URL + "/authorize", TokenEndpoint: mcp.URL + "/token",
+			RegistrationEndpoint: mcp.URL + "/register", defaulted: true}
+		if !reflect.DeepEqual(a.server, want) {
+			t.Errorf("got %+v, want %+v", a.server, want)
+		}
+		if err := a.server.checkPKCE(); err != nil {
+			t.Error(err)
+		}
+		wantPaths(t, mcp, prmPath+"/v1/mcp", prmPath, asPath, oidcPath)
+	})
+	for name, page := range map[string]struct {
+		status int
+		body   string
+	}{
+		"failing":      {500, ""},
+		"other issuer": {200, strings.Replace(serverPage, "HERE", "https://other.example", 1)},
+		"HTML":         {200, "<html>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mcp := newSite(t)
+			mcp.page(asPath, page.status, page.body)
+			a, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/v1/mcp"), challenge{})
+			if err == nil {
+				t.Errorf("got %+v, want an error", a.server)
+			}
+		})
+	}
+}
+
+func TestDiscoverNamedServerWithoutMetadata(t *testing.T) {
+	mcp := newSite(t)
+	mcp.page(prmPath, 200, resourcePage("HERE", "HERE/tenant"))
+	_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), challenge{})
+	wantError(t, err, "no authorization server metadata at "+mcp.url(t, "").Host)
+}
+
+func TestDiscoverSeveralServers(t *testing.T) {
+	mcp, first, second := newSite(t), newSite(t), newSite(t)
+	mcp.page(prmPath, 200, fmt.Sprintf(`{"resource":"HERE","authorization_servers":["ftp://as",%q,%q,"HERE"]}`, first.URL, second.URL))
+	first.page(asPath, 200, strings.Replace(serverPage, "HERE", second.URL, 1))
+	for i := 0; i < 3; i++ {
+		second.page(asPath, 200, serverPage)
+		a, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), challenge{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.server.Issuer != second.URL {
+			t.Errorf("got issuer %q, want %q", a.server.Issuer, second.URL)
+		}
+	}
+	second.page(asPath, 500, "")
+	_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), challenge{})
+	wantError(t, err, "is not https", fmt.Sprintf("is of issuer %q, not of %q", second.URL, first.URL), "status 500", "no authorization server metadata at "+mcp.url(t, "").Host)
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("error %q is more than one line", err)
+	}
+}
+
+func TestDiscoverEndlessListOfServers(t *testing.T) {
+	mcp, as := newSite(t), newSite(t)
+	var issuers []string
+	for i := 0; i < 1000; i++ {
+		issuers = append(issuers, fmt.Sprintf("%q", as.URL))
+	}
+	mcp.page(prmPath, 200, `{"resource":"HERE","authorization_servers":[`+strings.Join(issuers, ",")+`]}`)
+	if _, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), challenge{}); err == nil {
+		t.Error("no error")
+	}
+	if n := len(as.paths()); n != 2*maxServers {
+		t.Errorf("%d fetches, want %d", n, 2*maxServers)
+	}
+}
+
+// A single-page application answers the first form with HTML, an unreachable
+// host is asked only once.
+func TestServerMetadataForms(t *testing.T) {
+	as := newSite(t)
+	as.page(asPath, 200, "<html>")
+	as.page(oidcPath, 200, serverPage)
+	if _, err := as.discoverer().serverMetadata(context.Background(), as.URL); err != nil {
+		t.Error(err)
+	}
+
+	attempts := 0
+	d := &discoverer{http: &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+		attempts++
+		return nil, errors.New("unreachable")
+	})}}
+	if _, err := d.serverMetadata(context.Background(), "https://as.example/t"); err == nil || attempts != 1 {
+		t.Errorf("%d attempts (%v), want 1", attempts, err)
+	}
+	_, err := d.serverMetadata(context.Background(), "https://as.example/?tenant=1")
+	wantError(t, err, "has a query")
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func TestServerFormsTerminatingSlash(t *testing.T) {
+	u, _ := url.Parse("https://AS.example:443/a%2Fb/")
+	want := []string{
+		"https://as.example/.well-known/oauth-authorization-server/a%2Fb",
+		"https://as.example/.well-known/openid-configuration/a%2Fb",
+		"https://as.example/a%2Fb/.well-known/openid-configuration",
+	}
+	if got := serverForms(u); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestResourceForms(t *testing.T) {
+	for server, want := range map[string][]string{
+		"https://mcp.example":            {"https://mcp.example" + prmPath},
+		"https://mcp.example/":           {"https://mcp.example" + prmPath},
+		"https://MCP.example:443/a%2Fb/": {"https://mcp.example" + prmPath + "/a%2Fb", "https://mcp.example" + prmPath},
+		"https://mcp.example:8443/m?x=1": {"https://mcp.example:8443" + prmPath + "/m?x=1", "https://mcp.example:8443" + prmPath},
+	} {
+		u, _ := url.Parse(server)
+		got, err := (&discoverer{}).resourceForms(u, challenge{})
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %q (%v), want %q", server, got, err, want)
+		}
+	}
+}
+
+func TestCheckResource(t *testing.T) {
+	for _, test := range []struct {
+		server, resource string
+		ok               bool
+	}{
+		{"https://h/mcp", "https://h/mcp", true},
+		{"https://h/mcp", "https://h/mcp/", true},
+		{"https://h/mcp/", "https://h/mcp", true},
+		{"https://h/mcp", "https://h", true},
+		{"https://h/mcp", "https://h/", true},
+		{"https://h", "https://h/", true},
+		{"https://h/a/b", "https://h/a", true},
+		{"https://h/mcp", "HTTPS://H:443/mcp", true},
+		{"https://h:443/mcp", "https://h/mcp", true},
+		{"https://h/mcp?key=1", "https://h/mcp", true},
+		{"https://h/mcp", "https://h/mcp?key=1", true},
+		{"https://h/mcp", "https://h/mc", false},
+		{"https://h/mcp", "https://h/MCP", false},
+		{"https://h/mcp", "https://h/mcp/more", false},
+		{"https://h/mcp", "https://h:8443/mcp", false},
+		{"https://h/mcp", "https://sub.h/mcp", false},
+		{"https://h/mcp", "https://h.evil/mcp", false},
+		{"https://h/mcp", "https://h@evil/mcp", false},
+		{"https://h/mcp", "https://evil@h/mcp", false},
+		{"https://h/mcp", "http://h/mcp", false},
+		{"https://h/mcp", "https://h/mcp#x", false},
+		{"https://h/mcp", "https://h/x/../mcp", false},
+		{"https://h/mcp", "/mcp", false},
+		{"https://h/mcp", "", false},
+	} {
+		u, _ := url.Parse(test.server)
+		if err := (&discoverer{}).checkResource(test.resource, u); (err == nil) != test.ok {
+			t.Errorf("resource %q for server %q: %v", test.resource, test.server, err)
+		}
+	}
+}
+
+func TestResourceToSend(t *testing.T) {
+	mcp := newSite(t)
+	mcp.page(asPath, 200, serverPage)
+	for name, test := range map[string]struct{ published, given, want string }{
+		"as published":            {"HERE/", "", mcp.URL + "/"},
+		"published without slash": {"HERE", "", mcp.URL},
+		"published with query":    {"HERE/mcp?v=1", "", mcp.URL + "/mcp?v=1"},
+		"given":                   {"HERE/mcp", "api://mine", "api://mine"},
+		"given against published": {"https://other.example", "https://other.example/x", "https://other.example/x"},
+		"none":                    {"HERE/mcp", "none", ""},
+		"none against published":  {"api://other", "none", ""},
+	} {
+		mcp.page(prmPath, 200, resourcePage(test.published, "HERE"))
+		d := mcp.discoverer()
+		d.resource = test.given
+		a, err := d.discover(context.Background(), mcp.url(t, "/mcp"), challenge{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if a.resource != test.want {
+			t.Errorf("%s: got %q, want %q", name, a.resource, test.want)
+		}
+	}
+}
+
+func TestSameIssuer(t *testing.T) {
+	for _, test := range []struct {
+		got, want string
+		same      bool
+	}{
+		{"https://as", "https://as", true},
+		{"https://as", "https://as/", true}, // MCP SDK for Python, by way of pydantic
+		{"https://as/", "https://as", true}, // Auth0
+		{"https://as/t", "https://as/t", true},
+		{"https://as/t", "https://as/t/", false},
+		{"https://as/t/", "https://as/t", false},
+		{"https://as//", "https://as", false},
+		{"https://AS", "https://as", false},
+		{"https://as:443", "https://as", false},
+		{"http://as", "https://as", false},
+		{"https://as.evil", "https://as", false},
+		{"", "https://as", false},
+	} {
+		if same := sameIssuer(test.got, test.want); same != test.same {
+			t.Errorf("%q for %q: got %v", test.got, test.want, same)
+		}
+	}
+}
+
+func TestIssuersSpellingIsKept(t *testing.T) {
+	as := newSite(t)
+	as.page(asPath, 200, serverPage)
+	m, err := as.discoverer().serverMetadata(context.Background(), as.URL+"/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The authorization response's iss is compared with this one.
+	if m.Issuer != as.URL {
+		t.Errorf("got %q, want %q", m.Issuer, as.URL)
+	}
+}
+
+func TestCheckPKCE(t *testing.T) {
+	for name, test := range map[string]struct {
+		m  serverMetadata
+		ok bool
+	}{
+		"S256":     {serverMetadata{CodeChallengeMethods: []string{"plain", "S256"}}, true},
+		"plain":    {serverMetadata{CodeChallengeMethods: []string{"plain"}}, false},
+		"nothing":  {serverMetadata{}, false},
+		"defaults": {serverMetadata{defaulted: true}, true},
+	} {
+		err := test.m.checkPKCE()
+		if (err == nil) != test.ok {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if err != nil && !strings.Contains(hintOf(err), "code_challenge_methods_supported") {
+			t.Errorf("%s: hint %q", name, hintOf(err))
+		}
+	}
+}
+
+var hostileURLs = []string{
+	"javascript:alert(1)", "JavaScript:alert(1)//https://as", "file:///etc/passwd", "data:text/html,x", "http://as.example/x",
+	"http://127.0.0.1.evil.example/", "ftp://as.example", "//as.example/x", "/x", "as.example", "https:as.example/x", "https:///x", "https://:443/x",
+	"https://user@as.example/x", "https://user:pass@as.example/x", "https://as.example/x#frag", "https://as.example/x#",
+	"https://as.example/a b", " https://as.example", "https://as.example\n", "https://as.example/\r\nX: y", "https://as.example/\x00", "https://as.example/\x7f",
+	`https://as.example/"x"`, "https://as.example/`id`", `https://as.example/\x`, "https://as.example/<x>", "https://as.example/{x}|y^z",
+	"https://аs.example/", "https://as.example/é", "https://as.example/%zz", "https://as.example:port/", "-https://as.example", "--help", "https://[::1",
+}
+
+func TestCheckEndpoint(t *testing.T) {
+	for _, bad := range append([]string{""}, hostileURLs...) {
+		for _, allowHTTP := range []bool{false, true} {
+			if u, err := checkEndpoint(bad, allowHTTP); err == nil {
+				t.Errorf("%q was accepted as %q", bad, u)
+			}
+		}
+	}
+	for _, good := range []string{"https://as.example", "HTTPS://as.example:8443/a/b;c?d=e&f=$(g)'*!~", "https://[::1]:1/x", "https://as.example/%20"} {
+		if _, err := checkEndpoint(good, false); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for _, loopback := range []string{"http://localhost:1/x", "http://LOCALHOST/", "http://127.0.0.1:80/x", "http://127.1.2.3/", "http://[::1]:8/"} {
+		if _, err := checkEndpoint(loopback, true); err != nil {
+			t.Errorf("%q: %v", loopback, err)
+		}
+		if _, err := checkEndpoint(loopback, false); err == nil || !strings.Contains(hintOf(err), "--allow-http") {
+			t.Errorf("%q without --allow-http: %v, hint %q", loopback, err, hintOf(err))
+		}
+	}
+}
+
+func TestServerMetadataRefusesHostileEndpoints(t *testing.T) {
+	as := newSite(t)
+	d := as.discoverer()
+	for _, endpoint := range []string{"authorization_endpoint", "token_endpoint", "registration_endpoint", "revocation_endpoint", "device_authorization_endpoint"} {
+		for _, hostile := range hostileURLs {
+			doc := map[string]any{"issuer": as.URL, "authorization_endpoint": as.URL, "token_endpoint": as.URL}
+			doc[endpoint] = hostile
+			page, _ := json.Marshal(doc)
+			as.page(asPath, 200, string(page))
+			_, err := d.serverMetadata(context.Background(), as.URL)
+			wantError(t, err, endpoint+" of issuer")
+		}
+	}
+	for _, missing := range []string{`"authorization_endpoint":"HERE/a",`, `"token_endpoint":"HERE/t",`} {
+		as.page(asPath, 200, strings.Replace(serverPage, missing, "", 1))
+		_, err := d.serverMetadata(context.Background(), as.URL)
+		wantError(t, err, "is missing")
+	}
+}
+
+func TestServerMetadataOfTheWrongType(t *testing.T) {
+	as := newSite(t)
+	for _, wrong := range []string{`"issuer":["HERE"]`, `"token_endpoint":1`, `"code_challenge_methods_supported":"S256"`, `"scopes_supported":"a b"`} {
+		as.page(asPath, 200, strings.TrimSuffix(serverPage, "}")+","+wrong+"}")
+		_, err := as.discoverer().serverMetadata(context.Background(), as.URL)
+		wantError(t, err, "fetch authorization server metadata", as.url(t, "").Host, "not JSON of the right form")
+	}
+}
+
+func FuzzMetadata(f *testing.F) {
+	const issuer = "https://as.example"
+	f.Add([]byte(strings.ReplaceAll(serverPage, "HERE", issuer)))
+	f.Add([]byte(`{"issuer":"https://as.example/","authorization_endpoint":"javascript:alert(1)","token_endpoint":"https://as.example/t"}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var prm resourceMetadata
+		server, _ := url.Parse("https://mcp.example/mcp")
+		if decodeObject(body, &prm) == nil && (&discoverer{}).checkResource(prm.Resource, server) == nil {
+			if u, err := url.Parse(prm.Resource); err != nil || !strings.EqualFold(u.Hostname(), "mcp.example") {
+				t.Errorf("resource %q was accepted", prm.Resource)
+			}
+		}
+		var m serverMetadata
+		if decodeObject(body, &m) != nil || m.validate(issuer, false) != nil {
+			return
+		}
+		if strings.TrimSuffix(m.Issuer, "/") != issuer {
+			t.Errorf("issuer %q was accepted", m.Issuer)
+		}
+		for _, endpoint := range []string{m.AuthorizationEndpoint, m.TokenEndpoint} {
+			u, err := url.Parse(endpoint)
+			if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(endpoint, " \"\\`<>\r\n#") {
+				t.Errorf("endpoint %q was accepted", endpoint)
+			}
+		}
+	})
+}
+
+// A fetch of metadata carries nothing of the user's and has an end.
+func TestFetchSendsNothingOfTheUsers(t *testing.T) {
+	as := newSite(t)
+	jar, _ := cookiejar.New(nil)
+	jar.SetCookies(as.url(t, ""), []*http.Cookie{{Name: "session", Value: "secret", Path: "/"}})
+	var header http.Header
+	var deadline time.Time
+	client := as.Client()
+	inner := client.Transport
+	client.Jar = jar
+	client.Transport = roundTripper(func(req *http.Request) (*http.Response, error) {
+		header = req.Header.Clone()
+		deadline, _ = req.Context().Deadline()
+		return inner.RoundTrip(req)
+	})
+	as.page(asPath, 200, serverPage)
+	d := &discoverer{http: client}
+	if err := d.fetch(context.Background(), "authorization server metadata", as.URL+asPath, &serverMetadata{}); err != nil {
+		t.Fatal(err)
+	}
+	want := http.Header{"Accept": {"application/json"}, "Mcp-Protocol-Version": {"2025-11-25"}}
+	if !reflect.DeepEqual(header, want) {
+		t.Errorf("got %v, want %v", header, want)
+	}
+	if left := time.Until(deadline); deadline.IsZero() || left > fetchTimeout {
+		t.Errorf("deadline in %v, want at most %v", left, fetchTimeout)
+	}
+}
+
+func TestFetchIsBounded(t *testing.T) {
+	as := newSite(t)
+	d := as.discoverer()
+	fetch := func(ctx context.Context) error {
+		return d.fetch(ctx, "authorization server metadata", as.URL+"/doc?key=secret", &serverMetadata{})
+	}
+	pad := func(n int) string { return `{"issuer":"` + strings.Repeat("x", n-len(`{"issuer":""}`)) + `"}` }
+	as.page("/doc", 200, pad(maxDocument))
+	if err := fetch(context.Background()); err != nil {
+		t.Errorf("1 MiB: %v", err)
+	}
+	as.page("/doc", 200, pad(maxDocument+1))
+	wantError(t, fetch(context.Background()), "larger than 1 MiB")
+
+	as.handle("/doc", func(w http.ResponseWriter, r *http.Request) { // endless
+		for {
+			if _, err := io.WriteString(w, strings.Repeat(" ", 1<<16)); err != nil {
+				return
+			}
+		}
+	})
+	wantError(t, fetch(context.Background()), "larger than 1 MiB")
+
+	as.handle("/doc", func(w http.ResponseWriter, r *http.Request) { // begins, then stalls
+		io.WriteString(w, "{")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	err := fetch(ctx)
+	wantError(t, err, "no answer in time", as.url(t, "").Host)
+	if !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestFetchRedirects(t *testing.T) {
+	as, other := newSite(t), newSite(t)
+	plain := httptest.NewServer(http.HandlerFunc(other.answer))
+	defer plain.Close()
+	redirect := func(from, to string) {
+		as.handle(from, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", to)
+			w.WriteHeader(http.StatusFound)
+		})
+	}
+	var referer string
+	other.handle("/doc", func(w http.ResponseWriter, r *http.Request) {
+		referer = r.Header.Get("Referer")
+		io.WriteString(w, "{}")
+	})
+	d := as.discoverer()
+	fetch := func() error {
+		return d.fetch(context.Background(), "authorization server metadata", as.URL+"/1?key=secret", &serverMetadata{})
+	}
+	redirect("/1", "/2")
+	redirect("/2", "/3")
+	redirect("/3", other.URL+"/doc")
+	if err := fetch(); err != nil {
+		t.Errorf("three redirects: %v", err)
+	}
+	redirect("/1", other.URL+"/doc")
+	if err := fetch(); err != nil || referer != "" {
+		t.Errorf("another origin was told %q (%v)", referer, err)
+	}
+	redirect("/1", "/2")
+	redirect("/3", "/4")
+	redirect("/4", other.URL+"/doc")
+	wantError(t, fetch(), "too many redirects")
+	redirect("/2", "/1")
+	wantError(t, fetch(), "too many redirects")
+
+	before := len(other.paths())
+	for _, to := range []string{plain.URL + "/doc", "http://as.example/doc", "file:///etc/passwd", "javascript:alert(1)", "https://user:pass@" + other.url(t, "").Host + "/doc"} {
+		redirect("/1", to)
+		err := fetch()
+		wantError(t, err, "the redirect's target")
+		if strings.Contains(err.Error(), "secret") {
+			t.Errorf("error %q holds the query", err)
+		}
+	}
+	if after := len(other.paths()); after != before {
+		t.Errorf("%d requests went where they must not", after-before)
+	}
+	d.allowHTTP = true
+	redirect("/1", plain.URL+"/doc")
+	if err := fetch(); err != nil {
+		t.Errorf("loopback with --allow-http: %v", err)
+	}
+}
+
+func TestSelectScope(t *testing.T) {
+	offline := authorization{scopes: []string{"p", "q", "p"}, server: serverMetadata{ScopesSupported: []string{"q", "offline_access"}}}
+	for name, test := range map[string]struct {
+		given, challenged string
+		a                 authorization
+		want              string
+	}{
+		"given":                   {"g  h", "c", offline, "g  h"},
+		"challenge":               {"", "c  d c", authorization{scopes: []string{"p"}}, "c d"},
+		"protected resource":      {"", " ", authorization{scopes: []string{"p", "q"}}, "p q"},
+		"none":                    {"", "", authorization{scopes: []string{}}, ""},
+		"offline, challenge":      {"", "c", offline, "c offline_access"},
+		"offline, resource":       {"", "", offline, "p q offline_access"},
+		"offline, asked already":  {"", "offline_access c", offline, "offline_access c"},
+		"offline alone":           {"", "", authorization{server: offline.server}, ""},
+		"offline, not listed":     {"", "c", authorization{server: serverMetadata{ScopesSupported: []string{"c"}}}, "c"},
+		"server's own, not asked": {"", "", authorization{server: serverMetadata{ScopesSupported: []string{"c"}}}, ""},
+	} {
+		if got := selectScope(test.given, challenge{Scope: test.challenged}, &test.a); got != test.want {
+			t.Errorf("%s: got %q, want %q", name, got, test.want)
+		}
+	}
+}
+
+func TestUnionScope(t *testing.T) {
+	for _, test := range []struct{ a, b, want string }{
+		{"", "", ""},
+		{"a b", "", "a b"},
+		{"", "a b", "a b"},
+		{"b a", "c a  d b", "b a c d"},
+		{"read", "read:all", "read read:all"},
+	} {
+		if got := unionScope(test.a, test.b); got != test.want {
+			t.Errorf("%q and %q: got %q, want %q", test.a, test.b, got, test.want)
+		}
+	}
+}

@@ -1,0 +1,3 @@
+module github.com/smorand/mcp-proxy
+
+go 1.21

@@ -1,0 +1,245 @@
+package main
+
+// Signing in: which client, what to ask for, the code for a token. How the
+// answer comes back is callback.go's; it knows nothing of other processes that
+// may want the same sign-in (detach.go), and nothing of MCP.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+const (
+	googleIssuer     = "https://accounts.google.com"
+	maxRegistrations = 2 // per sign-in
+)
+
+// asking shows the user where to sign in; ctx ends with the wait for it.
+// purpose tells sign-ins apart: no two windows open soon for the same one.
+type asking func(ctx context.Context, address, purpose string)
+
+// authorize signs the user in and stores the token.
+func (o *oauth) authorize(ctx context.Context, ch challenge, ask asking) error {
+	ctx, span := o.trace.start(ctx, "oauth sign-in", spanInternal)
+	defer span.end()
+	err := o.authorization(ctx, ch, ask)
+	if err != nil {
+		span.fail(errorType(err))
+	}
+	return err
+}
+
+func (o *oauth) authorization(ctx context.Context, ch challenge, ask asking) error {
+	found, err := o.discovered(ctx, ch)
+	if err != nil {
+		return err
+	}
+	old := o.reread()
+	scope := o.scopeFor(ch, old, found)
+	for registrations := 1; ; registrations++ {
+		c, cb, err := o.prepare(ctx, old, found)
+		if err != nil {
+			return err
+		}
+		c.RequestedScope = scope
+		err = o.oneSignIn(ctx, c, cb, found, ask)
+		cb.close()
+		if err == nil {
+			return nil
+		}
+		if !isUnknownClient(err) || c.Client.Source != sourceRegistered || registrations == maxRegistrations {
+			return err
+		}
+		o.log.infof("%s no longer knows our registration: registering anew", found.server.Issuer)
+		old = &credentials{}
+	}
+}
+
+func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, error) {
+	ctx, span := o.trace.start(ctx, "oauth discovery", spanInternal)
+	defer span.end()
+	found, err := o.discover.discover(ctx, o.cfg.server, ch)
+	if err == nil && !found.server.defaulted {
+		err = found.server.checkPKCE()
+	}
+	if err != nil {
+		span.fail("discovery")
+		return nil, err
+	}
+	return found, nil
+}
+
+// scopeFor is what to ask for: what this request needs, and what was asked for
+// before at the same authorization server (MCP 2026-07-28, Authorization,
+// "Scope Selection Strategy").
+func (o *oauth) scopeFor(ch challenge, old *credentials, found *authorization) string {
+	scope := selectScope(o.cfg.scope, ch, found)
+	if ch.Error == insufficientScope {
+		scope = unionScope(scope, ch.Scope)
+	}
+	if old.Issuer == found.server.Issuer && o.cfg.scope == "" {
+		scope = unionScope(old.RequestedScope, scope)
+	}
+	return scope
+}
+
+// prepare says which client we are and listens for the callback.
+func (o *oauth) prepare(ctx context.Context, old *credentials, found *authorization) (*credentials, *callback, error) {
+	m := &found.server
+	c := &credentials{
+		Server: o.key.server, Profile: o.key.profile, Issuer: m.Issuer, TokenEndpoint: m.TokenEndpoint,
+		RevocationEndpoint: m.RevocationEndpoint, Resource: found.resource,
+	}
+	switch {
+	case o.cfg.clientID != "":
+		// MCP 2026-07-28, Client Registration, "Authorization Server Binding":
+		// what was registered at one server is never shown to another.
+		if old.Client.Source == sourceGiven && old.Issuer != "" && old.Issuer != m.Issuer {
+			return nil, nil, withHint(authErrorf("%s now names the authorization server %s, and the given client belongs to %s", o.cfg.server.Host, excerpt(m.Issuer), excerpt(old.Issuer)),
+				"if that is right: mcp-proxy logout -u %s, and give the client registered at the new server with --client-id", o.cfg.server.Redacted())
+		}
+		c.Client = client{ID: o.cfg.clientID, Secret: o.cfg.clientSecret, Source: sourceGiven}
+	case o.cfg.clientMetadataURL != "" && m.ClientMetadataSupported:
+		c.Client = client{ID: o.cfg.clientMetadataURL, Source: sourceDocument}
+	default:
+		cb, err := o.registeredClient(ctx, c, old, m)
+		return c, cb, err
+	}
+	if old.Client.ID == c.Client.ID {
+		c.Client.AuthMethod = old.Client.AuthMethod // as it was found to work
+	}
+	if c.Client.AuthMethod == "" {
+		c.Client.AuthMethod = authMethod(c.Client, m.TokenEndpointAuthMethods)
+	}
+	cb, err := listenForGivenClient(o.cfg.redirectURI)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.Client.RedirectURI = cb.redirect.String()
+	return c, cb, nil
+}
+
+// registeredClient uses the registration that we have at this server, or makes one.
+func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *credentials, m *serverMetadata) (*callback, error) {
+	if old.Client.Source == sourceRegistered && old.Issuer == m.Issuer {
+		if redirect, err := url.Parse(old.Client.RedirectURI); err == nil {
+			if cb, err := listenAt(redirect); err == nil {
+				c.Client = old.Client
+				return cb, nil
+			}
+			o.log.debugf("port %s is taken: registering anew", redirect.Port())
+		}
+	}
+	if m.RegistrationEndpoint == "" {
+		return nil, withHint(authErrorf("%s needs a client id: its authorization server offers no registration", o.cfg.server.Host),
+			"set GOOGLE_CLIENT_ID or give --client-id (register a client at %s by hand)", excerpt(m.Issuer))
+	}
+	cb, err := listenForRegistration(o.cfg.redirectURI)
+	if err != nil {
+		return nil, err
+	}
+	ctx, span := o.trace.start(ctx, "oauth registration", spanInternal)
+	defer span.end()
+	c.Client, err = o.discover.register(ctx, m, cb.redirect.String())
+	if err != nil {
+		span.fail("registration")
+		cb.close()
+		return nil, err
+	}
+	c.Client.Source, c.Client.RedirectURI = sourceRegistered, cb.redirect.String()
+	if old.Token.Access == "" {
+		o.keep(c) // a sign-in that fails must not lead to a registration each time
+	}
+	return cb, nil
+}
+
+// oneSignIn takes the user through the authorization endpoint and redeems the code.
+func (o *oauth) oneSignIn(ctx context.Context, c *credentials, cb *callback, found *authorization, ask asking) error {
+	verifier, state := newVerifier(), newState()
+	address, err := o.authorizationURL(c, found, verifier, state)
+	if err != nil {
+		return err
+	}
+	cb.expect(state, found.server.Issuer, found.server.IssParameterSupported)
+	waiting, stopAsking := context.WithCancel(ctx)
+	ask(waiting, address, purposeOf(c))
+	code, err := cb.wait(ctx)
+	stopAsking()
+	if err != nil {
+		if ctx.Err() != nil {
+			return withHint(authErrorf("nobody signed in to %s within %v", o.cfg.server.Host, o.cfg.loginTimeout), "mcp-proxy login -u %s", o.cfg.server.Redacted())
+		}
+		return err
+	}
+	form := url.Values{"grant_type": {grantCode}, "code": {code}, "redirect_uri": {c.Client.RedirectURI}, "code_verifier": {verifier}}
+	addResource(form, c.Resource)
+	t, err := o.tokenWithRetry(ctx, c, form)
+	cb.outcome(err)
+	if err != nil {
+		return o.explainRefusal(err)
+	}
+	if t.Scope == "" {
+		t.Scope = c.RequestedScope // RFC 6749, section 5.1: unchanged when it is left out
+	}
+	c.Token = t
+	o.keep(c)
+	return nil
+}
+
+// explainRefusal adds what the user can do about an answer of the token endpoint.
+func (o *oauth) explainRefusal(err error) error {
+	var refused *tokenError
+	if !errors.As(err, &refused) || refused.outOfOrder() {
+		return err
+	}
+	err = authError{err}
+	switch refused.Code {
+	case "invalid_client", "unauthorized_client":
+		return withHint(err, "check --client-id and --client-secret")
+	case "invalid_target":
+		return withHint(err, "this authorization server takes no resource parameter: add --resource none")
+	}
+	return err
+}
+
+// purposeOf tells sign-ins apart: for the same one no second window opens soon.
+func purposeOf(c *credentials) string {
+	return challengeS256(strings.Join([]string{c.Issuer, c.Client.ID, c.RequestedScope}, "\n"))
+}
+
+// authorizationURL is the authorization request (OAuth 2.1, section 4.1.1).
+func (o *oauth) authorizationURL(c *credentials, found *authorization, verifier, state string) (string, error) {
+	endpoint, err := checkEndpoint(found.server.AuthorizationEndpoint, o.cfg.allowHTTP)
+	if err != nil {
+		return "", fmt.Errorf("authorization endpoint: %w", err)
+	}
+	q := endpoint.Query()
+	q.Set("response_type", "code")
+	q.Set("client_id", c.Client.ID)
+	q.Set("redirect_uri", c.Client.RedirectURI)
+	q.Set("state", state)
+	q.Set("code_challenge", challengeS256(verifier))
+	q.Set("code_challenge_method", "S256")
+	addResource(q, c.Resource)
+	if c.RequestedScope != "" {
+		q.Set("scope", c.RequestedScope)
+	}
+	switch {
+	case c.Issuer == googleIssuer:
+		// Google knows no offline_access; without these two it gives no refresh token.
+		q.Set("access_type", "offline")
+		q.Set("prompt", "consent")
+	case slices.Contains(strings.Fields(c.RequestedScope), "offline_access"):
+		// OpenID Connect Core, section 11: without it offline access is ignored.
+		q.Set("prompt", "consent")
+	}
+	for name, values := range o.cfg.authParams {
+		q[name] = values
+	}
+	endpoint.RawQuery = q.Encode()
+	return endpoint.String(), nil
+}

@@ -1,0 +1,229 @@
+// Mcp-proxy lets an MCP client use a remote MCP server that asks for OAuth 2.1.
+//
+// The client starts it as a stdio server. It forwards JSON-RPC over Streamable
+// HTTP and does what authorization asks for: discovery, registration, PKCE, the
+// browser, the callback, keeping tokens and refreshing them.
+//
+//	mcp-proxy -u URL [flags]         serve MCP on stdin and stdout
+//	mcp-proxy login -u URL [flags]   sign in now, in a terminal
+//
+// Files, in $MCP_PROXY_CACHE_DIR, else $XDG_CACHE_HOME/mcp-proxy, else
+// ~/.cache/mcp-proxy: one NAME.json per server and profile with its credentials,
+// NAME.login with the state of its sign-in, NAME.*.lock, and traces.jsonl.
+//
+// Exit codes: 0 clean end, 1 configuration, 2 authentication, 3 network, 4 file
+// system, 5 anything else.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+)
+
+const usage = `Usage: mcp-proxy -u URL [flags]          serve MCP on stdin and stdout for the server at URL
+       mcp-proxy login -u URL [flags]    sign in now, before any client starts it
+
+The server:
+  -u, --url URL                https URL of the MCP server; may stand alone
+  -H, --header 'Name: value'   a further header, repeatable; ${NAME} in it is an
+                               environment variable; Authorization turns OAuth off
+      --transport KIND         auto (default), http, sse
+      --ca-cert FILE           PEM file of further certificate roots
+      --client-cert FILE       certificate and key for mutual TLS
+      --client-key FILE
+      --allow-http             accept http:// for this machine
+
+Signing in:
+  -i, --client-id ID           OAuth client id (default env:GOOGLE_CLIENT_ID); without
+                               one the proxy registers itself where the server lets it
+  -s, --client-secret SECRET   OAuth client secret (default env:GOOGLE_CLIENT_SECRET)
+      --client-metadata-url URL  a Client ID Metadata Document to use as client id
+      --scope SCOPES           scopes to ask for instead of what the server names
+      --resource URI           resource to ask a token for; none sends none
+      --redirect-uri URI       loopback redirect that is registered for the client
+      --auth-param NAME=VALUE  a further authorization parameter, repeatable
+      --profile NAME           another account on the same server
+      --no-browser             open no browser, print the URL
+      --login-timeout D        how long a sign-in may take (default 5m)
+
+Otherwise:
+      --log-level LEVEL        error, warn (default), info, debug; on stderr
+      --no-trace               write no traces.jsonl
+      --version
+  -h, --help
+
+Every value may be env:NAME, the name of an environment variable.
+
+Example, in a client's configuration:
+  "command": "mcp-proxy", "args": ["-u", "https://mcp.example.com/mcp"]
+`
+
+// version is set by the linker for releases; else the build information has it.
+var version string
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A reader that went away is an error of the write, not the end of the process.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		(&logger{w: os.Stderr}).report(err)
+	}
+	os.Exit(exitCode(err))
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
+	cfg, err := parseArgs(args, getenv)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		io.WriteString(stdout, usage)
+		return nil
+	case err != nil:
+		return err
+	case cfg.showVersion:
+		fmt.Fprintln(stdout, "mcp-proxy", programVersion())
+		return nil
+	case cfg.command == detachedCommand:
+		return runDetached(ctx, stdin, stdout, getenv)
+	}
+	a, err := newApp(cfg, &logger{level: cfg.logLevel, w: stderr})
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	if cfg.command == "login" {
+		return a.login(ctx)
+	}
+	return a.serve(ctx, stdin, stdout)
+}
+
+// app is what the commands share.
+type app struct {
+	cfg    *config
+	log    *logger
+	trace  *tracer
+	client *http.Client // for the MCP server
+	auth   *oauth       // nil: the user gave an Authorization header
+}
+
+func newApp(cfg *config, log *logger) (*app, error) {
+	transport, err := newTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	a := &app{cfg: cfg, log: log}
+	if !cfg.noTrace && cfg.cacheDir != "" {
+		a.trace = newTracer(filepath.Join(cfg.cacheDir, "traces.jsonl"), programVersion(), log)
+	}
+	via := &awake{Transport: transport}
+	a.client = newMCPClient(cfg.server, traced{via, a.trace, true})
+	if cfg.headers.Get("Authorization") == "" {
+		oauthClient := &http.Client{Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.allowHTTP)}
+		a.auth = newOAuth(cfg, openStore(cfg.cacheDir, log), oauthClient, log, a.trace)
+	}
+	return a, nil
+}
+
+func (a *app) close() { a.trace.close() }
+
+func (a *app) serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	out := &lineWriter{w: stdout, stop: stop}
+	return newProxy(a.cfg, a.client, a.auth, out, a.log, a.trace).serve(ctx, stdin)
+}
+
+// login asks the server what it wants, and signs in here, in the foreground.
+func (a *app) login(ctx context.Context) error {
+	if a.auth == nil {
+		return usagef("login: the Authorization header given with --header turns OAuth off")
+	}
+	ch, needed, err := a.challenge(ctx)
+	if err != nil {
+		return err
+	}
+	if !needed {
+		fmt.Fprintf(a.log.w, "mcp-proxy: %s asks for no sign-in\n", a.cfg.server.Host)
+		return nil
+	}
+	unlock, err := a.auth.store.lock(ctx, a.auth.key, lockLogin)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := a.auth.lead(ctx, ch); err != nil {
+		return err
+	}
+	a.log.notice("mcp-proxy: signed in to " + a.cfg.server.Host)
+	return nil
+}
+
+// challenge sends a ping without a token: a server that wants one says so.
+func (a *app) challenge(ctx context.Context) (challenge, bool, error) {
+	const ping = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.cfg.server.String(), strings.NewReader(ping))
+	if err != nil {
+		return challenge{}, false, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json, text/event-stream")
+	for name, values := range a.cfg.headers {
+		req.Header[name] = values
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		return challenge{}, false, networkFailure(a.cfg.server.Host, err)
+	}
+	discard(resp)
+	ch, _ := parseChallenge(resp.Header)
+	return ch, resp.StatusCode == http.StatusUnauthorized, nil
+}
+
+// exitCode is the table of the package comment.
+func exitCode(err error) int {
+	var use usageError
+	var auth authError
+	var refused *tokenError
+	var network net.Error
+	var path *fs.PathError
+	var address *url.Error
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &use):
+		return 1
+	case errors.As(err, &auth), errors.As(err, &refused):
+		return 2
+	case errors.As(err, &network), errors.As(err, &address), errors.Is(err, context.DeadlineExceeded):
+		return 3
+	case errors.As(err, &path):
+		return 4
+	}
+	return 5
+}
+
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+func userAgent() string { return "mcp-proxy/" + strings.Trim(programVersion(), "()") }

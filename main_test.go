@@ -1,0 +1,401 @@
+package main
+
+// The story of a user who signs in, told against the real program in its own
+// process. How messages pass is told in messages_test.go, the command line in
+// cli_test.go; the servers are in fake_*_test.go, the user's machine and the
+// host are in harness_*_test.go.
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var testBinary, testBrowser string
+
+// TestMain runs the tests, or plays the part that a test gave this process.
+// The browser comes first: it has the environment of the program it came from.
+func TestMain(m *testing.M) {
+	if strings.HasPrefix(filepath.Base(os.Args[0]), "browser") {
+		os.Exit(browse())
+	}
+	switch role := os.Getenv(testRole); role {
+	case "":
+		os.Exit(withTestMachine(m.Run))
+	case "proxy":
+		main()
+	case "helper": // a test's second process: it needs none of what all tests share
+		os.Exit(m.Run())
+	case "demo":
+		os.Exit(withTestMachine(demo))
+	default:
+		fmt.Fprintf(os.Stderr, "%s=%s: no such role\n", testRole, role)
+		os.Exit(1)
+	}
+}
+
+// withTestMachine runs f with what all tests share: the certificate authority and the browser.
+func withTestMachine(f func() int) int {
+	dir, err := os.MkdirTemp("", "mcp-proxy-tests-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		testBrowser = filepath.Join(dir, "browser.exe") // the ending is for Windows
+		testBinary, err = os.Executable()
+	}
+	if err == nil {
+		if err = os.Symlink(testBinary, testBrowser); err != nil { // Windows may forbid it
+			err = os.Link(testBinary, testBrowser)
+		}
+	}
+	if err == nil {
+		pki := filepath.Join(dir, "ca")
+		if err = os.Mkdir(pki, 0o700); err == nil {
+			testPKI, err = newFakePKI(pki)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return f()
+}
+
+// The first start: the server wants a token, the program finds out from whom,
+// registers, opens the browser once, and keeps what it got.
+func TestFirstSignIn(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url)
+	p.initialize()
+	p.echo("hello")
+
+	want := []string{"initialize", "PRM", "metadata", "register", "authorize", "token authorization_code", "initialize"}
+	story := fakeStory(server.fakeOrigin, auth.fakeOrigin)
+	if got := story[:min(len(want), len(story))]; !slices.Equal(got, want) {
+		t.Errorf("requests: got %q, want %q", got, want)
+	}
+	if got := len(user.openings()); got != 1 {
+		t.Errorf("got %d browser windows, want 1", got)
+	}
+	page := user.lastPage()
+	if page.Status != http.StatusOK || strings.Contains(page.Body, "<script") ||
+		page.Header.Get("Cache-Control") != "no-store" || page.Header.Get("Referrer-Policy") != "no-referrer" {
+		t.Errorf("last page: got status %d, header %v, body %q", page.Status, page.Header, page.Body)
+	}
+	if !strings.Contains(p.stderr(), user.openings()[0]) {
+		t.Errorf("the URL that was opened is not on stderr")
+	}
+	checkMode(t, user.cache, 0o700)
+	checkMode(t, user.credentialsFile(server.url), 0o600)
+	checkCredentials(t, user, server)
+}
+
+// checkCredentials reads the file: who can read an older one can read this.
+func checkCredentials(t *testing.T, user *testUser, server *fakeMCP) {
+	var doc struct {
+		Version                  int
+		Server, Issuer, Resource string
+		TokenEndpoint            string `json:"token_endpoint"`
+		Client                   struct{ ID, Source string }
+		Token                    map[string]any
+	}
+	data, err := os.ReadFile(user.credentialsFile(server.url))
+	fatal(t, err)
+	fatal(t, json.Unmarshal(data, &doc))
+	if doc.Version < 1 || doc.Server != server.url || doc.Issuer != server.auth.issuer || doc.Resource != server.resource ||
+		doc.TokenEndpoint != server.auth.base+"/token" || doc.Client.Source != "registered" || server.auth.clients[doc.Client.ID] == nil {
+		t.Errorf("credentials: got %+v", doc)
+	}
+	access, _ := doc.Token["access_token"].(string)
+	if _, ok := server.auth.validate(access, server.resource); !ok || doc.Token["refresh_token"] == nil || doc.Token["expires_at"] == nil {
+		t.Errorf("credentials: got a token with %d members", len(doc.Token))
+	}
+}
+
+// Every later start: the first answer needs one request, and nobody else is asked.
+func TestCachedToken(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.remember(server)
+	p := user.start("-u", server.url)
+	p.call("initialize", initializeParams)
+	if got, want := fakeStory(server.fakeOrigin, auth.fakeOrigin), []string{"initialize"}; !slices.Equal(got, want) {
+		t.Errorf("requests: got %q, want %q", got, want)
+	}
+}
+
+func TestExpiredTokenIsRefreshed(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.remember(server, expired)
+	user.start("-u", server.url).initialize()
+	if got := auth.labels(); len(got) != 1 || got[0] != "token refresh_token" {
+		t.Errorf("authorization server: got %q, want one refresh", got)
+	}
+	if server.count("initialize") != 1 || len(user.openings()) != 0 {
+		t.Errorf("got %q and %d browser windows", server.labels(), len(user.openings()))
+	}
+	user.start("-u", server.url).initialize() // with what the refresh left in the store
+	if got := auth.count("token refresh_token"); got != 1 {
+		t.Errorf("got %d refreshes, want 1", got)
+	}
+}
+
+func TestRefreshRejectedSignsInAgain(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.remember(server, expired)
+	auth.revokeAll()
+	p := user.start("-u", server.url)
+	p.initialize()
+	p.echo("back again")
+	if got := len(user.openings()); got != 1 || auth.count("token refresh_token") != 1 {
+		t.Errorf("got %d browser windows and %q, want 1 and one refresh", got, auth.labels())
+	}
+}
+
+func TestUnauthorizedInMidSession(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.remember(server)
+	p := user.start("-u", server.url)
+	p.initialize()
+	p.echo("before")
+	auth.expireAccess()
+	p.echo("after")
+	if auth.count("token refresh_token") != 1 || server.count("tools/call echo") != 3 || server.count("initialize") != 1 {
+		t.Errorf("got %q, want one refresh and one retry", fakeStory(server.fakeOrigin, auth.fakeOrigin))
+	}
+	if got := len(user.openings()); got != 0 {
+		t.Errorf("got %d browser windows, want 0", got)
+	}
+}
+
+// A server without authorization sees its messages and nothing else.
+func TestServerWithoutAuthorization(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	p := startProxy(t, server.url) // the URL alone does
+	p.initialize()
+	p.echo("free")
+	p.closeStdin()
+	p.wait()
+	got := slices.DeleteFunc(server.labels(), func(label string) bool { return label == "GET" })
+	if want := []string{"initialize", "notifications/initialized", "tools/call echo", "DELETE"}; !slices.Equal(got, want) {
+		t.Errorf("requests: got %q, want %q", got, want)
+	}
+}
+
+func TestGivenCredentials(t *testing.T) {
+	for name, method := range map[string]string{
+		"basic": "client_secret_basic", "post": "client_secret_post", "default variables": "client_secret_basic",
+		"env": "client_secret_post", "public client": "none", "redirect": "client_secret_basic",
+	} {
+		name, method := name, method
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			user := newUser(t, auth, server)
+			auth.registers, auth.methods = false, []string{method}
+			args := []string{"-u", server.url}
+			var redirects []string
+			if name == "redirect" {
+				redirects = []string{fmt.Sprintf("http://127.0.0.1:%d/my/own", freePort(t))}
+				args = append(args, "--redirect-uri", redirects[0])
+			}
+			c := auth.addClient("the-client", method, redirects...)
+			switch name {
+			case "default variables":
+				user.env["GOOGLE_CLIENT_ID"], user.env["GOOGLE_CLIENT_SECRET"] = c.id, c.secret
+			case "env":
+				user.env["MY_ID"], user.env["MY_SECRET"] = c.id, c.secret
+				args = append(args, "-i", "env:MY_ID", "--client-secret", "env:MY_SECRET")
+			case "public client":
+				args = append(args, "--client-id="+c.id)
+			default:
+				args = append(args, "--client-id", c.id, "-s", c.secret)
+			}
+			user.start(args...).initialize()
+			if auth.count("authorize") != 1 || auth.count("register") != 0 {
+				t.Errorf("got %q", auth.labels())
+			}
+		})
+	}
+}
+
+func TestNoClientAndNoRegistration(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.registers = false
+	p := newUser(t, auth, server).start("-u", server.url)
+	p.failure(p.request("initialize", initializeParams))
+	for _, want := range []string{"GOOGLE_CLIENT_ID", "--client-id"} {
+		p.awaitStderr(want)
+	}
+	p.failure(p.request("initialize", initializeParams)) // the program lives
+}
+
+// A user who says no gets an answer that says so, and may try again.
+func TestUserDenies(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.denies = true
+	p := newUser(t, auth, server).start("-u", server.url)
+	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "access_denied") {
+		t.Errorf("got %q, want access_denied", got.Message)
+	}
+	auth.change(func() { auth.denies = false })
+	again := p.request("initialize", initializeParams)
+	p.user.paste(p.awaitURL(2)) // no second window within a minute, but the URL is printed
+	p.result(again)
+	if got := len(p.user.openings()); got != 1 {
+		t.Errorf("got %d browser windows, want 1", got)
+	}
+}
+
+func TestSignInTimesOut(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.browser = "ignore"
+	p := user.start("-u", server.url, "--login-timeout", "1s")
+	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "sign") {
+		t.Errorf("got %q, want a word about the sign-in", got.Message)
+	}
+	user.awaitOpenings(1)
+	p.failure(p.request("ping", "")) // the program lives
+}
+
+// Without a browser the printed URL does.
+func TestNoBrowser(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url, "--no-browser")
+	id := p.request("initialize", initializeParams)
+	if page := user.paste(p.awaitURL(1)); page.Status != http.StatusOK {
+		t.Errorf("last page: got status %d", page.Status)
+	}
+	p.result(id)
+	if got := len(user.openings()); got != 0 {
+		t.Errorf("got %d browser windows, want 0", got)
+	}
+}
+
+func TestCorruptTokenFile(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	fatal(t, os.Mkdir(user.cache, 0o700))
+	const garbage = `{"version":1,"server":"htt`
+	fatal(t, os.WriteFile(user.credentialsFile(server.url), []byte(garbage), 0o600))
+	p := user.start("-u", server.url)
+	p.initialize()
+	p.echo("signed in anew")
+	name := filepath.Base(user.credentialsFile(server.url))
+	if got := strings.Count(p.stderr(), name); got < 1 {
+		t.Errorf("stderr does not name %s", name)
+	}
+	checkCredentials(t, user, server)
+	files, _ := filepath.Glob(filepath.Join(user.cache, "*"))
+	kept := slices.ContainsFunc(files, func(file string) bool {
+		data, _ := os.ReadFile(file)
+		return string(data) == garbage
+	})
+	if !kept {
+		t.Errorf("the garbage was not kept aside: %q", files)
+	}
+}
+
+// No cache, no memory: but the session works.
+func TestCacheNotWritable(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	file := filepath.Join(user.dir, "file")
+	fatal(t, os.WriteFile(file, nil, 0o600))
+	user.cache = filepath.Join(file, "cache") // impossible for root as well
+	p := user.start("-u", server.url)
+	p.initialize()
+	p.echo("one")
+	p.echo("two")
+	p.awaitStderr("cache")
+	if got := auth.count("authorize"); got != 1 {
+		t.Errorf("got %d sign-ins, want 1", got)
+	}
+}
+
+// The trace tells what happened, in the words of OpenTelemetry, and no secret
+// (that is looked for after every test).
+func TestTraces(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url)
+	p.initialize()
+	const traceID, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+	p.call("tools/call", `{"name":"echo","arguments":{"text":"traced"},"_meta":{"traceparent":"00-`+traceID+`-`+caller+`-01"}}`)
+	p.closeStdin()
+	p.wait()
+	checkMode(t, user.tracesFile(), 0o600)
+
+	spans := user.spans()
+	named := func(name string) testSpan {
+		i := slices.IndexFunc(spans, func(s testSpan) bool { return s.Name == name })
+		if i < 0 {
+			t.Fatalf("no span %q in %+v", name, spans)
+		}
+		return spans[i]
+	}
+	call, hello := named("tools/call echo"), named("initialize")
+	if call.TraceID != traceID || call.ParentSpanID != caller || hello.ParentSpanID != "" {
+		t.Errorf("got %+v, want it in the caller's trace", call)
+	}
+	children := func(parent testSpan) (n int) {
+		for _, s := range spans {
+			if s.ParentSpanID == parent.SpanID && s.TraceID == parent.TraceID {
+				n++
+			}
+		}
+		return n
+	}
+	if children(call) < 1 || children(hello) < 3 { // its attempts, and the sign-in between them
+		t.Errorf("got %d children of the call and %d of initialize", children(call), children(hello))
+	}
+	if got := call.attribute("mcp.method.name"); got != "tools/call" {
+		t.Errorf("mcp.method.name: got %q", got)
+	}
+	header := server.requests("tools/call echo")[0].Header.Get("Traceparent")
+	if !strings.HasPrefix(header, "00-"+traceID+"-") || strings.Contains(header, caller) {
+		t.Errorf("traceparent: got %q, want the proxy's own span in the caller's trace", header)
+	}
+	id := regexp.MustCompile(`^[0-9a-f]{16}$`)
+	for _, s := range spans {
+		if !id.MatchString(s.SpanID) || len(s.TraceID) != 32 || s.Kind < 1 || len(s.StartTimeUnixNano) < 19 || s.EndTimeUnixNano < s.StartTimeUnixNano {
+			t.Errorf("malformed span %+v", s)
+		}
+	}
+}
+
+func TestNoTrace(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	p := startProxy(t, "-u", server.url, "--no-trace")
+	p.initialize()
+	p.closeStdin()
+	p.wait()
+	if _, err := os.Stat(p.user.tracesFile()); err == nil {
+		t.Error("a trace was written")
+	}
+}

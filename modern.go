@@ -1,0 +1,81 @@
+package main
+
+// Revision 2026-07-28 in the way of a message: what tools/list results teach,
+// and what follows when the server finds the mirrored headers wrong. What the
+// headers are is headers.go's.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+const maxListPages = 100 // of tools, before a server's cursors are taken for a loop
+
+// learnTools remembers the annotations of a tools/list result that passes by,
+// and takes the invalid tools out of it.
+func (p *proxy) learnTools(d *document, id []byte) [][]byte {
+	response := d.bytes()
+	if !bytes.Equal(d.field("id"), id) {
+		response = bytes.Join(d.withID(id), nil)
+	}
+	kept, dropped := p.tools.learn(response)
+	for _, t := range dropped {
+		p.log.warnf("%s: the tool %s is left out: %s", p.server.Host, t.name, t.reason)
+	}
+	return [][]byte{kept}
+}
+
+// headerMismatch tells whether the server found a tool call's headers wrong
+// (MCP 2026-07-28, Streamable HTTP, "Client Behavior").
+func headerMismatch(m *message, status int, reply *document) bool {
+	return m.version != "" && m.method == "tools/call" && status == http.StatusBadRequest && reply != nil &&
+		string(member(reply.field("error"), "code")) == strconv.Itoa(codeHeaderMismatch)
+}
+
+// relistTools lists the tools in the client's place, and tells whether what is
+// known about the tool that m calls has changed: then m is worth sending again.
+func (p *proxy) relistTools(ctx context.Context, m *message) bool {
+	tool, _ := unquote(member(m.params, "name"))
+	before := p.tools.annotations(tool)
+	cursor := []byte(nil)
+	for page := 0; page < maxListPages; page++ {
+		answer, err := p.ask(ctx, listRequest(m, cursor))
+		if err != nil || !answer.has("result") {
+			return false
+		}
+		p.learnTools(answer, answer.field("id"))
+		cursor = member(answer.field("result"), "nextCursor")
+		if len(cursor) == 0 || cursor[0] != '"' {
+			break
+		}
+	}
+	return p.tools.annotations(tool) != before
+}
+
+// listRequest is a tools/list in the name of the client that sent m: with its
+// version, identity and capabilities, but not what belongs to m alone, as a
+// progress token does.
+func listRequest(m *message, cursor []byte) *message {
+	var all map[string]json.RawMessage
+	json.Unmarshal(member(m.params, "_meta"), &all) // valid: m was parsed
+	meta := map[string]json.RawMessage{}
+	for name, value := range all {
+		if strings.HasPrefix(name, "io.modelcontextprotocol/") {
+			meta[name] = value
+		}
+	}
+	params := map[string]any{"_meta": meta}
+	if cursor != nil {
+		params["cursor"] = json.RawMessage(cursor)
+	}
+	raw, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": 0, "method": "tools/list", "params": params})
+	if err != nil { // made of valid JSON
+		panic(err)
+	}
+	list, _, _ := parseMessage(raw)
+	return list
+}

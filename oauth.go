@@ -1,0 +1,489 @@
+package main
+
+// A valid access token for this server: from the cache, refreshed, or by
+// signing in; and the token endpoint. How a user signs in is login.go's, who
+// of several processes does it is detach.go's.
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	tokenTimeout      = 30 * time.Second // for one request to the token endpoint
+	maxTokenAnswer    = 1 << 20          // bytes
+	maxTokenAttempts  = 3                // while the token endpoint is out of order
+	maxRefreshMargin  = time.Minute      // before expiry
+	maxTokenLife      = 10 * 365 * 24 * time.Hour
+	maxStepUps        = 2 // per message
+	maxOtherTokens    = 3 // tokens of other processes that a message tries
+	grantRefresh      = "refresh_token"
+	grantCode         = "authorization_code"
+	sourceGiven       = "given"
+	sourceDocument    = "metadata-document"
+	sourceRegistered  = "registered"
+	methodBasic       = "client_secret_basic"
+	methodPost        = "client_secret_post"
+	methodNone        = "none"
+	insufficientScope = "insufficient_scope"
+)
+
+// authError means that nobody is signed in and that trying again alone will not help.
+type authError struct{ error }
+
+func (e authError) Unwrap() error { return e.error }
+
+func authErrorf(format string, args ...any) error { return authError{fmt.Errorf(format, args...)} }
+
+type oauth struct {
+	cfg      *config
+	key      storeKey
+	store    *store
+	http     *http.Client // knows no cookie and no token
+	log      *logger
+	trace    *tracer
+	discover *discoverer
+
+	turn     turn // one refresh or sign-in at a time in this process
+	failure  error
+	failedAt time.Time // with failure: of the last sign-in; guarded by turn
+	rejected string    // the refresh token that is no good; guarded by turn
+
+	mu     sync.Mutex // guards cached
+	cached *credentials
+}
+
+func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tracer) *oauth {
+	resource := c.resource
+	return &oauth{
+		cfg: c, key: storeKey{c.server.String(), c.profile}, store: st, http: client, log: log, trace: trace,
+		discover: &discoverer{http: client, allowHTTP: c.allowHTTP, resource: resource, log: log},
+		turn:     newTurn(),
+	}
+}
+
+// current are the credentials as this process knows them; never nil.
+func (o *oauth) current() *credentials {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.cached == nil {
+		o.cached = o.load()
+	}
+	return o.cached
+}
+
+// reread takes what another process may have stored since.
+func (o *oauth) reread() *credentials {
+	c := o.load()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if c.Client.ID != "" || o.cached == nil {
+		o.cached = c
+	}
+	return o.cached
+}
+
+func (o *oauth) load() *credentials {
+	if c := o.store.load(o.key); c != nil && o.usable(c) {
+		return c
+	}
+	return &credentials{}
+}
+
+// usable refuses the token of another client: with another --client-id the
+// user means another identity.
+func (o *oauth) usable(c *credentials) bool {
+	return o.cfg.clientID == "" || c.Client.Source != sourceGiven || c.Client.ID == o.cfg.clientID
+}
+
+func (o *oauth) keep(c *credentials) {
+	o.mu.Lock()
+	o.cached = c
+	o.mu.Unlock()
+	if err := o.store.save(o.key, c); err != nil {
+		o.log.warnf("the token lives in memory only: %v", err)
+	}
+}
+
+// held is the token as it is, without any network.
+func (o *oauth) held() string { return o.current().Token.Access }
+
+// token is the access token to send, "" when there is none yet: a server that
+// needs one will say so. A token about to expire is refreshed first.
+func (o *oauth) token(ctx context.Context) (string, error) {
+	t := o.current().Token
+	if !t.due(time.Now()) || t.Refresh == "" {
+		return t.Access, nil
+	}
+	err := o.refresh(ctx, t.Access)
+	switch {
+	case err == nil:
+		return o.held(), nil
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case isRejected(err) || time.Now().Before(t.Expiry):
+		// Still good, or the server's challenge shall say what to ask for.
+		return t.Access, nil
+	}
+	return "", err
+}
+
+// due tells whether a token is to be refreshed: a tenth of its life before it
+// expires, at most a minute. A fixed margin would refresh a token that lives
+// for 30 s on every call.
+func (t token) due(now time.Time) bool {
+	if t.Access == "" || t.Expiry.IsZero() {
+		return false
+	}
+	margin := t.Expiry.Sub(t.Obtained) / 10
+	if margin > maxRefreshMargin || margin < 0 {
+		margin = maxRefreshMargin
+	}
+	return !now.Before(t.Expiry.Add(-margin))
+}
+
+// authAttempts is what one message has caused so far.
+type authAttempts struct {
+	noSignIn    bool // nobody waits for this message: no browser for it
+	refreshed   bool
+	signedIn    bool
+	stepUps     int
+	otherTokens int
+}
+
+// challenged serves a 401 or 403 about the token used. True: send again. False
+// without an error: the server's answer stands.
+func (o *oauth) challenged(ctx context.Context, resp *http.Response, used string, a *authAttempts) (bool, error) {
+	ch, ours := parseChallenge(resp.Header)
+	if resp.StatusCode == http.StatusForbidden {
+		if ch.Error != insufficientScope || ch.Scope == "" {
+			return false, nil
+		}
+		return o.stepUp(ctx, ch, used, a)
+	}
+	if !ours {
+		return false, nil // the server wants another scheme
+	}
+	if o.reread().Token.Access != used && o.held() != "" && a.otherTokens < maxOtherTokens {
+		a.otherTokens++
+		return true, nil
+	}
+	if used != "" && !a.refreshed && o.current().Token.Refresh != "" {
+		a.refreshed = true
+		err := o.refresh(ctx, used)
+		if err == nil {
+			return true, nil
+		}
+		if !isRejected(err) {
+			return false, err
+		}
+	}
+	if a.signedIn || a.noSignIn {
+		return false, nil
+	}
+	a.signedIn = true
+	return true, o.signIn(ctx, ch, used)
+}
+
+// stepUp asks for the scopes that a request needs beyond those asked for
+// before (MCP 2026-07-28, Authorization, "Step-Up Authorization Flow").
+func (o *oauth) stepUp(ctx context.Context, ch challenge, used string, a *authAttempts) (bool, error) {
+	now := o.reread()
+	switch {
+	case now.Token.Access != used && now.Token.Access != "" && a.otherTokens < maxOtherTokens:
+		a.otherTokens++
+		return true, nil
+	case a.noSignIn || a.stepUps >= maxStepUps:
+		return false, nil
+	case used != "" && unionScope(now.RequestedScope, ch.Scope) == now.RequestedScope:
+		return false, nil // all of it was asked for already, and not granted
+	}
+	a.stepUps++
+	return true, o.signIn(ctx, ch, used)
+}
+
+// refresh replaces the token used by a new one, once for all goroutines and
+// processes that want it: a rotated refresh token used twice would revoke the
+// whole grant (OAuth 2.1, section 4.3.1).
+func (o *oauth) refresh(ctx context.Context, used string) error {
+	if err := o.turn.take(ctx); err != nil {
+		return err
+	}
+	defer o.turn.give()
+	if now := o.current().Token; now.Access != used {
+		return nil
+	}
+	unlock, err := o.store.lock(ctx, o.key, "refresh")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c := *o.reread()
+	if c.Token.Access != used && !c.Token.due(time.Now()) {
+		return nil // another process did it
+	}
+	ctx, span := o.trace.start(ctx, "oauth refresh", spanInternal)
+	defer span.end()
+	t, err := o.refreshed(ctx, &c)
+	if err != nil {
+		span.fail(errorType(err))
+		if isRejected(err) {
+			o.rejected = c.Token.Refresh
+		}
+		return err
+	}
+	c.Token = t
+	o.keep(&c)
+	o.log.infof("refreshed the token for %s", o.cfg.server.Host)
+	return nil
+}
+
+func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
+	if c.Token.Refresh == "" || c.TokenEndpoint == "" || c.Token.Refresh == o.rejected {
+		return token{}, &tokenError{Code: "invalid_grant"}
+	}
+	form := url.Values{"grant_type": {grantRefresh}, "refresh_token": {c.Token.Refresh}}
+	addResource(form, c.Resource)
+	t, err := o.tokenWithRetry(ctx, c, form)
+	if err != nil {
+		return token{}, err
+	}
+	if t.Refresh == "" {
+		t.Refresh = c.Token.Refresh // RFC 6749, section 6: it stays when none is sent
+	}
+	if t.Scope == "" {
+		t.Scope = c.Token.Scope
+	}
+	return t, nil
+}
+
+// addResource names the server that the token is for (RFC 8707, section 2).
+func addResource(form url.Values, resource string) {
+	if resource != "" {
+		form.Set("resource", resource)
+	}
+}
+
+// tokenError is an answer of the token endpoint that is an error.
+type tokenError struct {
+	Code        string // RFC 6749, section 5.2; "" when the answer was none of it
+	Description string
+	Status      int
+	Host        string
+}
+
+func (e *tokenError) Error() string {
+	text := "token endpoint of " + e.Host
+	if e.Code == "" {
+		return fmt.Sprintf("%s: status %d", text, e.Status)
+	}
+	text += ": " + e.Code
+	if e.Description != "" {
+		text += " (" + e.Description + ")"
+	}
+	return text
+}
+
+// outOfOrder: the server's trouble, not the token's.
+func (e *tokenError) outOfOrder() bool {
+	return e.Status >= 500 || e.Status == http.StatusTooManyRequests || e.Code == "temporarily_unavailable" || e.Code == "server_error"
+}
+
+// isRejected tells whether err is the authorization server's word that this
+// grant or client is no good: only then may a token be given up.
+func isRejected(err error) bool {
+	var e *tokenError
+	return errors.As(err, &e) && e.Code != "" && !e.outOfOrder()
+}
+
+// isUnknownClient: the registration is gone at the server.
+func isUnknownClient(err error) bool {
+	var e *tokenError
+	return errors.As(err, &e) && (e.Code == "invalid_client" || e.Code == "unauthorized_client")
+}
+
+func errorType(err error) string {
+	var e *tokenError
+	if errors.As(err, &e) && e.Code != "" {
+		return excerpt(e.Code)
+	}
+	return networkErrorType(err)
+}
+
+// tokenWithRetry asks again while the endpoint is out of order, and in the
+// other way of client authentication where the first is refused. A request
+// that may have been processed is not repeated: it would use a rotated refresh
+// token twice.
+func (o *oauth) tokenWithRetry(ctx context.Context, c *credentials, form url.Values) (token, error) {
+	otherWay := false
+	for attempt := 1; ; attempt++ {
+		t, err := o.requestToken(ctx, c, form)
+		var refused *tokenError
+		isAnswer := errors.As(err, &refused)
+		switch {
+		case err == nil:
+			return t, nil
+		case isAnswer && refused.Code == "invalid_client" && !otherWay && c.Client.Secret != "":
+			// Servers that accept only one of the two without naming it in their
+			// metadata, among them older Keycloak and Auth0 tenants.
+			otherWay = true
+			c.Client.AuthMethod = otherMethod(c.Client.AuthMethod)
+			continue
+		case !(isAnswer && refused.outOfOrder() || notSent(err)) || attempt >= maxTokenAttempts:
+			return token{}, err
+		}
+		if !sleep(ctx, backoff(attempt)) {
+			return token{}, ctx.Err()
+		}
+	}
+}
+
+func otherMethod(method string) string {
+	if method == methodPost {
+		return methodBasic
+	}
+	return methodPost
+}
+
+// requestToken sends one request to the token endpoint, whatever the grant.
+func (o *oauth) requestToken(ctx context.Context, c *credentials, form url.Values) (token, error) {
+	endpoint, err := checkEndpoint(c.TokenEndpoint, o.cfg.allowHTTP)
+	if err != nil {
+		return token{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
+	defer cancel()
+	body, basic := authenticate(c.Client, form)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint.String(), strings.NewReader(body.Encode()))
+	if err != nil {
+		return token{}, err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", userAgent())
+	if basic != "" {
+		req.Header.Set("Authorization", basic)
+	}
+	// A redirected token request would show the secrets in it to another address.
+	noRedirect := *o.http
+	noRedirect.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := noRedirect.Do(req)
+	if err != nil {
+		return token{}, fmt.Errorf("token endpoint: %w", networkFailure(endpoint.Host, err))
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer))
+	if err != nil {
+		return token{}, fmt.Errorf("token endpoint: %w", networkFailure(endpoint.Host, err))
+	}
+	t, err := parseTokenAnswer(resp.StatusCode, answer, time.Now())
+	var refused *tokenError
+	if errors.As(err, &refused) {
+		refused.Host = endpoint.Host
+		refused.Description = withoutSecrets(refused.Description, c.Client.Secret, form)
+	}
+	return t, err
+}
+
+// authenticate adds what shows who the client is (RFC 6749, section 2.3.1).
+func authenticate(c client, form url.Values) (body url.Values, basic string) {
+	body = url.Values{}
+	for name, values := range form {
+		body[name] = values
+	}
+	switch {
+	case c.Secret != "" && c.AuthMethod == methodBasic:
+		// Both are form-urlencoded before they are joined: a secret may hold a colon.
+		pair := url.QueryEscape(c.ID) + ":" + url.QueryEscape(c.Secret)
+		return body, "Basic " + base64.StdEncoding.EncodeToString([]byte(pair))
+	case c.Secret != "" && c.AuthMethod != methodNone:
+		body.Set("client_secret", c.Secret)
+	}
+	body.Set("client_id", c.ID)
+	return body, ""
+}
+
+// withoutSecrets drops a description that repeats what was sent in confidence.
+func withoutSecrets(description, secret string, form url.Values) string {
+	secrets := []string{secret, form.Get("code"), form.Get("code_verifier"), form.Get("refresh_token"), form.Get("client_assertion")}
+	for _, s := range secrets {
+		if s != "" && strings.Contains(description, s) {
+			return ""
+		}
+	}
+	return excerpt(description)
+}
+
+// tokenAnswer is RFC 6749, sections 5.1 and 5.2.
+type tokenAnswer struct {
+	AccessToken      string `json:"access_token"`
+	TokenType        string `json:"token_type"`
+	RefreshToken     string `json:"refresh_token"`
+	Scope            string `json:"scope"`
+	ExpiresIn        any    `json:"expires_in"`
+	Error            string `json:"error"`
+	ErrorDescription string `json:"error_description"`
+}
+
+func parseTokenAnswer(status int, body []byte, now time.Time) (token, error) {
+	var a tokenAnswer
+	if json.Unmarshal(body, &a) != nil {
+		// GitHub answers form-encoded whatever Accept says on some of its endpoints.
+		form, err := url.ParseQuery(strings.TrimSpace(string(body)))
+		if err != nil || form.Get("access_token") == "" && form.Get("error") == "" {
+			form = nil
+		}
+		a = tokenAnswer{
+			AccessToken: form.Get("access_token"), TokenType: form.Get("token_type"), RefreshToken: form.Get("refresh_token"),
+			Scope: form.Get("scope"), ExpiresIn: form.Get("expires_in"), Error: form.Get("error"), ErrorDescription: form.Get("error_description"),
+		}
+	}
+	switch {
+	case a.Error != "":
+		// GitHub and Slack send errors with status 200.
+		return token{}, &tokenError{Code: excerpt(a.Error), Description: a.ErrorDescription, Status: status}
+	case status != http.StatusOK && status != http.StatusCreated:
+		return token{}, &tokenError{Status: status}
+	case !isVisible(a.AccessToken):
+		return token{}, &tokenError{Code: "invalid_response", Description: "no usable access token", Status: status}
+	case !strings.EqualFold(a.TokenType, "Bearer"):
+		// RFC 6749, section 7.1: a token of a type that is not understood must not be used.
+		return token{}, &tokenError{Code: "unsupported_token_type", Description: excerpt(a.TokenType), Status: status}
+	}
+	t := token{Access: a.AccessToken, Refresh: a.RefreshToken, Type: "Bearer", Scope: a.Scope, Obtained: now}
+	if life := expiresIn(a.ExpiresIn); life > 0 {
+		t.Expiry = now.Add(life)
+	}
+	return t, nil
+}
+
+// expiresIn reads the seconds; 0 means unknown, and then only a 401 tells. At
+// least PayPal and older Azure AD send a string.
+func expiresIn(v any) time.Duration {
+	seconds, ok := v.(float64)
+	if s, isString := v.(string); isString {
+		var err error
+		seconds, err = strconv.ParseFloat(strings.TrimSpace(s), 64)
+		ok = err == nil
+	}
+	if !ok || !(seconds > 0) {
+		return 0
+	}
+	if seconds > maxTokenLife.Seconds() {
+		return maxTokenLife
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+// networkFailure keeps the cause for notSent beside the text for people.
+func networkFailure(host string, err error) error { return noAnswer{networkError(host, err), err} }

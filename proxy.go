@@ -1,0 +1,566 @@
+package main
+
+// The way of a message: its turn, the POST with its token, overload and
+// retries, the answer back to stdout, cancelling, and the end of it all. It
+// knows nothing of how a token is come by (oauth.go), nor of what is peculiar
+// to a protocol era (headers.go, session.go, legacy.go).
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	maxCalls     = 1024             // requests on their way at once; more wait here
+	deliveryWait = 10 * time.Second // how long a notification may hold up what was read after it
+	drainTime    = 30 * time.Second // from EOF on stdin to giving up what is in flight
+	endTime      = time.Second      // for ending the session
+	cancelGrace  = 5 * time.Second  // from a forwarded cancellation to closing the POST
+)
+
+type proxy struct {
+	server  *url.URL
+	headers http.Header // the user's own
+	client  *http.Client
+	auth    *oauth // nil: the user gave an Authorization header
+	out     *lineWriter
+	log     *logger
+	trace   *tracer
+	tools   toolHeaders
+	session session
+	legacy  legacy
+
+	slots    chan struct{}
+	pending  sync.WaitGroup // messages not yet answered or delivered
+	routines sync.WaitGroup // goroutines that work for this proxy
+
+	// Only the goroutine that reads stdin touches these two.
+	delivered <-chan struct{} // closed when every notification read so far has reached the server
+	opened    <-chan struct{} // closed when the last initialize read is answered
+
+	mu       sync.Mutex // guards calls and stopping
+	calls    map[string]*call
+	stopping bool
+}
+
+// call is a request that waits for its one answer.
+type call struct {
+	m         *message
+	span      *span
+	cancel    context.CancelFunc
+	sessionID string // from the headers of the answer to initialize
+
+	sent      atomic.Bool
+	cancelled atomic.Bool
+	settled   atomic.Bool
+	done      chan struct{} // closed when settled
+
+	// own marks a request of the proxy itself: its answer is kept, not written.
+	own     bool
+	answer  *document
+	failure error
+}
+
+var (
+	errStopping = errors.New("the proxy is stopping")
+	errNoAnswer = errors.New("the server gave no answer")
+)
+
+func newProxy(c *config, client *http.Client, auth *oauth, out *lineWriter, log *logger, trace *tracer) *proxy {
+	now := make(chan struct{})
+	close(now)
+	p := &proxy{
+		server: c.server, headers: c.headers, client: client, auth: auth, out: out, log: log, trace: trace,
+		slots: make(chan struct{}, maxCalls), delivered: now, opened: now, calls: map[string]*call{},
+	}
+	p.session.renewing = newTurn()
+	p.legacy.mode, p.legacy.opening = c.transport, newTurn()
+	return p
+}
+
+// serve forwards what comes on stdin until it ends, ctx ends, or stdout is
+// closed. Every request read is answered before it returns.
+func (p *proxy) serve(ctx context.Context, stdin io.Reader) error {
+	work, stopWork := context.WithCancel(context.Background())
+	defer stopWork()
+	eof := make(chan error, 1)
+	go func() { eof <- p.read(work, newLineReader(stdin)) }()
+
+	var err error
+	select {
+	case err = <-eof:
+		p.drain(ctx)
+	case <-ctx.Done():
+	}
+	p.stop()
+	stopWork()
+	end, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
+	p.endSession(end)
+	waitFor(end, &p.routines)
+	return err
+}
+
+// drain waits for what is in flight, at most drainTime.
+func (p *proxy) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	waitFor(ctx, &p.pending)
+}
+
+func waitFor(ctx context.Context, wg *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// stop answers every open request with an error and lets no further one in.
+func (p *proxy) stop() {
+	p.mu.Lock()
+	p.stopping = true
+	open := make([]*call, 0, len(p.calls))
+	for _, c := range p.calls {
+		open = append(open, c)
+	}
+	p.mu.Unlock()
+	for _, c := range open {
+		p.fail(c, errStopping)
+	}
+}
+
+func (p *proxy) read(ctx context.Context, lines *lineReader) error {
+	for {
+		line, id, err := lines.next()
+		switch {
+		case errors.Is(err, errTooLong):
+			p.out.write(errorAnswer(id, &rpcError{Code: codeInvalidRequest, Message: fmt.Sprintf("invalid request: longer than %d MiB", maxMessage>>20)}))
+			continue
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("read stdin: %w", err)
+		}
+		m, id, bad := parseMessage(line)
+		if bad != nil {
+			p.out.write(errorAnswer(id, bad))
+			continue
+		}
+		p.dispatch(ctx, m)
+	}
+}
+
+// dispatch gives a message its turn. It never blocks, so that a cancellation
+// or an answer to the server is read whatever the messages before it wait for.
+func (p *proxy) dispatch(ctx context.Context, m *message) {
+	if m.method == "notifications/cancelled" && p.cancel(m) {
+		return
+	}
+	turn := []<-chan struct{}{p.delivered}
+	if m.version == "" {
+		// While an initialize is unanswered nothing else may be sent (MCP
+		// 2025-11-25, Lifecycle); modern messages know no initialize.
+		turn = append(turn, p.opened)
+	}
+	ctx, span := p.startSpan(ctx, m)
+	if m.isRequest() {
+		ctx, cancel := context.WithCancel(ctx)
+		c := &call{m: m, span: span, cancel: cancel, done: make(chan struct{})}
+		if !p.register(c) {
+			cancel()
+			span.end()
+			return
+		}
+		if m.method == "initialize" {
+			p.opened = c.done
+		}
+		p.routines.Add(1)
+		go p.forward(ctx, c, turn)
+		return
+	}
+	delivered := make(chan struct{})
+	p.delivered = delivered
+	p.pending.Add(1)
+	p.routines.Add(1)
+	go func() {
+		defer p.routines.Done()
+		defer p.pending.Done()
+		defer close(delivered)
+		defer span.end()
+		if err := p.notify(ctx, m, turn); err != nil {
+			span.fail("delivery")
+			p.log.warnf("%s was not delivered: %v", nameOf(m), err)
+		}
+	}()
+}
+
+func nameOf(m *message) string {
+	if m.method == "" {
+		return "a response"
+	}
+	return excerpt(m.method)
+}
+
+// startSpan opens the span of a message under the parent that the client named.
+func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *span) {
+	if p.trace == nil {
+		return ctx, nil
+	}
+	if parent, ok := unquote(member(m.params, "_meta", "traceparent")); ok {
+		ctx = withRemoteParent(ctx, parent)
+	}
+	name, target := nameOf(m), ""
+	if m.method == "tools/call" || m.method == "prompts/get" {
+		target, _ = unquote(member(m.params, "name"))
+		name = strings.TrimSpace(name + " " + excerpt(target))
+	}
+	ctx, span := p.trace.start(ctx, name, spanServer)
+	span.setString(attrMCPMethod, m.method)
+	span.setString(attrRPCSystem, "jsonrpc")
+	span.setString(attrTransport, "pipe")
+	switch m.method {
+	case "tools/call":
+		span.setString(attrOperation, "execute_tool")
+		span.setString(attrToolName, target)
+	case "prompts/get":
+		span.setString(attrPromptName, target)
+	}
+	if m.id != nil {
+		span.setString(attrRequestID, string(bytes.Trim(m.id, `"`)))
+	}
+	if id := p.session.state().id; id != "" && m.version == "" {
+		span.setHash(attrSessionID, id)
+	}
+	return ctx, span
+}
+
+// endSpan notes how a call ended.
+func (c *call) endSpan(d *document) {
+	const maxLooked = 64 << 10 // bytes of a result that are looked into for the trace's sake
+	switch {
+	case d.has("error"):
+		code := string(member(d.field("error"), "code"))
+		c.span.setString(attrRPCStatus, code)
+		c.span.fail(code)
+	case c.m.method == "tools/call" && d.size() <= maxLooked && string(member(d.field("result"), "isError")) == "true":
+		c.span.fail("tool_error")
+	}
+}
+
+// register enters a request into the table of open ones, or answers it.
+func (p *proxy) register(c *call) bool {
+	key := string(c.m.id)
+	p.mu.Lock()
+	_, twice := p.calls[key]
+	stopping := p.stopping
+	if !twice && !stopping {
+		p.calls[key] = c
+		p.pending.Add(1)
+	}
+	p.mu.Unlock()
+	switch {
+	case stopping:
+		p.out.write(errorAnswer(c.m.id, asRPCError(errStopping)))
+	case twice:
+		p.out.write(errorAnswer(c.m.id, &rpcError{Code: codeInvalidRequest, Message: "invalid request: a request with this id is still open"}))
+	}
+	return !twice && !stopping
+}
+
+func (p *proxy) lookup(id []byte) *call {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.calls[string(id)]
+}
+
+// settle makes sure that a call is answered once: only the caller that gets
+// true may write its answer, and must call finish after it.
+func (p *proxy) settle(c *call) bool {
+	if !c.settled.CompareAndSwap(false, true) {
+		return false
+	}
+	p.mu.Lock()
+	delete(p.calls, string(c.m.id)) // before the answer: the client may use the id again
+	p.mu.Unlock()
+	return true
+}
+
+func (p *proxy) finish(c *call) {
+	close(c.done)
+	c.span.end()
+	p.pending.Done()
+}
+
+// fail answers a call with an error; a cancelled call gets no answer.
+func (p *proxy) fail(c *call, err error) {
+	if !p.settle(c) {
+		return
+	}
+	defer p.finish(c)
+	c.failure = err
+	if c.own || c.cancelled.Load() {
+		return
+	}
+	answer := asRPCError(err)
+	c.span.fail(strconv.Itoa(answer.Code))
+	if hintOf(err) != "" {
+		p.log.report(err) // nothing else may reach the user
+	} else {
+		p.log.warnf("%s: %v", nameOf(c.m), err)
+	}
+	p.out.write(errorAnswer(c.m.id, answer))
+}
+
+// succeed hands the server's answer to the client, under the client's own id.
+func (p *proxy) succeed(c *call, d *document) {
+	if !p.settle(c) {
+		return
+	}
+	defer p.finish(c)
+	c.answer = d
+	if c.own || c.cancelled.Load() && c.m.version != "" {
+		return
+	}
+	c.endSpan(d)
+	switch {
+	case c.m.version != "" && c.m.method == "tools/list":
+		p.out.write(p.learnTools(d, c.m.id)...)
+	case bytes.Equal(d.field("id"), c.m.id):
+		p.out.write(d.parts()...)
+	default:
+		p.out.write(d.withID(c.m.id)...)
+	}
+	forget(d.size())
+}
+
+// forward brings a request to the server and its answer back.
+func (p *proxy) forward(ctx context.Context, c *call, turn []<-chan struct{}) {
+	defer p.routines.Done()
+	defer c.cancel()
+	err := awaitTurn(ctx, turn)
+	if err == nil {
+		err = p.inSlot(ctx, func() error { return p.roundTrip(ctx, c) })
+	}
+	if err == nil {
+		err = errNoAnswer
+	}
+	p.fail(c, err) // does nothing for a call that was answered
+	forget(len(c.m.raw))
+}
+
+func (p *proxy) inSlot(ctx context.Context, do func() error) error {
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+		return do()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// awaitTurn waits for the messages that must reach the server first. The
+// first of turn is the notification before: it may be stuck, and must not
+// hold up everything for good.
+func awaitTurn(ctx context.Context, turn []<-chan struct{}) error {
+	for i, before := range turn {
+		select {
+		case <-before:
+			continue
+		default:
+		}
+		bound := (<-chan time.Time)(nil)
+		if i == 0 {
+			timer := time.NewTimer(deliveryWait)
+			defer timer.Stop()
+			bound = timer.C
+		}
+		select {
+		case <-before:
+		case <-bound:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// notify delivers a notification or a response.
+func (p *proxy) notify(ctx context.Context, m *message, turn []<-chan struct{}) error {
+	if err := awaitTurn(ctx, turn); err != nil {
+		return err
+	}
+	for renewed := false; ; renewed = true {
+		if p.legacy.wanted(m) {
+			if err := p.connectLegacy(ctx, m); err != nil {
+				return err
+			}
+		}
+		if p.legacy.active() {
+			return p.legacyNotify(ctx, m)
+		}
+		resp, sent, err := p.post(ctx, m)
+		if err != nil {
+			return err
+		}
+		discard(resp)
+		switch {
+		case resp.StatusCode < 300:
+			if m.method == "notifications/initialized" && m.version == "" {
+				p.sessionReady(m)
+			}
+			return nil
+		case resp.StatusCode == http.StatusNotFound && sent.id != "" && !renewed:
+			if err := p.renewSession(ctx, sent); err != nil {
+				return err
+			}
+		default:
+			return p.refusal(resp)
+		}
+	}
+}
+
+// roundTrip sends a request and relays until it is answered. An error means
+// that it was not.
+func (p *proxy) roundTrip(ctx context.Context, c *call) error {
+	if p.legacy.wanted(c.m) {
+		if err := p.connectLegacy(ctx, c.m); err != nil {
+			return err
+		}
+	}
+	renewed, relisted := false, false
+	for {
+		if p.legacy.active() {
+			return p.legacyCall(ctx, c)
+		}
+		c.sent.Store(true)
+		resp, sent, err := p.post(ctx, c.m)
+		if err != nil {
+			return err
+		}
+		if resp.StatusCode < 300 {
+			return p.relay(ctx, c, resp, sent)
+		}
+		reply := readRefusal(resp)
+		switch {
+		case sessionGone(resp, reply, sent) && !renewed:
+			renewed = true
+			if err := p.renewSession(ctx, sent); err != nil {
+				return err
+			}
+		case reply == nil && p.legacy.possible(c.m, resp.StatusCode):
+			if err := p.connectLegacy(ctx, c.m); err != nil {
+				p.log.debugf("no HTTP+SSE server either: %v", err)
+				return p.refusal(resp)
+			}
+		case headerMismatch(c.m, resp.StatusCode, reply) && !relisted:
+			relisted = true
+			if !p.relistTools(ctx, c.m) {
+				return p.deliver(c, reply)
+			}
+		case reply != nil:
+			return p.deliver(c, reply)
+		default:
+			return p.refusal(resp)
+		}
+	}
+}
+
+// post sends one message in the way of its era.
+func (p *proxy) post(ctx context.Context, m *message) (*http.Response, sessionState, error) {
+	var sent sessionState
+	if m.version == "" && m.method != "initialize" {
+		sent = p.session.state()
+	}
+	resp, err := p.exchange(ctx, &attempts{method: m.method}, func() (*http.Request, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.server.String(), bytes.NewReader(m.raw))
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Accept", "application/json, text/event-stream")
+		if m.version != "" {
+			p.tools.set(req.Header, m.method, m.params, m.version)
+		} else {
+			sent.set(req.Header)
+		}
+		return req, nil
+	})
+	return resp, sent, err
+}
+
+// cancel serves notifications/cancelled; true when it goes no further.
+func (p *proxy) cancel(m *message) bool {
+	c := p.lookup(member(m.params, "requestId"))
+	if c == nil {
+		return m.version != "" // too late; a server of an earlier era may still want to know
+	}
+	c.cancelled.Store(true)
+	if c.m.version != "" || !c.sent.Load() {
+		// MCP 2026-07-28, Cancellation: on HTTP closing the stream says it.
+		c.cancel()
+		return true
+	}
+	time.AfterFunc(cancelGrace, c.cancel)
+	return false
+}
+
+// ask sends a request of the proxy's own, made of one of the client's, and
+// returns the whole response.
+func (p *proxy) ask(ctx context.Context, m *message) (*document, error) {
+	own := *m
+	own.id = newOwnID()
+	own.raw = withID(m.raw, own.id)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := &call{m: &own, own: true, cancel: cancel, done: make(chan struct{})}
+	if !p.register(c) {
+		return nil, errStopping
+	}
+	if err := p.roundTrip(ctx, c); err != nil {
+		p.fail(c, err)
+	}
+	<-c.done
+	return c.answer, c.failure
+}
+
+const ownIDPrefix = `"mcp-proxy:`
+
+// newOwnID is an id that no client uses by accident.
+func newOwnID() []byte { return []byte(ownIDPrefix + newState() + `"`) }
+
+func isOwnID(id []byte) bool { return bytes.HasPrefix(id, []byte(ownIDPrefix)) }
+
+func withID(raw, id []byte) []byte {
+	var d document
+	d.Write(raw)
+	d.finish() // it was parsed before
+	return join(d.withID(id))
+}
+
+// turn lets one at a time through; unlike a mutex, waiting for it ends with ctx.
+type turn chan struct{}
+
+func newTurn() turn { return make(turn, 1) }
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (t turn) give() { <-t }

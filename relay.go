@@ -1,0 +1,218 @@
+package main
+
+// The answer's way back: a JSON body or a stream of events, which call it
+// belongs to, and what a refusal says.
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"time"
+)
+
+const (
+	maxErrorBody = 1 << 20         // bytes read of a refusal
+	lingerTime   = 5 * time.Second // for what follows an answer on its stream
+)
+
+// readRefusal is the JSON-RPC error in the body of a 4xx or 5xx, nil if there is none.
+func readRefusal(resp *http.Response) *document {
+	defer resp.Body.Close()
+	d := &document{limit: maxErrorBody}
+	if _, err := io.Copy(d, resp.Body); err != nil || d.finish() != nil {
+		return nil
+	}
+	if member(d.field("error"), "code") == nil {
+		return nil
+	}
+	return d
+}
+
+// refusal is the error for an answer that is no JSON-RPC message. Its body is
+// never copied: it may be a page, or hold what the client must not see.
+func (p *proxy) refusal(resp *http.Response) error {
+	status := resp.StatusCode
+	text := fmt.Sprintf("mcp-proxy: %s answered %d %s", p.server.Host, status, http.StatusText(status))
+	data := map[string]any{"httpStatus": status}
+	switch {
+	case status >= 300 && status < 400:
+		if to, err := resp.Location(); err == nil {
+			text += fmt.Sprintf(" to %s://%s; hint: if you trust it, give that server's URL with --url", to.Scheme, to.Host)
+		}
+	case status == http.StatusUnauthorized && p.auth == nil:
+		text += "; hint: the Authorization header given with --header was refused"
+	case status == http.StatusUnauthorized:
+		text += "; hint: the server refuses the token; mcp-proxy login -u " + p.server.Redacted() + " signs in anew"
+	}
+	if after := resp.Header.Get("Retry-After"); after != "" {
+		data["retryAfter"] = excerpt(after)
+	}
+	return &rpcError{Code: codeTransport, Message: text, Data: data}
+}
+
+// relay passes a successful answer on.
+func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent sessionState) error {
+	c.sessionID = resp.Header.Get("Mcp-Session-Id")
+	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if media == "text/event-stream" {
+		return p.relayStream(ctx, c, resp.Body, sent)
+	}
+	defer resp.Body.Close()
+	d := &document{limit: maxMessage}
+	if resp.ContentLength > 0 {
+		d.grow(int(resp.ContentLength))
+	}
+	_, err := io.Copy(d, resp.Body)
+	switch {
+	case errors.Is(err, errTooLong):
+		return fmt.Errorf("the answer is longer than %d MiB", maxMessage>>20)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil && d.size() == 0:
+		return networkError(p.server.Host, err)
+	case err != nil:
+		return fmt.Errorf("the answer of %s broke off in the middle", p.server.Host)
+	case d.size() == 0:
+		return p.awaitListener(ctx, c, resp.StatusCode)
+	}
+	if d.finish() != nil || !d.has("result") && !d.has("error") {
+		return fmt.Errorf("%s answered %d with something that is no JSON-RPC response (%s)", p.server.Host, resp.StatusCode, mediaName(media))
+	}
+	return p.deliver(c, d)
+}
+
+func mediaName(media string) string {
+	if media == "" {
+		return "no content type"
+	}
+	return excerpt(media)
+}
+
+// awaitListener waits for an answer on the stream that is listened to: a
+// server may accept a request with 202 and answer there.
+func (p *proxy) awaitListener(ctx context.Context, c *call, status int) error {
+	noAnswer := fmt.Errorf("%s accepted the request with %d and gave no answer", p.server.Host, status)
+	ended := p.session.listener()
+	if ended == nil || c.m.version != "" {
+		return noAnswer
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ended:
+		return noAnswer
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// relayStream passes the events of a POST's stream on until its request is
+// answered, resuming the stream where the era allows it.
+func (p *proxy) relayStream(ctx context.Context, c *call, body io.ReadCloser, sent sessionState) error {
+	at := cursor{retry: -1}
+	for {
+		err := p.relayEvents(c, body, &at)
+		if c.settled.Load() {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if c.m.version != "" || at.id == "" {
+			p.log.debugf("%s: stream: %v", nameOf(c.m), err)
+			return p.streamEnded()
+		}
+		if body, err = p.resume(ctx, &at, sent); err != nil {
+			return err
+		}
+	}
+}
+
+func (p *proxy) streamEnded() error {
+	return fmt.Errorf("%s ended the stream before the answer", p.server.Host)
+}
+
+// relayEvents passes on what comes, from now until the stream ends. After the
+// answer to c the stream may go on for a little: other messages may follow.
+func (p *proxy) relayEvents(c *call, body io.ReadCloser, at *cursor) error {
+	defer body.Close()
+	events := newEventReader(body, maxMessage)
+	var linger *time.Timer
+	for {
+		e, err := events.next()
+		if err != nil {
+			if linger != nil {
+				linger.Stop()
+			}
+			return err
+		}
+		at.moved(e)
+		if e.data == nil || e.data.size() == 0 || e.name != "" && e.name != "message" {
+			continue
+		}
+		p.fromServer(c, e.data)
+		if linger == nil && c != nil && c.settled.Load() {
+			linger = time.AfterFunc(lingerTime, func() { body.Close() })
+		}
+	}
+}
+
+// fromServer passes a message of the server's on. c is the call whose stream
+// it came on, nil for a stream that belongs to none.
+func (p *proxy) fromServer(c *call, d *document) {
+	if err := d.finish(); err != nil {
+		p.log.warnf("%s sent an event that is not JSON-RPC", p.server.Host)
+		return
+	}
+	switch {
+	case d.has("method"):
+		p.out.write(d.parts()...)
+		forget(d.size())
+	case d.has("result") || d.has("error"):
+		if err := p.deliver(c, d); err != nil {
+			p.log.warnf("%v", err)
+		}
+	default:
+		p.log.warnf("%s sent an event that is not JSON-RPC", p.server.Host)
+	}
+}
+
+// deliver brings a response to the call it answers: the one with its id; else
+// the one whose POST it came back on, when the server left the id out (errors
+// with id null) or changed its type (1 and "1").
+func (p *proxy) deliver(c *call, d *document) error {
+	id := d.field("id")
+	target := p.lookup(id)
+	if target == nil && c != nil && sameID(id, c.m.id) {
+		target = c
+	}
+	if target == nil {
+		if c != nil && c.settled.Load() {
+			return nil // said twice
+		}
+		return fmt.Errorf("%s answered a request that was not asked", p.server.Host)
+	}
+	if target.m.method == "initialize" && target.m.version == "" && d.has("result") {
+		sessionID := target.sessionID
+		if c != nil {
+			sessionID = c.sessionID
+		}
+		p.sessionOpened(target.m, sessionID, d)
+	}
+	p.succeed(target, d)
+	if c != nil && target != c && !c.settled.Load() {
+		return fmt.Errorf("%s answered another request", p.server.Host)
+	}
+	return nil
+}
+
+func sameID(got, want []byte) bool {
+	if len(got) == 0 || string(got) == "null" {
+		return true
+	}
+	return bytes.Equal(bytes.Trim(got, `"`), bytes.Trim(want, `"`))
+}

@@ -1,0 +1,346 @@
+package main
+
+// Revisions 2025-03-26 to 2025-11-25: the session and its id, the stream that
+// is listened to, resuming a broken stream, initializing again when the server
+// forgot the session, and the end of it. Nothing here concerns 2026-07-28.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"time"
+)
+
+const (
+	listenWait     = time.Second     // for the listening request to go out before the next message
+	firstReconnect = time.Second     // to a stream that broke, where the server named no time
+	maxReconnect   = time.Minute     // between attempts to listen
+	maxResumes     = 5               // attempts in a row that bring nothing, for a stream with an open request
+	maxSessionID   = 4 << 10         // bytes
+	longestRetry   = 5 * time.Minute // that a server may ask for before a reconnection
+)
+
+// sessionState is what a message needs to know of the session it is sent in.
+type sessionState struct {
+	id         string // Mcp-Session-Id; "" when the server has no sessions
+	version    string // as negotiated; "" before initialize is answered
+	generation int    // counts initializations
+}
+
+func (s sessionState) set(h http.Header) {
+	if s.id != "" {
+		h.Set("Mcp-Session-Id", s.id)
+	}
+	if s.version != "" {
+		h.Set("Mcp-Protocol-Version", s.version)
+	}
+}
+
+type session struct {
+	renewing turn // to make the session anew
+
+	mu          sync.Mutex // guards what follows
+	now         sessionState
+	initialize  *message // the client's own, to say it again
+	initialized *message
+	listening   chan struct{} // closed when the listening stream has ended; nil without one
+	stop        context.CancelFunc
+}
+
+func (s *session) state() sessionState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+// listener is closed when the stream that is listened to ends; nil if there is none.
+func (s *session) listener() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listening == nil {
+		return nil
+	}
+	return s.listening
+}
+
+// sessionOpened notes what the answer to initialize says, before the client sees it.
+func (p *proxy) sessionOpened(m *message, id string, answer *document) {
+	version, _ := unquote(member(answer.field("result"), "protocolVersion"))
+	s := &p.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stop != nil {
+		s.stop() // the stream of an earlier session
+	}
+	s.now = sessionState{validSessionID(id), validVersion(version), s.now.generation + 1}
+	if !isOwnID(m.id) {
+		s.initialize = m
+	}
+}
+
+// validSessionID refuses what must not be sent back in a header: only visible
+// ASCII is allowed (MCP 2025-11-25, Transports, "Session Management").
+func validSessionID(id string) string {
+	for i := 0; i < len(id); i++ {
+		if id[i] < 0x21 || id[i] > 0x7e {
+			return ""
+		}
+	}
+	if len(id) > maxSessionID {
+		return ""
+	}
+	return id
+}
+
+// validVersion refuses what a hostile server could smuggle into a header.
+func validVersion(version string) string {
+	if len(version) > 64 || !isToken(version) {
+		return ""
+	}
+	return version
+}
+
+// sessionReady follows a delivered notifications/initialized: from here on the
+// server may send messages of its own, so it is listened to. The request to
+// listen goes out before the next message: what the server says to that one
+// could come on this stream, and would be lost without it.
+func (p *proxy) sessionReady(m *message) {
+	s := &p.session
+	ctx, stop := context.WithCancel(context.Background())
+	s.mu.Lock()
+	s.initialized = m
+	if s.stop != nil {
+		s.stop()
+	}
+	s.stop = stop
+	s.listening = make(chan struct{})
+	ended, now := s.listening, s.now
+	s.mu.Unlock()
+
+	sent := make(chan struct{})
+	var once sync.Once
+	asked := func() { once.Do(func() { close(sent) }) }
+	p.routines.Add(1)
+	go func() {
+		defer p.routines.Done()
+		defer close(ended)
+		defer asked()
+		defer stop()
+		p.listen(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { asked() }}), now)
+	}()
+	timer := time.NewTimer(listenWait)
+	defer timer.Stop()
+	select {
+	case <-sent:
+	case <-timer.C:
+	}
+}
+
+// cursor is where in a stream we are.
+type cursor struct {
+	id    string        // Last-Event-ID
+	retry time.Duration // as the server asked; negative when it did not
+	moves int           // events seen
+
+	resumedAt int // moves when it was resumed last
+	fruitless int // resumptions in a row that brought nothing
+}
+
+func (at *cursor) moved(e *event) {
+	at.moves++
+	if e.hasID {
+		at.id = e.id
+	}
+	if e.retry >= 0 {
+		at.retry = e.retry
+	}
+}
+
+// wait is how long to wait before the nth attempt in a row that brings nothing.
+func (at *cursor) wait(n int) time.Duration {
+	wait := firstReconnect
+	if at.retry >= 0 {
+		wait = at.retry
+	}
+	if wait > longestRetry {
+		wait = longestRetry
+	}
+	for ; n > 1 && wait < maxReconnect; n-- {
+		wait = 2*wait + 100*time.Millisecond
+	}
+	return wait
+}
+
+// listen keeps the server's own stream open until ctx ends or the server says
+// that it has none.
+func (p *proxy) listen(ctx context.Context, sent sessionState) {
+	at := cursor{retry: -1}
+	for fruitless := 0; ; {
+		before := at.moves
+		body, err := p.get(ctx, &at, sent)
+		if err == nil {
+			err = p.relayEvents(nil, body, &at)
+		}
+		if errors.Is(err, errNoStream) || ctx.Err() != nil {
+			return
+		}
+		p.log.debugf("listening stream: %v", err)
+		if at.moves > before {
+			fruitless = 0
+		}
+		fruitless++
+		if !sleep(ctx, at.wait(fruitless)) {
+			return
+		}
+	}
+}
+
+// errNoStream: the server refuses a stream; asking again is pointless.
+var errNoStream = errors.New("the server offers no stream")
+
+// get asks for a stream from where the last one broke.
+func (p *proxy) get(ctx context.Context, at *cursor, sent sessionState) (io.ReadCloser, error) {
+	a := attempts{method: "GET"}
+	a.auth.noSignIn = true // what nobody asked for must not open a browser
+	resp, err := p.exchange(ctx, &a, func() (*http.Request, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.server.String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Accept", "text/event-stream")
+		sent.set(req.Header)
+		if at.id != "" {
+			req.Header.Set("Last-Event-ID", at.id)
+		}
+		return req, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	switch {
+	case resp.StatusCode == http.StatusOK && media == "text/event-stream":
+		return resp.Body, nil
+	case resp.StatusCode >= 500:
+		discard(resp)
+		return nil, fmt.Errorf("%s answered %d", p.server.Host, resp.StatusCode)
+	}
+	discard(resp)
+	return nil, errNoStream
+}
+
+// resume asks for the rest of a stream that ended before its answer.
+func (p *proxy) resume(ctx context.Context, at *cursor, sent sessionState) (io.ReadCloser, error) {
+	if at.moves > at.resumedAt {
+		at.fruitless = 0
+	}
+	at.resumedAt = at.moves
+	for at.fruitless < maxResumes {
+		at.fruitless++
+		if !sleep(ctx, at.wait(at.fruitless)) {
+			return nil, ctx.Err()
+		}
+		body, err := p.get(ctx, at, sent)
+		if err == nil {
+			return body, nil
+		}
+		if errors.Is(err, errNoStream) || ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, p.streamEnded()
+}
+
+// sessionGone tells a forgotten session from a method that the server does not
+// know: both are 404.
+func sessionGone(resp *http.Response, reply *document, sent sessionState) bool {
+	if resp.StatusCode != http.StatusNotFound || sent.id == "" {
+		return false
+	}
+	return reply == nil || string(member(reply.field("error"), "code")) != fmt.Sprint(codeMethodNotFound)
+}
+
+// renewSession says the client's own initialize again, once for all the
+// messages that met the end of the same session (MCP 2025-11-25, Transports,
+// "Session Management", item 4).
+func (p *proxy) renewSession(ctx context.Context, ended sessionState) error {
+	s := &p.session
+	if err := s.renewing.take(ctx); err != nil {
+		return err
+	}
+	defer s.renewing.give()
+	s.mu.Lock()
+	initialize, initialized, generation := s.initialize, s.initialized, s.now.generation
+	s.mu.Unlock()
+	if generation != ended.generation {
+		return nil // somebody did it
+	}
+	if initialize == nil {
+		return errors.New("the session ended, and there is no initialize to begin another with")
+	}
+	p.log.infof("%s ended the session: initializing again", p.server.Host)
+	answer, err := p.ask(ctx, initialize)
+	if err != nil {
+		return fmt.Errorf("the session ended and no other could be opened: %w", err)
+	}
+	if !answer.has("result") {
+		return errors.New("the session ended and the server refuses another")
+	}
+	if initialized == nil {
+		return nil
+	}
+	return p.notifyAgain(ctx, initialized)
+}
+
+// notifyAgain delivers a notification that was delivered to an earlier session.
+func (p *proxy) notifyAgain(ctx context.Context, m *message) error {
+	if p.legacy.active() {
+		return p.legacyNotify(ctx, m)
+	}
+	resp, _, err := p.post(ctx, m)
+	if err != nil {
+		return err
+	}
+	discard(resp)
+	if resp.StatusCode >= 300 {
+		return p.refusal(resp)
+	}
+	p.sessionReady(m)
+	return nil
+}
+
+// endSession tells the server that the session is over. It may refuse.
+func (p *proxy) endSession(ctx context.Context) {
+	s := &p.session
+	s.mu.Lock()
+	now, stop := s.now, s.stop
+	s.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	p.legacy.close()
+	if now.id == "" {
+		return
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, p.server.String(), nil)
+	if err != nil {
+		return
+	}
+	now.set(req.Header)
+	token := ""
+	if p.auth != nil {
+		token = p.auth.held() // no refresh and no sign-in for this
+	}
+	p.setHeaders(req, token)
+	resp, err := p.client.Do(req)
+	if err != nil {
+		p.log.debugf("end of the session: %v", networkError(p.server.Host, err))
+		return
+	}
+	discard(resp)
+}

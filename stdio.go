@@ -1,0 +1,229 @@
+package main
+
+// JSON-RPC lines: what a line is, the reader of stdin, the one writer of
+// stdout, error answers. It knows nothing about HTTP.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+)
+
+const (
+	maxMessage = 256 << 20 // bytes of one message, either way
+	// A message larger than this is given back to the system when it has
+	// passed: the runtime would keep its memory for minutes.
+	largeMessage = 4 << 20
+	// Up to here a message is copied together to be written in one call.
+	smallMessage = 64 << 10
+)
+
+// Error codes of JSON-RPC 2.0, section 5.1, and ours for what the transport met.
+const (
+	codeParse          = -32700
+	codeInvalidRequest = -32600
+	codeMethodNotFound = -32601
+	codeTransport      = -32000
+	codeHeaderMismatch = -32020 // MCP 2026-07-28, Streamable HTTP, "Server Validation"
+)
+
+// message is one line from the client. raw passes to the server untouched.
+type message struct {
+	raw      []byte
+	id       []byte // raw JSON; nil for a notification
+	method   string // "" for a response
+	params   []byte // raw JSON; nil when absent
+	version  string // protocol version of a modern message, "" in the earlier eras
+	response bool
+}
+
+func (m *message) isRequest() bool      { return m.method != "" && m.id != nil }
+func (m *message) isNotification() bool { return m.method != "" && m.id == nil }
+
+// rpcError is the error member of an answer.
+type rpcError struct {
+	Code    int            `json:"code"`
+	Message string         `json:"message"`
+	Data    map[string]any `json:"data,omitempty"`
+}
+
+func (e *rpcError) Error() string { return e.Message }
+
+// asRPCError is how any failure reaches the client. The hint goes with it: the
+// client's user sees this text and nothing else.
+func asRPCError(err error) *rpcError {
+	var rpc *rpcError
+	if errors.As(err, &rpc) {
+		return rpc
+	}
+	text := err.Error()
+	if hint := hintOf(err); hint != "" {
+		text += "; hint: " + hint
+	}
+	return &rpcError{Code: codeTransport, Message: "mcp-proxy: " + text}
+}
+
+// errorAnswer is a whole response line; a nil id becomes null.
+func errorAnswer(id []byte, e *rpcError) []byte {
+	if id == nil {
+		id = []byte("null")
+	}
+	answer := struct {
+		Version string          `json:"jsonrpc"`
+		ID      json.RawMessage `json:"id"`
+		Error   *rpcError       `json:"error"`
+	}{"2.0", id, e}
+	line, err := json.Marshal(answer)
+	if err != nil { // data holds numbers and strings only
+		panic(err)
+	}
+	return line
+}
+
+// parseMessage says what a line is. The error says why it is not a JSON-RPC
+// message; its answer goes under the id, where one can be read.
+func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
+	top, err := topLevel(line)
+	switch {
+	case errors.Is(err, errNotJSON):
+		return nil, nil, &rpcError{Code: codeParse, Message: "parse error: the line is not JSON"}
+	case top.array:
+		// Batches are gone since revision 2025-06-18.
+		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: a batch is not supported, send one message a line"}
+	case err != nil:
+		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: not an object"}
+	}
+	m = &message{raw: line, params: top.params}
+	if validID(top.id) {
+		m.id = top.id
+	}
+	version, _ := unquote(top.jsonrpc)
+	method, isString := unquote(top.method)
+	m.method = method
+	m.response = top.result != nil || top.error != nil
+	switch {
+	case version != "2.0":
+		return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "jsonrpc" is not "2.0"`}
+	case top.method != nil && (!isString || method == ""):
+		return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "method" is not a string`}
+	case top.method != nil && top.id != nil && m.id == nil:
+		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "id" is neither a string nor a number`}
+	case top.method == nil && !(m.response && top.id != nil):
+		return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: "invalid request: neither a request nor a response"}
+	}
+	m.response = top.method == nil
+	if !m.response {
+		m.version = modernVersion(m.params)
+	}
+	return m, m.id, nil
+}
+
+// validID tells whether raw is a string or a number: null and everything else
+// is no id of a request (MCP, Base Protocol, "Requests").
+func validID(raw []byte) bool {
+	return len(raw) > 0 && (raw[0] == '"' || raw[0] == '-' || '0' <= raw[0] && raw[0] <= '9')
+}
+
+// lineReader reads one message a line.
+type lineReader struct {
+	r     *bufio.Reader
+	limit int
+}
+
+func newLineReader(r io.Reader) *lineReader {
+	return &lineReader{bufio.NewReaderSize(r, 64<<10), maxMessage}
+}
+
+// next returns the next line that is not blank, without its line end. A last
+// line without newline counts. A line over the limit is passed over:
+// errTooLong, and its id where one can be read.
+func (l *lineReader) next() (line, id []byte, err error) {
+	for {
+		line, id, err = l.line()
+		line = bytes.TrimSpace(line)
+		if len(line) > 0 || err != nil {
+			return line, id, err
+		}
+	}
+}
+
+func (l *lineReader) line() (line, id []byte, err error) {
+	for {
+		piece, err := l.r.ReadSlice('\n')
+		if err == bufio.ErrBufferFull {
+			err = nil
+			if len(line)+len(piece) > l.limit {
+				return nil, l.passOver(line, piece), errTooLong
+			}
+			line = append(line, piece...)
+			continue
+		}
+		line = append(line, piece...)
+		if err == io.EOF && len(bytes.TrimSpace(line)) > 0 {
+			err = nil // the next call says EOF again
+		}
+		return line, nil, err
+	}
+}
+
+// passOver reads to the end of an over-long line, keeping nothing of it but its id.
+func (l *lineReader) passOver(line, piece []byte) []byte {
+	var s scanner
+	s.feed(line)
+	for {
+		s.feed(piece)
+		var err error
+		piece, err = l.r.ReadSlice('\n')
+		if err != bufio.ErrBufferFull {
+			s.feed(piece)
+			if s.finish() != nil {
+				return nil // what looks like an id may be a piece of something else
+			}
+			return s.idValue()
+		}
+	}
+}
+
+// lineWriter is the only writer of stdout.
+type lineWriter struct {
+	stop context.CancelCauseFunc // a stdout that is closed ends the program
+
+	mu sync.Mutex // guards w: a message is written whole
+	w  io.Writer
+}
+
+var errStdoutClosed = errors.New("stdout is closed")
+
+// write puts one message, given in pieces, on a line of its own.
+func (w *lineWriter) write(parts ...[]byte) {
+	size := 1
+	for _, p := range parts {
+		size += len(p)
+	}
+	if size <= smallMessage {
+		parts = [][]byte{append(bytes.Join(parts, nil), '\n')}
+	} else {
+		parts = append(parts[:len(parts):len(parts)], []byte{'\n'})
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range parts {
+		if _, err := w.w.Write(p); err != nil {
+			w.stop(fmt.Errorf("%w: %v", errStdoutClosed, err))
+			return
+		}
+	}
+}
+
+// forget gives the memory of a large message back to the system.
+func forget(size int) {
+	if size > largeMessage {
+		debug.FreeOSMemory()
+	}
+}

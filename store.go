@@ -1,0 +1,426 @@
+package main
+
+// The cache directory: one credentials file per server and profile, the locks that processes take to
+// refresh or sign in one at a time, and the note of the sign-in that is going on. It knows names and
+// formats; how a file is read and written safely is private.go's business, whether a token is still good
+// and what a lock is for the caller's.
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	storeVersion = 1
+	maxFileName  = 200                    // bytes; file systems stop at 255, and the names of locks are longer
+	maxLockPoll  = 500 * time.Millisecond // the next holder takes over within a second
+)
+
+// credentials is the content of NAME.json, where NAME is base64url of the server's URL, or of
+// URL#PROFILE, or the SHA-256 of that in hex where the name grew too long:
+//
+//	{
+//	  "version": 1,
+//	  "server": "https://mcp.example.com/mcp",
+//	  "issuer": "https://auth.example.com",
+//	  "token_endpoint": "https://auth.example.com/token",
+//	  "resource": "https://mcp.example.com/mcp",
+//	  "client": {"id": "…", "source": "registered", "redirect_uri": "http://127.0.0.1:41234/callback"},
+//	  "token": {"access_token": "…", "refresh_token": "…", "token_type": "Bearer",
+//	            "obtained_at": "2026-07-28T10:00:00Z", "expires_at": "2026-07-28T11:00:00Z"}
+//	}
+//
+// The version rises when an older program would misread the file. Such a program leaves it alone.
+type credentials struct {
+	Version            int    `json:"version"`
+	Server             string `json:"server"`
+	Profile            string `json:"profile,omitempty"`
+	Issuer             string `json:"issuer,omitempty"`
+	TokenEndpoint      string `json:"token_endpoint,omitempty"`
+	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
+	Resource           string `json:"resource,omitempty"`        // sent as the RFC 8707 resource
+	RequestedScope     string `json:"requested_scope,omitempty"` // what was asked for, for the union at step-up
+	Client             client `json:"client"`
+	Token              token  `json:"token"`
+}
+
+type client struct {
+	ID          string `json:"id"`
+	Secret      string `json:"secret,omitempty"`
+	Source      string `json:"source"` // given | metadata-document | registered
+	RedirectURI string `json:"redirect_uri,omitempty"`
+	AuthMethod  string `json:"token_endpoint_auth_method,omitempty"`
+}
+
+// token's times are the year 1 where they are unknown.
+type token struct {
+	Access   string    `json:"access_token,omitempty"`
+	Refresh  string    `json:"refresh_token,omitempty"`
+	Type     string    `json:"token_type,omitempty"`
+	Scope    string    `json:"scope,omitempty"`
+	Obtained time.Time `json:"obtained_at"`
+	Expiry   time.Time `json:"expires_at"`
+}
+
+// loginState is the content of NAME.login: the sign-in that is going on or ended last for a server.
+// Other processes tell their users the URL and the outcome by it.
+type loginState struct {
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended"` // the year 1 while it goes on
+	URL     string    `json:"url,omitempty"`
+	Error   string    `json:"error,omitempty"`
+	Hint    string    `json:"hint,omitempty"`
+	Code    int       `json:"code,omitempty"`    // the exit code that the failure stands for
+	Windows []window  `json:"windows,omitempty"` // browser windows opened lately
+}
+
+type window struct {
+	Opened  time.Time `json:"opened"`
+	Purpose string    `json:"purpose,omitempty"`
+}
+
+type storeKey struct{ server, profile string }
+
+// base is the file name without its ending. The server's URL never holds a fragment, so no profile can
+// be taken for a piece of a URL.
+func (k storeKey) base() string {
+	id := k.server
+	if k.profile != "" {
+		id += "#" + k.profile
+	}
+	base := base64.RawURLEncoding.EncodeToString([]byte(id))
+	if len(base)+len(".json") > maxFileName {
+		sum := sha256.Sum256([]byte(id))
+		base = hex.EncodeToString(sum[:])
+	}
+	return base
+}
+
+func (k storeKey) file() string  { return k.base() + ".json" }
+func (k storeKey) login() string { return k.base() + ".login" }
+
+// store keeps what cannot be written in memory, so that a full disk or a read-only home costs the next
+// process a sign-in but not this one its session.
+type store struct {
+	dir  string
+	warn func(format string, args ...any)
+
+	once    sync.Once
+	problem error // why the directory cannot be written; set once by usable
+
+	locked sync.Map // names of locks this process has
+	said   sync.Map // what was warned about
+
+	mu      sync.Mutex // guards unsaved
+	unsaved map[string]unsavedFile
+}
+
+// unsavedFile is content that stands for a file until the file changes: then another process had more
+// luck, and its content is the newer one. No data means that the file could not be removed.
+type unsavedFile struct {
+	data []byte
+	seen fs.FileInfo // the file when writing it failed, nil if there was none
+}
+
+// openStore touches nothing yet: a server without authorization leaves no directory behind.
+func openStore(dir string, log *logger) *store {
+	return &store{dir: dir, warn: log.warnf, unsaved: map[string]unsavedFile{}}
+}
+
+// persistent tells whether other processes will see what this one saves.
+func (s *store) persistent() bool { return s.usable() == nil }
+
+func (s *store) usable() error {
+	s.once.Do(func() {
+		if err := makePrivateDir(s.dir, s.warn); err != nil {
+			s.problem = withHint(err, "set MCP_PROXY_CACHE_DIR to a directory that can be written")
+			s.warnOnce("unsaved", "signing in will be necessary again after this process ends: %v", s.problem)
+		}
+	})
+	return s.problem
+}
+
+// load returns a copy of the credentials, nil if there are none that can be used. What is wrong with a
+// file is said once; a damaged one is set aside as NAME.json.corrupt.
+func (s *store) load(k storeKey) *credentials {
+	c, seen, err := s.parse(k.file())
+	switch {
+	case errors.Is(err, errDamaged):
+		s.setAside(k.file(), seen)
+	case err != nil:
+		s.ignore(k.file(), err)
+	case c.Server != k.server || c.Profile != k.profile:
+		s.ignore(k.file(), errForeign)
+	default:
+		return c
+	}
+	return nil
+}
+
+// save writes the credentials under the key's name. After an error, which has been said, load returns
+// them all the same in this process.
+func (s *store) save(k storeKey, c *credentials) error {
+	file := *c
+	file.Version, file.Server, file.Profile = storeVersion, k.server, k.profile
+	file.Token = c.Token.storable()
+	data, err := json.MarshalIndent(&file, "", "  ")
+	if err != nil {
+		return err
+	}
+	if _, _, err := s.parse(k.file()); errors.Is(err, errNewer) {
+		return s.settle(k.file(), data, fmt.Errorf("%s: %w", s.path(k.file()), err))
+	}
+	return s.write(k.file(), data)
+}
+
+// remove forgets the credentials, and the damaged file that may still hold a token.
+func (s *store) remove(k storeKey) error {
+	err := removePrivate(s.path(k.file() + ".corrupt"))
+	if gone := removePrivate(s.path(k.file())); gone != nil {
+		err = gone
+	}
+	return s.settle(k.file(), nil, err)
+}
+
+// list returns every file that can be used, in the order of their names.
+func (s *store) list() ([]*credentials, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil && s.dir != "" && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var all []*credentials
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".json" {
+			continue
+		}
+		c, _, err := s.parse(e.Name())
+		if err == nil && (storeKey{c.Server, c.Profile}).file() != e.Name() {
+			err = errForeign
+		}
+		if err != nil {
+			s.ignore(e.Name(), err)
+			continue
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// loadLogin returns the zero value when there is no note or it cannot be read.
+func (s *store) loadLogin(k storeKey) loginState {
+	var st loginState
+	data, _, err := s.read(k.login())
+	if err == nil {
+		err = json.Unmarshal(data, &st)
+	}
+	if err != nil {
+		s.ignore(k.login(), err)
+		return loginState{}
+	}
+	return st
+}
+
+func (s *store) saveLogin(k storeKey, st loginState) error {
+	data, err := json.MarshalIndent(&st, "", "  ")
+	if err != nil {
+		return err
+	}
+	return s.write(k.login(), data)
+}
+
+// lock waits for the lock of that purpose until ctx ends. It asks again and again instead of blocking in
+// the kernel, because ctx could not end such a wait; what twice a second costs is the waking up, 0.5 ms.
+func (s *store) lock(ctx context.Context, k storeKey, purpose string) (release func(), err error) {
+	for wait := 4 * time.Millisecond; ctx.Err() == nil; wait = min(wait*3/2, maxLockPoll) {
+		release, ok, err := s.tryLock(k, purpose)
+		if ok || err != nil {
+			return release, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+	return nil, ctx.Err()
+}
+
+// tryLock takes the lock of that purpose ("refresh", "login") if nobody has it, in this process or in
+// another; ok tells. Where the directory cannot be written it excludes this process's callers alone.
+func (s *store) tryLock(k storeKey, purpose string) (release func(), ok bool, err error) {
+	name := k.base() + "." + purpose + ".lock"
+	// The kernel's lock would exclude the callers in this process too, except where it belongs to the
+	// process (lock_fcntl.go) and where there is no directory to lock in.
+	if _, taken := s.locked.LoadOrStore(name, true); taken {
+		return nil, false, nil
+	}
+	f, ok, err := s.kernelLock(name)
+	if !ok {
+		s.locked.Delete(name)
+		return nil, false, err
+	}
+	var once sync.Once
+	return func() {
+		once.Do(func() {
+			if f != nil {
+				unlock(f)
+			}
+			s.locked.Delete(name)
+		})
+	}, true, nil
+}
+
+// kernelLock returns true and no file where there is nothing to lock with. The lock file is never removed:
+// a process that has opened it already would lock the file that is gone, the next one a new file of the
+// same name, and both would hold the lock.
+func (s *store) kernelLock(name string) (*os.File, bool, error) {
+	if s.usable() != nil {
+		return nil, true, nil
+	}
+	f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|warily, 0o600)
+	if err != nil {
+		if probe(s.dir) != nil { // removed, filled up or made read-only meanwhile
+			return nil, true, nil
+		}
+		return nil, false, withHint(err, "remove %s", s.path(name))
+	}
+	ok, err := tryLock(f)
+	if ok {
+		return f, true, nil
+	}
+	f.Close()
+	if err != nil { // NFS without a lock service, some FUSE file systems
+		s.warnOnce("lock", "other processes may refresh or sign in at the same time: %v",
+			withHint(err, "set MCP_PROXY_CACHE_DIR to a directory on a local disk"))
+	}
+	return nil, err != nil, nil
+}
+
+var (
+	errDamaged = errors.New("it is damaged")
+	errNewer   = errors.New("a newer mcp-proxy wrote it")
+	errForeign = errors.New("it is for another server or profile")
+)
+
+// parse looks at the version first: a newer file need not even have our types. There is no older format,
+// so a file without a version is none of ours.
+func (s *store) parse(name string) (*credentials, fs.FileInfo, error) {
+	data, seen, err := s.read(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	var head struct{ Version int }
+	if json.Unmarshal(data, &head) != nil || head.Version < 1 {
+		return nil, seen, errDamaged
+	}
+	if head.Version > storeVersion {
+		return nil, seen, errNewer
+	}
+	c := new(credentials)
+	if json.Unmarshal(data, c) != nil {
+		return nil, seen, errDamaged
+	}
+	return c, seen, nil
+}
+
+// storable brings times into the years that RFC 3339 can write: "expires_in": 999999999999 exists.
+func (t token) storable() token {
+	for _, at := range []*time.Time{&t.Obtained, &t.Expiry} {
+		if *at = at.UTC(); at.Year() > 9999 {
+			*at = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+		}
+	}
+	return t
+}
+
+// read returns the file's content, or what stands for it because it could not be written.
+func (s *store) read(name string) ([]byte, fs.FileInfo, error) {
+	now, err := os.Lstat(s.path(name))
+	s.mu.Lock()
+	left, ok := s.unsaved[name]
+	if ok && !unchanged(left.seen, now) {
+		delete(s.unsaved, name)
+		ok = false
+	}
+	s.mu.Unlock()
+	switch {
+	case ok && left.data != nil:
+		return left.data, nil, nil
+	case ok, err != nil: // why the directory cannot be looked into is said when it is written to
+		return nil, nil, fs.ErrNotExist
+	}
+	return readPrivate(s.path(name), func(format string, args ...any) {
+		s.warnOnce("mode of "+name, format, args...) // some file systems have one mode for all, and keep it
+	})
+}
+
+func (s *store) write(name string, data []byte) error {
+	err := s.usable()
+	if err == nil {
+		err = replacePrivate(s.path(name), data)
+	}
+	return s.settle(name, data, err)
+}
+
+// settle ends a change of the file: what could not be written lives on in memory. No data: removed.
+func (s *store) settle(name string, data []byte, err error) error {
+	if err != nil {
+		s.warnOnce("unsaved", "a change of the cache is lost when this process ends: %v", err)
+	}
+	now, _ := os.Lstat(s.path(name))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.unsaved, name)
+	if err != nil {
+		s.unsaved[name] = unsavedFile{data, now}
+	}
+	return err
+}
+
+// setAside takes a damaged file out of the way, unless another process has replaced it by now.
+func (s *store) setAside(name string, seen fs.FileInfo) {
+	path := s.path(name)
+	if now, _ := os.Lstat(path); seen == nil || !unchanged(seen, now) {
+		return
+	}
+	if patiently(func() error { return os.Rename(path, path+".corrupt") }) != nil {
+		s.ignore(name, errDamaged)
+		return
+	}
+	s.warn("%s is damaged, kept as %s.corrupt", path, name)
+}
+
+func (s *store) ignore(name string, err error) {
+	if !errors.Is(err, fs.ErrNotExist) {
+		s.warnOnce(name, "ignoring %s: %v", s.path(name), err)
+	}
+}
+
+// warnOnce prints the last argument's hint too, if that is an error with a remedy.
+func (s *store) warnOnce(about, format string, args ...any) {
+	if _, told := s.said.LoadOrStore(about, true); told {
+		return
+	}
+	if err, ok := args[len(args)-1].(error); ok && hintOf(err) != "" {
+		format, args = format+"\nhint: %s", append(args, hintOf(err))
+	}
+	s.warn(format, args...)
+}
+
+// path is empty, which no call accepts, where no directory is known: the working directory is none.
+func (s *store) path(name string) string {
+	if s.dir == "" {
+		return ""
+	}
+	return filepath.Join(s.dir, name)
+}

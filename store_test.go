@@ -1,0 +1,641 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var testKey = storeKey{server: "https://mcp.example.com/mcp"}
+
+func testCredentials(n int) *credentials {
+	text := strings.Repeat(strconv.Itoa(n), 3000)
+	return &credentials{
+		Issuer: "https://auth.example.com",
+		Client: client{ID: "id", Secret: "s&<>", Source: "registered", RedirectURI: "http://127.0.0.1:1/callback"},
+		Token: token{Access: "a" + text, Refresh: "r" + text, Type: "Bearer", Scope: "read write",
+			Obtained: time.Date(2026, 7, 28, 10, 0, 0, 5, time.UTC), Expiry: time.Date(2026, 7, 28, 11, 0, 0, 0, time.UTC)},
+	}
+}
+
+// testStore returns a store and a function that returns what it has warned about, and forgets it.
+func testStore(t testing.TB, dir string) (*store, func() string) {
+	var mu sync.Mutex
+	var said strings.Builder
+	s := openStore(dir, nil)
+	s.warn = func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintf(&said, format+"\n", args...)
+	}
+	return s, func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		defer said.Reset()
+		return said.String()
+	}
+}
+
+// closedDir returns a directory as the store likes it; what t.TempDir makes is open to others.
+func closedDir(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "cache")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func mustSave(t testing.TB, s *store, k storeKey, c *credentials) {
+	t.Helper()
+	if err := s.save(k, c); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantAccess(t *testing.T, c *credentials, want *credentials) {
+	t.Helper()
+	if c == nil || c.Token.Access != want.Token.Access || c.Token.Refresh != want.Token.Refresh {
+		t.Fatalf("got %.100v, want %.100v", c, want)
+	}
+}
+
+func wantNothing(t *testing.T, c *credentials) {
+	t.Helper()
+	if c != nil {
+		t.Fatalf("got credentials of %s, want none", c.Server)
+	}
+}
+
+func wantSaid(t *testing.T, said, want string) {
+	t.Helper()
+	if (want == "") != (said == "") || !strings.Contains(said, want) {
+		t.Errorf("said %q, want %q", said, want)
+	}
+}
+
+func TestStoreRoundTrip(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "cache")
+	s, said := testStore(t, dir)
+	wantNothing(t, s.load(testKey))
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("reading made the directory: %v", err)
+	}
+	second := storeKey{testKey.server, "work"}
+	mustSave(t, s, testKey, testCredentials(1))
+	mustSave(t, s, second, testCredentials(2))
+
+	other, _ := testStore(t, dir)
+	want := testCredentials(1)
+	want.Version, want.Server = storeVersion, testKey.server
+	if got := other.load(testKey); got == nil || *got != *want {
+		t.Errorf("got %.200v, want %.200v", got, want)
+	}
+	wantAccess(t, other.load(second), testCredentials(2))
+	if all, err := other.list(); err != nil || len(all) != 2 || all[1].Profile != "work" {
+		t.Errorf("list: %d, %v", len(all), err)
+	}
+	if err := s.remove(testKey); err != nil {
+		t.Error(err)
+	}
+	if err := s.remove(testKey); err != nil {
+		t.Errorf("removing what is gone: %v", err)
+	}
+	wantNothing(t, other.load(testKey))
+	wantAccess(t, other.load(second), testCredentials(2))
+	wantSaid(t, said(), "")
+	if !s.persistent() {
+		t.Error("not persistent")
+	}
+}
+
+func TestStoreNames(t *testing.T) {
+	long := "https://mcp.example.com/" + strings.Repeat("x", 200)
+	for _, test := range []struct {
+		key  storeKey
+		want string
+	}{
+		{storeKey{"https://a.example/~", ""}, "aHR0cHM6Ly9hLmV4YW1wbGUvfg.json"},
+		{storeKey{"https://a.example/~", "p"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfiNw.json"},
+		{storeKey{long, ""}, "d3809587910566a6a5093cf41bf7246dd12f0b46061c2b8285bb6a793a2f6370.json"},
+	} {
+		if got := test.key.file(); got != test.want {
+			t.Errorf("%v: got %s, want %s", test.key, got, test.want)
+		}
+	}
+	s, _ := testStore(t, closedDir(t))
+	mustSave(t, s, storeKey{long, ""}, testCredentials(1))
+	wantAccess(t, s.load(storeKey{long, ""}), testCredentials(1))
+}
+
+func TestStoreFarTimes(t *testing.T) {
+	s, _ := testStore(t, closedDir(t))
+	c := testCredentials(1)
+	c.Token.Obtained, c.Token.Expiry = time.Time{}, time.Unix(1<<40, 0)
+	mustSave(t, s, testKey, c)
+	got := s.load(testKey)
+	if !got.Token.Obtained.IsZero() || got.Token.Expiry.Year() != 9999 {
+		t.Errorf("got %v, %v", got.Token.Obtained, got.Token.Expiry)
+	}
+}
+
+func TestStoreRefusals(t *testing.T) {
+	file := func(version int, k storeKey) string {
+		c := testCredentials(1)
+		c.Version, c.Server, c.Profile = version, k.server, k.profile
+		data, _ := json.Marshal(c)
+		return string(data)
+	}
+	good := file(storeVersion, testKey)
+	for _, test := range []struct {
+		name, content, said string
+		aside               bool
+	}{
+		{"empty", "", "is damaged", true},
+		{"half", good[:len(good)/2], "is damaged", true},
+		{"more behind", good + "x", "is damaged", true},
+		{"another type", `{"version":1,"server":7}`, "is damaged", true},
+		{"no object", `[]`, "is damaged", true},
+		{"null", `null`, "is damaged", true},
+		{"no version", file(0, testKey), "is damaged", true},
+		{"negative version", file(-1, testKey), "is damaged", true},
+		{"newer version", `{"version":2,"server":["other types"]}`, "a newer mcp-proxy wrote it", false},
+		{"another server", file(storeVersion, storeKey{"https://evil.example", ""}), "another server or profile", false},
+		{"another profile", file(storeVersion, storeKey{testKey.server, "p"}), "another server or profile", false},
+		{"ambiguous", file(storeVersion, storeKey{"https://mcp.example.com", "/mcp"}), "another server or profile", false},
+		{"too large", good + strings.Repeat(" ", maxPrivateFile), "it is larger", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, said := testStore(t, closedDir(t))
+			path := s.path(testKey.file())
+			if err := os.WriteFile(path, []byte(test.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if all, err := s.list(); len(all) != 0 && test.name == "too large" || err != nil {
+				t.Errorf("list: %d, %v", len(all), err)
+			}
+			s.said.Range(func(k, _ any) bool { s.said.Delete(k); return true })
+			said()
+			wantNothing(t, s.load(testKey))
+			wantSaid(t, said(), test.said)
+			wantNothing(t, s.load(testKey))
+			wantSaid(t, said(), "")
+
+			kept := path
+			if test.aside {
+				kept += ".corrupt"
+			}
+			if data, err := os.ReadFile(kept); err != nil || string(data) != test.content {
+				t.Errorf("not kept: %v", err)
+			}
+			if test.aside {
+				mustSave(t, s, testKey, testCredentials(2))
+				wantAccess(t, s.load(testKey), testCredentials(2))
+				if err := s.remove(testKey); err != nil {
+					t.Error(err)
+				}
+				if _, err := os.Stat(kept); err == nil {
+					t.Error("removing left the damaged file, which may hold a token")
+				}
+			}
+		})
+	}
+}
+
+func TestStoreLeavesNewerFileAlone(t *testing.T) {
+	s, said := testStore(t, closedDir(t))
+	const newer = `{"version":99}`
+	if err := os.WriteFile(s.path(testKey.file()), []byte(newer), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.save(testKey, testCredentials(1)); !errors.Is(err, errNewer) {
+		t.Errorf("got %v, want %v", err, errNewer)
+	}
+	wantSaid(t, said(), "a newer mcp-proxy wrote it")
+	wantAccess(t, s.load(testKey), testCredentials(1))
+	if data, _ := os.ReadFile(s.path(testKey.file())); string(data) != newer {
+		t.Errorf("the file is now %.50q", data)
+	}
+}
+
+func TestStoreNoRegularFile(t *testing.T) {
+	s, said := testStore(t, closedDir(t))
+	path := s.path(testKey.file())
+	if err := os.MkdirAll(filepath.Join(path, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	wantNothing(t, s.load(testKey))
+	wantSaid(t, said(), "no regular file")
+	if s.save(testKey, testCredentials(1)) == nil {
+		t.Error("saved over a directory")
+	}
+	wantSaid(t, said(), "lost when this process ends")
+	wantAccess(t, s.load(testKey), testCredentials(1))
+	if left, _ := filepath.Glob(s.path(tempPrefix + "*")); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// No mode keeps root out, but nobody can make a directory below a file.
+func TestStoreWithoutDirectory(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"", filepath.Join(file, "cache")} {
+		s, said := testStore(t, dir)
+		wantNothing(t, s.load(testKey))
+		wantSaid(t, said(), "")
+		if s.persistent() {
+			t.Errorf("%q is persistent", dir)
+		}
+		text := said()
+		wantSaid(t, text, "again after this process ends")
+		wantSaid(t, text, "\nhint: set MCP_PROXY_CACHE_DIR")
+		if s.save(testKey, testCredentials(1)) == nil {
+			t.Error("no error")
+		}
+		wantAccess(t, s.load(testKey), testCredentials(1))
+		s.saveLogin(testKey, loginState{PID: 7})
+		if got := s.loadLogin(testKey); got.PID != 7 {
+			t.Errorf("got %+v", got)
+		}
+		testExclusion(t, s, s)
+		s.remove(testKey)
+		wantNothing(t, s.load(testKey))
+		wantSaid(t, said(), "")
+	}
+	if got := openStore("", nil).path(testKey.file()); got != "" {
+		t.Errorf("without a directory %s is read", got)
+	}
+}
+
+// What could not be written gives way as soon as another process writes.
+func TestStoreUnsavedGivesWay(t *testing.T) {
+	dir := closedDir(t)
+	s, said := testStore(t, dir)
+	other, _ := testStore(t, dir)
+	mustSave(t, s, testKey, testCredentials(1))
+	huge := testCredentials(2)
+	huge.Token.Access = strings.Repeat("x", maxPrivateFile)
+	if s.save(testKey, huge) == nil {
+		t.Fatal("no error")
+	}
+	wantSaid(t, said(), "would be larger")
+	wantAccess(t, s.load(testKey), huge)
+	wantAccess(t, other.load(testKey), testCredentials(1))
+	mustSave(t, other, testKey, testCredentials(3))
+	wantAccess(t, s.load(testKey), testCredentials(3))
+}
+
+func TestStoreLogin(t *testing.T) {
+	dir := closedDir(t)
+	s, said := testStore(t, dir)
+	if got := s.loadLogin(testKey); got.PID != 0 {
+		t.Errorf("got %+v", got)
+	}
+	now := time.Now().UTC().Round(0)
+	want := loginState{PID: 7, Started: now, URL: "https://auth.example.com/authorize?a=b&c=d", Error: "no", Hint: "yes",
+		Code: 2, Windows: []window{{now, "sign in"}}}
+	if err := s.saveLogin(testKey, want); err != nil {
+		t.Fatal(err)
+	}
+	other, _ := testStore(t, dir)
+	if got := other.loadLogin(testKey); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if all, err := s.list(); len(all) != 0 || err != nil {
+		t.Errorf("list: %d, %v", len(all), err)
+	}
+	wantSaid(t, said(), "")
+	os.WriteFile(s.path(testKey.login()), []byte("{"), 0o600)
+	if got := other.loadLogin(testKey); got.PID != 0 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestStoreSweepsOldTemporaryFiles(t *testing.T) {
+	dir := closedDir(t)
+	old, young := filepath.Join(dir, tempPrefix+"1"), filepath.Join(dir, tempPrefix+"2")
+	for _, path := range []string{old, young} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := time.Now().Add(-2 * tempLife)
+	if err := os.Chtimes(old, long, long); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := testStore(t, dir)
+	mustSave(t, s, testKey, testCredentials(1))
+	if _, err := os.Stat(old); err == nil {
+		t.Error("an old temporary file is left")
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Errorf("somebody may be writing it: %v", err)
+	}
+}
+
+// testExclusion takes a lock through one store and tries it through the other.
+func testExclusion(t *testing.T, one, other *store) {
+	t.Helper()
+	release, ok, err := one.tryLock(testKey, "refresh")
+	if !ok || err != nil {
+		t.Fatalf("first: %v, %v", ok, err)
+	}
+	if _, ok, err := other.tryLock(testKey, "refresh"); ok || err != nil {
+		t.Fatalf("second: %v, %v", ok, err)
+	}
+	for _, free := range []struct {
+		key     storeKey
+		purpose string
+	}{{testKey, "login"}, {storeKey{testKey.server, "p"}, "refresh"}} {
+		release, ok, err := other.tryLock(free.key, free.purpose)
+		if !ok || err != nil {
+			t.Fatalf("%v: %v, %v", free, ok, err)
+		}
+		release()
+	}
+	release()
+	release() // harmless
+	again, ok, err := other.tryLock(testKey, "refresh")
+	if !ok || err != nil {
+		t.Fatalf("after the release: %v, %v", ok, err)
+	}
+	release() // not the second holder's lock
+	if _, ok, _ := one.tryLock(testKey, "refresh"); ok {
+		t.Fatal("a second release gave another's lock back")
+	}
+	again()
+}
+
+func TestLockExcludes(t *testing.T) {
+	dir := closedDir(t)
+	s, said := testStore(t, dir)
+	other, _ := testStore(t, dir)
+	testExclusion(t, s, s)
+	testExclusion(t, s, other) // by the kernel alone, as from another process
+	wantSaid(t, said(), "")
+}
+
+func TestLockEndsWithContext(t *testing.T) {
+	s, _ := testStore(t, closedDir(t))
+	release, err := s.lock(context.Background(), testKey, "login")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	if _, err := s.lock(ctx, testKey, "login"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("took %v", took)
+	}
+	release()
+	if _, err := s.lock(ctx, testKey, "login"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a free lock after the end of the context: got %v", err)
+	}
+}
+
+func TestLockFileInTheWay(t *testing.T) {
+	s, _ := testStore(t, closedDir(t))
+	if err := os.Mkdir(s.path(testKey.base()+".login.lock"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := s.tryLock(testKey, "login"); ok || err == nil {
+		t.Errorf("got %v, %v", ok, err)
+	}
+	if _, err := s.lock(context.Background(), testKey, "login"); err == nil {
+		t.Error("no error")
+	}
+}
+
+// TestHelperStore is what child processes of these tests run; it is nothing by itself.
+func TestHelperStore(t *testing.T) {
+	role, dir, _ := strings.Cut(os.Getenv("STORE_TEST_ROLE"), " ")
+	roles := map[string]func(*testing.T, *store){"write": helperWrite, "hold": helperHold, "count": helperCount, "full": helperFull}
+	if play := roles[role]; play != nil {
+		s := openStore(dir, nil)
+		play(t, s)
+	}
+}
+
+func helperWrite(t *testing.T, s *store) {
+	fmt.Println("ready")
+	for n := os.Getpid(); ; n++ {
+		mustSave(t, s, testKey, testCredentials(n%10))
+	}
+}
+
+func helperHold(t *testing.T, s *store) {
+	if _, err := s.lock(context.Background(), testKey, "refresh"); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("ready")
+	io.Copy(io.Discard, os.Stdin)
+}
+
+// helperCount adds to a number in a file, as carelessly as only a holder of the lock may.
+func helperCount(t *testing.T, s *store) {
+	fmt.Println("ready")
+	path := s.path("number")
+	for i := 0; i < 25; i++ {
+		release, err := s.lock(context.Background(), testKey, "refresh")
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, _ := os.ReadFile(path)
+		n, _ := strconv.Atoi(string(data))
+		if err := os.WriteFile(path, []byte(strconv.Itoa(n+1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		release()
+	}
+}
+
+// helperFull finds a full disk, see TestStoreDiskFull.
+func helperFull(t *testing.T, s *store) {
+	wantAccess(t, s.load(testKey), testCredentials(1))
+	if !s.persistent() {
+		t.Error("not persistent")
+	}
+	err := s.save(testKey, testCredentials(2))
+	if err == nil {
+		t.Error("no error")
+	}
+	wantAccess(t, s.load(testKey), testCredentials(2))
+	testExclusion(t, s, s)
+	fmt.Println("ready", err)
+}
+
+// startHelper starts a child in that role and waits for its first line. It ends with the test at the latest.
+func startHelper(t *testing.T, role, dir string, wrap ...string) (*exec.Cmd, string) {
+	t.Helper()
+	args := append(wrap, os.Args[0], "-test.run=^TestHelperStore$")
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), testRole+"=helper", "STORE_TEST_ROLE="+role+" "+dir, "GORACE=atexit_sleep_ms=0")
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		if cmd.ProcessState == nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "ready") {
+		t.Fatalf("helper said %q, %v", line, err)
+	}
+	return cmd, line
+}
+
+// Whenever a writer is killed, the file holds what one save wrote.
+func TestStoreSurvivesKill(t *testing.T) {
+	t.Parallel()
+	dir := closedDir(t)
+	s, said := testStore(t, dir)
+	mustSave(t, s, testKey, testCredentials(0))
+	random := rand.New(rand.NewSource(1))
+	contents := map[byte]int{}
+	for i := 0; i < 500; i++ {
+		cmd, _ := startHelper(t, "write", dir)
+		<-time.After(time.Duration(random.Intn(5000)) * time.Microsecond)
+		cmd.Process.Kill()
+		cmd.Wait()
+		c := s.load(testKey)
+		if c == nil {
+			t.Fatalf("kill %d: nothing left: %s", i, said())
+		}
+		digit := c.Token.Access[1]
+		contents[digit]++
+		wantAccess(t, c, testCredentials(int(digit-'0')))
+	}
+	wantSaid(t, said(), "")
+	if len(contents) < 2 {
+		t.Errorf("only ever killed after the same save: %v", contents)
+	}
+	left, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+	t.Logf("killed within a write: %d of 500", len(left))
+	if len(left) == 0 {
+		t.Error("no kill hit a write, so nothing is proved")
+	}
+}
+
+func TestStoreTwoWriters(t *testing.T) {
+	t.Parallel()
+	dir := closedDir(t)
+	s, said := testStore(t, dir)
+	mustSave(t, s, testKey, testCredentials(0))
+	startHelper(t, "write", dir)
+	startHelper(t, "write", dir)
+	for i := 0; i < 300; i++ {
+		c := s.load(testKey)
+		if c == nil {
+			t.Fatal(said())
+		}
+		wantAccess(t, c, testCredentials(int(c.Token.Access[1]-'0')))
+		if i%10 == 0 {
+			mustSave(t, s, testKey, c)
+		}
+	}
+	wantSaid(t, said(), "")
+}
+
+func TestLockAcrossProcesses(t *testing.T) {
+	t.Parallel()
+	dir := closedDir(t)
+	var all []*exec.Cmd
+	for i := 0; i < 4; i++ {
+		cmd, _ := startHelper(t, "count", dir)
+		all = append(all, cmd)
+	}
+	for _, cmd := range all {
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	if data, _ := os.ReadFile(filepath.Join(dir, "number")); string(data) != "100" {
+		t.Errorf("counted to %s, want 100", data)
+	}
+}
+
+func TestLockOfKilledHolder(t *testing.T) {
+	dir := closedDir(t)
+	s, _ := testStore(t, dir)
+	holder, _ := startHelper(t, "hold", dir)
+	if _, ok, err := s.tryLock(testKey, "refresh"); ok || err != nil {
+		t.Fatalf("not held: %v, %v", ok, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	killed := make(chan time.Time, 1)
+	time.AfterFunc(1200*time.Millisecond, func() { // by then the waiter asks at its longest interval
+		killed <- time.Now()
+		holder.Process.Kill()
+	})
+	release, err := s.lock(ctx, testKey, "refresh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	took := time.Since(<-killed)
+	t.Logf("the waiter had the lock after %v", took)
+	if took > time.Second {
+		t.Errorf("the waiter had the lock %v after the holder's death", took)
+	}
+}
+
+func FuzzStoreFile(f *testing.F) {
+	f.Add([]byte(`{"version":1,"server":"https://mcp.example.com/mcp","client":{"id":"a","source":"given"},"token":{"access_token":"t"}}`))
+	f.Add([]byte(`{"version":1,"server":"https://evil.example","SERVER":"https://mcp.example.com/mcp"}`))
+	f.Add([]byte(`{"version":1,"server":"https://mcp.example.com/mcp","token":{"expires_at":"9999-12-31T23:59:59-23:59"}}`))
+	f.Add([]byte(`{"version":2}`))
+	f.Add([]byte("\x00"))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s := openStore(dir, nil)
+		path := s.path(testKey.file())
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(path)
+		s.loadLogin(testKey)
+		c := s.load(testKey)
+		if c == nil {
+			return
+		}
+		if c.Server != testKey.server || c.Profile != "" || c.Version != storeVersion {
+			t.Fatalf("loaded %+v", c)
+		}
+		mustSave(t, s, testKey, c)
+		if again := s.load(testKey); again == nil || again.Token.Access != c.Token.Access {
+			t.Fatalf("saved %+v, loaded %+v", c, again)
+		}
+	})
+}
