@@ -145,7 +145,7 @@ func (d *demoStory) requests() {
 		if r.label == "authorize" {
 			who = "browser"
 		}
-		fmt.Printf("      %s -> %-5s %-46s %s\n", who, r.Method, r.URL.Path, demoMeaning(r))
+		fmt.Printf("      %s -> %-6s %-46s %s\n", who, r.Method, r.URL.Path, demoMeaning(r))
 	}
 	d.told = len(all)
 }
@@ -207,7 +207,7 @@ func printSpans(spans []testSpan, parent, indent string) {
 	sort.SliceStable(spans, func(i, j int) bool { return spans[i].StartTimeUnixNano < spans[j].StartTimeUnixNano })
 	for _, s := range spans {
 		if s.ParentSpanID == parent || parent == "" && !here[s.ParentSpanID] {
-			fmt.Printf("%s%s\n", indent, s.Name)
+			fmt.Printf("%s%s %s\n", indent, s.Name, s.attribute("http.response.status_code"))
 			printSpans(spans, s.SpanID, indent+"  ")
 		}
 	}

@@ -269,7 +269,7 @@ func locate(raw []byte, path ...string) (start, end int) {
 		return 0, len(raw)
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.Token()
+	_, _ = dec.Token() // the opening brace: it was looked at
 	for dec.More() {
 		name, err := dec.Token()
 		var value json.RawMessage

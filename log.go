@@ -40,7 +40,6 @@ type logger struct {
 	w  io.Writer
 }
 
-func (l *logger) errorf(format string, args ...any) { l.printf(levelError, format, args...) }
 func (l *logger) warnf(format string, args ...any)  { l.printf(levelWarn, format, args...) }
 func (l *logger) infof(format string, args ...any)  { l.printf(levelInfo, format, args...) }
 func (l *logger) debugf(format string, args ...any) { l.printf(levelDebug, format, args...) }

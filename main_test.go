@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -95,6 +96,15 @@ func TestFirstSignIn(t *testing.T) {
 	checkMode(t, user.cache, 0o700)
 	checkMode(t, user.credentialsFile(server.url), 0o600)
 	checkCredentials(t, user, server)
+
+	before := len(fakeStory(server.fakeOrigin, auth.fakeOrigin))
+	p.closeStdin()
+	p.wait()
+	user.start("-u", server.url).call("initialize", initializeParams)
+	again := slices.DeleteFunc(fakeStory(server.fakeOrigin, auth.fakeOrigin)[before:], func(label string) bool { return label == "GET" || label == "DELETE" })
+	if want := []string{"initialize"}; !slices.Equal(again, want) {
+		t.Errorf("second start: got %q, want %q", again, want)
+	}
 }
 
 // checkCredentials reads the file: who can read an older one can read this.
@@ -159,8 +169,8 @@ func TestRefreshRejectedSignsInAgain(t *testing.T) {
 	p := user.start("-u", server.url)
 	p.initialize()
 	p.echo("back again")
-	if got := len(user.openings()); got != 1 || auth.count("token refresh_token") != 1 {
-		t.Errorf("got %d browser windows and %q, want 1 and one refresh", got, auth.labels())
+	if got := len(user.openings()); got != 1 || auth.count("token refresh_token") != 1 || auth.count("register") != 0 {
+		t.Errorf("got %d browser windows and %q, want 1, one refresh, and the old registration", got, auth.labels())
 	}
 }
 
@@ -277,6 +287,62 @@ func TestSignInTimesOut(t *testing.T) {
 	p.failure(p.request("ping", "")) // the program lives
 }
 
+// A host that gives up while the user has not signed in yet is answered and obeyed.
+func TestEndDuringSignIn(t *testing.T) {
+	for name, end := range map[string]func(p *testProxy){
+		"SIGTERM": func(p *testProxy) { p.signal(syscall.SIGTERM) },
+		"EOF":     func(p *testProxy) { p.closeStdin() },
+	} {
+		end := end
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			user := newUser(t, auth, server)
+			user.browser = "ignore"
+			p := user.start("-u", server.url)
+			id := p.request("initialize", initializeParams)
+			user.awaitOpenings(1)
+			end(p)
+			p.wait()
+			p.failure(id)
+		})
+	}
+}
+
+// Many servers are their own authorization server.
+func TestOneOriginForBoth(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	server.auth = newFakeAuth(server.fakeOrigin)
+	server.auth.resource, server.auth.methods = server.resource, []string{"client_secret_post"}
+	p := newUser(t, server.auth, server).start("-u", server.url)
+	p.initialize()
+	p.echo("both")
+}
+
+// Other ways to get in: a header of the user's own, http on loopback, a root of the user's own.
+func TestOtherWaysIn(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	access, _ := auth.grant(auth.addClient("by-hand", "none"), server.resource, "tools")
+	user := newUser(t, auth, server)
+	user.env["MY_TOKEN"] = access
+	user.start("-u", server.url, "-H", "Authorization: Bearer ${MY_TOKEN}").initialize()
+	auth.expireAccess()
+	refused := user.start("-u", server.url, "-H", "Authorization: Bearer ${MY_TOKEN}")
+	refused.failure(refused.request("initialize", initializeParams))
+	if got := fakeStory(auth.fakeOrigin); len(got) != 0 || server.count("PRM") != 0 {
+		t.Errorf("a given Authorization did not turn OAuth off: %q", got)
+	}
+
+	plain := startMCP(t, "plain")
+	startProxy(t, "--allow-http", "-u", plain.url).initialize()
+
+	stranger := newUser(t)
+	stranger.env["SSL_CERT_FILE"], stranger.env["SSL_CERT_DIR"] = "", ""
+	stranger.start("-u", startMCP(t).url, "--ca-cert", testPKI.file).initialize()
+}
+
 // Without a browser the printed URL does.
 func TestNoBrowser(t *testing.T) {
 	t.Parallel()
@@ -303,9 +369,8 @@ func TestCorruptTokenFile(t *testing.T) {
 	p := user.start("-u", server.url)
 	p.initialize()
 	p.echo("signed in anew")
-	name := filepath.Base(user.credentialsFile(server.url))
-	if got := strings.Count(p.stderr(), name); got < 1 {
-		t.Errorf("stderr does not name %s", name)
+	if got := linesWith(p.stderr(), filepath.Base(user.credentialsFile(server.url))); got != 1 {
+		t.Errorf("stderr speaks of the file %d times, want 1", got)
 	}
 	checkCredentials(t, user, server)
 	files, _ := filepath.Glob(filepath.Join(user.cache, "*"))
@@ -330,10 +395,21 @@ func TestCacheNotWritable(t *testing.T) {
 	p.initialize()
 	p.echo("one")
 	p.echo("two")
-	p.awaitStderr("cache")
+	if got := linesWith(p.stderr(), file); got != 1 {
+		t.Errorf("stderr speaks of the cache %d times, want 1", got)
+	}
 	if got := auth.count("authorize"); got != 1 {
 		t.Errorf("got %d sign-ins, want 1", got)
 	}
+}
+
+func linesWith(text, part string) (n int) {
+	for _, line := range strings.Split(text, "\n") {
+		if strings.Contains(line, part) {
+			n++
+		}
+	}
+	return n
 }
 
 // The trace tells what happened, in the words of OpenTelemetry, and no secret

@@ -75,13 +75,14 @@ func TestErrors(t *testing.T) {
 		})
 		return server.url
 	}
+	impossible := strings.Repeat("nonexistent", 6) + ".invalid" // too long for DNS: nobody is asked
 	const html = "<!DOCTYPE html><title>Oops</title>"
 	for _, test := range []struct {
 		name, url, says string
 		status          int
 	}{
 		{"server down", fmt.Sprintf("https://127.0.0.1:%d/mcp", freePort(t)), "127.0.0.1", 0},
-		{"no such host", "https://nonexistent.invalid/mcp", "nonexistent.invalid", 0},
+		{"no such host", "https://" + impossible + "/mcp", impossible, 0},
 		{"not trusted", untrusted.URL + "/mcp", "127.0.0.1", 0},
 		{"HTML 500", answering(500, "text/html", html), "500", 500},
 		{"HTML 200", answering(200, "text/html; charset=utf-8", html), "127.0.0.1", 200},
@@ -212,6 +213,10 @@ func TestBadLines(t *testing.T) {
 		t.Errorf("forwarded: %q", got)
 	}
 	p.echo("two")
+	p.expect("999")
+	io.WriteString(p.stdin, `{"jsonrpc":"2.0","id":999,"method":"ping"}`) // a last line without its end
+	p.closeStdin()
+	p.result("999")
 }
 
 // What the program need not understand passes as it is.

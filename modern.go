@@ -61,7 +61,9 @@ func (p *proxy) relistTools(ctx context.Context, m *message) bool {
 // progress token does.
 func listRequest(m *message, cursor []byte) *message {
 	var all map[string]json.RawMessage
-	json.Unmarshal(member(m.params, "_meta"), &all) // valid: m was parsed
+	if err := json.Unmarshal(member(m.params, "_meta"), &all); err != nil { // m was parsed
+		panic(err)
+	}
 	meta := map[string]json.RawMessage{}
 	for name, value := range all {
 		if strings.HasPrefix(name, "io.modelcontextprotocol/") {

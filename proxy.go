@@ -544,8 +544,9 @@ func isOwnID(id []byte) bool { return bytes.HasPrefix(id, []byte(ownIDPrefix)) }
 
 func withID(raw, id []byte) []byte {
 	var d document
-	d.Write(raw)
-	d.finish() // it was parsed before
+	if _, err := d.Write(raw); err != nil || d.finish() != nil { // it was parsed before
+		panic("not a message")
+	}
 	return join(d.withID(id))
 }
 

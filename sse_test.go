@@ -227,7 +227,7 @@ func FuzzEventStream(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, stream string, n int) {
 		n = 1 + (n&0x7fffffff)%16
-		pieces := readerFunc(nil)
+		var pieces readerFunc
 		rest := strings.NewReader(stream)
 		pieces = func(p []byte) (int, error) { return rest.Read(p[:min(len(p), n)]) }
 		if got, want := readEvents(pieces, 0), referenceEvents(stream); got != want {

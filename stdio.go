@@ -43,8 +43,7 @@ type message struct {
 	response bool
 }
 
-func (m *message) isRequest() bool      { return m.method != "" && m.id != nil }
-func (m *message) isNotification() bool { return m.method != "" && m.id == nil }
+func (m *message) isRequest() bool { return m.method != "" && m.id != nil }
 
 // rpcError is the error member of an answer.
 type rpcError struct {
@@ -157,7 +156,6 @@ func (l *lineReader) line() (line, id []byte, err error) {
 	for {
 		piece, err := l.r.ReadSlice('\n')
 		if err == bufio.ErrBufferFull {
-			err = nil
 			if len(line)+len(piece) > l.limit {
 				return nil, l.passOver(line, piece), errTooLong
 			}
@@ -215,7 +213,7 @@ func (w *lineWriter) write(parts ...[]byte) {
 	defer w.mu.Unlock()
 	for _, p := range parts {
 		if _, err := w.w.Write(p); err != nil {
-			w.stop(fmt.Errorf("%w: %v", errStdoutClosed, err))
+			w.stop(fmt.Errorf("%w: %w", errStdoutClosed, err))
 			return
 		}
 	}
