@@ -1,10 +1,10 @@
 BINARY  := mcp-proxy
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
-LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
+LDFLAGS := -s -w
 GOBIN   := $(shell go env GOPATH)/bin
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 SYSTEMS := linux darwin windows
 ARCHS   := amd64 arm64
+CONFORMANCE := 0.2.0-alpha.12
 
 .PHONY: build test format lint check demo conformance release clean
 
@@ -29,13 +29,24 @@ check: format lint test
 demo: build
 	@mkdir -p dist && go test -c -o dist/demo.test . && MCP_PROXY_TEST_AS=demo dist/demo.test ./$(BINARY)
 
+# The official conformance suite against the built binary; needs npm.
+conformance: build .conformance/$(CONFORMANCE)
+	MCP_PROXY_CONFORMANCE=.conformance MCP_PROXY_CONFORMANCE_BINARY=./$(BINARY) \
+		go test -count=1 -timeout=20m -run='^TestConformance$$'
+
+.conformance/$(CONFORMANCE):
+	rm -rf .conformance
+	npm install --prefix=.conformance --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error \
+		@modelcontextprotocol/conformance@$(CONFORMANCE)
+	touch $@
+
 # Archives for every system, with checksums; the same sources give the same bytes.
 release:
 	rm -rf dist && mkdir -p dist
 	@set -e; for os in $(SYSTEMS); do for arch in $(ARCHS); do \
 		name=$(BINARY)-$$os-$$arch; exe=$(BINARY); [ $$os = windows ] && exe=$(BINARY).exe; \
 		mkdir -p dist/$$name; cp README.md LICENSE dist/$$name/; \
-		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS) -buildid=' -o dist/$$name/$$exe .; \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS) -buildid=' -o dist/$$name/$$exe .; \
 		tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C dist -cf - $$name | gzip -n -9 > dist/$$name.tar.gz; \
 		rm -r dist/$$name; echo $$name.tar.gz; \
 	done; done

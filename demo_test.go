@@ -207,7 +207,7 @@ func printSpans(spans []testSpan, parent, indent string) {
 	sort.SliceStable(spans, func(i, j int) bool { return spans[i].StartTimeUnixNano < spans[j].StartTimeUnixNano })
 	for _, s := range spans {
 		if s.ParentSpanID == parent || parent == "" && !here[s.ParentSpanID] {
-			fmt.Printf("%s%s %s\n", indent, s.Name, s.attribute("http.response.status_code"))
+			fmt.Println(strings.TrimRight(indent+s.Name+" "+s.attribute("http.response.status_code"), " "))
 			printSpans(spans, s.SpanID, indent+"  ")
 		}
 	}

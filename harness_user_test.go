@@ -5,6 +5,7 @@ package main
 // may hold a secret but the credentials file.
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -58,8 +59,21 @@ func (u *testUser) leave() {
 	for _, page := range u.signInPages() {
 		u.cancelSignIn(page)
 	}
+	eventually(u.t, "the end of all processes", func() bool { return len(u.processes()) == 0 })
 	u.checkTraces()
 	eventually(u.t, "nothing writes to "+u.dir+" any more", func() bool { return os.RemoveAll(u.dir) == nil })
+}
+
+// processes lists the processes of this machine, where the system tells (Linux).
+func (u *testUser) processes() (pids []string) {
+	files, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, file := range files {
+		environ, _ := os.ReadFile(file) // it may have ended
+		if bytes.Contains(environ, []byte("HOME="+u.dir+"\x00")) {
+			pids = append(pids, filepath.Base(filepath.Dir(file)))
+		}
+	}
+	return pids
 }
 
 func (u *testUser) browserLog() string { return filepath.Join(u.dir, "browser.log") }

@@ -71,9 +71,6 @@ Example, in a client's configuration:
   "command": "mcp-proxy", "args": ["-u", "https://mcp.example.com/mcp"]
 `
 
-// version is set by the linker for releases; else the build information has it.
-var version string
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A reader that went away is an error of the write, not the end of the process.
@@ -216,14 +213,22 @@ func exitCode(err error) int {
 	return 5
 }
 
+// programVersion is what the build information says: the module's version for
+// an installed or tagged build, else the revision of the checkout.
 func programVersion() string {
-	if version != "" {
-		return version
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "devel"
 	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
 	}
-	return "(devel)"
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			return "devel-" + setting.Value
+		}
+	}
+	return "devel"
 }
 
-func userAgent() string { return "mcp-proxy/" + strings.Trim(programVersion(), "()") }
+func userAgent() string { return "mcp-proxy/" + programVersion() }

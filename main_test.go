@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 		main()
 	case "helper": // a test's second process: it needs none of what all tests share
 		os.Exit(m.Run())
+	case "conformance-client":
+		os.Exit(conformanceClient())
 	case "demo":
 		os.Exit(withTestMachine(demo))
 	default:
