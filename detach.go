@@ -32,8 +32,9 @@ const (
 	firstFollow     = 20 * time.Millisecond
 	followInterval  = 500 * time.Millisecond // a shorter one would cost a waiting process 1 ms of CPU a second
 	windowInterval  = time.Minute
-	maxWindows      = 3 // per windowInterval, whatever they are for
-	lockLogin       = "login"
+	maxWindows      = 3         // per windowInterval, whatever they are for
+	lockLogin       = "login"   // held while somebody signs in
+	lockRefresh     = "refresh" // held from reading a token to storing its successor
 )
 
 // detachedOrder is what the detached process is told.
@@ -47,10 +48,10 @@ type detachedOrder struct {
 // share one outcome, also a failure: one refusal is not asked about twice.
 func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	asked := time.Now()
-	if err := o.turn.take(ctx); err != nil {
+	if err := o.signingIn.take(ctx); err != nil {
 		return err
 	}
-	defer o.turn.give()
+	defer o.signingIn.give()
 	if now := o.reread().Token.Access; now != used && now != "" {
 		return nil
 	}
@@ -59,11 +60,23 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	}
 	ctx, span := o.trace.start(ctx, "oauth wait for sign-in", spanInternal)
 	defer span.end()
+	waiting, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	go func() {
+		select {
+		case <-o.leaving:
+			leave(errLeft)
+		case <-waiting.Done():
+		}
+	}()
 	var err error
 	if o.store.persistent() {
-		err = o.follow(ctx, ch, used)
+		err = o.follow(waiting, ch, used)
 	} else {
-		err = o.lead(ctx, ch) // nowhere to hand a token over: it must be this process
+		err = o.lead(waiting, ch) // nowhere to hand a token over: it must be this process
+	}
+	if errors.Is(context.Cause(waiting), errLeft) {
+		return errLeft
 	}
 	if err != nil {
 		span.fail("sign-in")
@@ -75,6 +88,11 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	o.log.notice("mcp-proxy: signed in to " + o.cfg.server.Host)
 	return nil
 }
+
+var errLeft = errors.New("the client closed stdin before anybody signed in; the sign-in page stays good for a while, so sign in and start again")
+
+// leave ends the waiting for a sign-in; the detached process goes on with it.
+func (o *oauth) leave() { close(o.leaving) }
 
 // follow waits until somebody has signed in, and starts a leader when there is none.
 func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {

@@ -227,7 +227,9 @@ func plainNetworkError(err error) string {
 	if errors.As(err, &op) && op.Err != nil {
 		return op.Op + ": " + op.Err.Error()
 	}
-	return excerpt(err.Error())
+	// net/http quotes what the server sent: a status line, a Location.
+	text, _, _ := strings.Cut(err.Error(), "\"")
+	return excerpt(text)
 }
 
 // networkErrorType is the low-cardinality error.type of a span.

@@ -186,6 +186,17 @@ func (o *oauth) oneSignIn(ctx context.Context, c *credentials, cb *callback, fou
 		t.Scope = c.RequestedScope // RFC 6749, section 5.1: unchanged when it is left out
 	}
 	c.Token = t
+	return o.keepNew(ctx, c)
+}
+
+// keepNew stores what a sign-in brought. A refresh that is going on would
+// otherwise put the successor of the old token over it.
+func (o *oauth) keepNew(ctx context.Context, c *credentials) error {
+	unlock, err := o.store.lock(ctx, o.key, lockRefresh)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	o.keep(c)
 	return nil
 }

@@ -54,10 +54,12 @@ type oauth struct {
 	trace    *tracer
 	discover *discoverer
 
-	turn     turn // one refresh or sign-in at a time in this process
-	failure  error
-	failedAt time.Time // with failure: of the last sign-in; guarded by turn
-	rejected string    // the refresh token that is no good; guarded by turn
+	refreshing turn          // one refresh at a time in this process
+	rejected   string        // the refresh token that is no good; guarded by refreshing
+	signingIn  turn          // one sign-in at a time; the token may have to be refreshed meanwhile
+	failure    error         // of the last sign-in; guarded by signingIn
+	failedAt   time.Time     // guarded by signingIn
+	leaving    chan struct{} // closed when nobody waits for a sign-in any more
 
 	mu     sync.Mutex // guards cached
 	cached *credentials
@@ -67,8 +69,8 @@ func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tra
 	resource := c.resource
 	return &oauth{
 		cfg: c, key: storeKey{c.server.String(), c.profile}, store: st, http: client, log: log, trace: trace,
-		discover: &discoverer{http: client, allowHTTP: c.allowHTTP, resource: resource, log: log},
-		turn:     newTurn(),
+		discover:   &discoverer{http: client, allowHTTP: c.allowHTTP, resource: resource, log: log},
+		refreshing: newTurn(), signingIn: newTurn(), leaving: make(chan struct{}),
 	}
 }
 
@@ -111,7 +113,7 @@ func (o *oauth) keep(c *credentials) {
 	o.cached = c
 	o.mu.Unlock()
 	if err := o.store.save(o.key, c); err != nil {
-		o.log.warnf("the token lives in memory only: %v", err)
+		o.log.debugf("the token lives in memory only: %v", err) // the store has warned
 	}
 }
 
@@ -216,14 +218,14 @@ func (o *oauth) stepUp(ctx context.Context, ch challenge, used string, a *authAt
 // processes that want it: a rotated refresh token used twice would revoke the
 // whole grant (OAuth 2.1, section 4.3.1).
 func (o *oauth) refresh(ctx context.Context, used string) error {
-	if err := o.turn.take(ctx); err != nil {
+	if err := o.refreshing.take(ctx); err != nil {
 		return err
 	}
-	defer o.turn.give()
+	defer o.refreshing.give()
 	if now := o.current().Token; now.Access != used {
 		return nil
 	}
-	unlock, err := o.store.lock(ctx, o.key, "refresh")
+	unlock, err := o.store.lock(ctx, o.key, lockRefresh)
 	if err != nil {
 		return err
 	}
@@ -383,6 +385,9 @@ func (o *oauth) requestToken(ctx context.Context, c *credentials, form url.Value
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer))
+	if err == nil {
+		err = ctx.Err() // hung up at the bound, a body may look complete
+	}
 	if err != nil {
 		return token{}, fmt.Errorf("token endpoint: %w", networkFailure(endpoint.Host, err))
 	}

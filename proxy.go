@@ -24,6 +24,7 @@ const (
 	maxCalls     = 1024             // requests on their way at once; more wait here
 	deliveryWait = 10 * time.Second // how long a notification may hold up what was read after it
 	drainTime    = 30 * time.Second // from EOF on stdin to giving up what is in flight
+	signInDrain  = 3 * time.Second  // the same for what waits until the user has signed in
 	endTime      = time.Second      // for ending the session
 	cancelGrace  = 5 * time.Second  // from a forwarded cancellation to closing the POST
 )
@@ -115,6 +116,9 @@ func (p *proxy) serve(ctx context.Context, stdin io.Reader) error {
 func (p *proxy) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
+	if p.auth != nil {
+		defer time.AfterFunc(signInDrain, p.auth.leave).Stop()
+	}
 	waitFor(ctx, &p.pending)
 }
 
@@ -318,7 +322,7 @@ func (p *proxy) fail(c *call, err error) {
 	if hintOf(err) != "" {
 		p.log.report(err) // nothing else may reach the user
 	} else {
-		p.log.warnf("%s: %v", nameOf(c.m), err)
+		p.log.warnf("%s: %s", nameOf(c.m), strings.TrimPrefix(err.Error(), "mcp-proxy: "))
 	}
 	p.out.write(errorAnswer(c.m.id, answer))
 }
