@@ -12,6 +12,8 @@ import (
 	"mime"
 	"net/http"
 	"net/http/httptrace"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -257,12 +259,24 @@ func (p *proxy) resume(ctx context.Context, at *cursor, sent sessionState) (io.R
 }
 
 // sessionGone tells a forgotten session from a method that the server does not
-// know: both are 404.
+// know: both are 404. Servers made after the examples of the TypeScript SDK,
+// server-everything among them, say 400 and name the session in the error.
 func sessionGone(resp *http.Response, reply *document, sent sessionState) bool {
-	if resp.StatusCode != http.StatusNotFound || sent.id == "" {
+	if sent.id == "" {
 		return false
 	}
-	return reply == nil || string(member(reply.field("error"), "code")) != fmt.Sprint(codeMethodNotFound)
+	code, message := "", ""
+	if reply != nil {
+		code = string(member(reply.field("error"), "code"))
+		message, _ = unquote(member(reply.field("error"), "message"))
+	}
+	switch resp.StatusCode {
+	case http.StatusNotFound:
+		return code != strconv.Itoa(codeMethodNotFound)
+	case http.StatusBadRequest:
+		return code == strconv.Itoa(codeTransport) && strings.Contains(strings.ToLower(message), "session")
+	}
+	return false
 }
 
 // renewSession says the client's own initialize again, once for all the
