@@ -228,7 +228,8 @@ func (p *proxy) get(ctx context.Context, at *cursor, sent sessionState) (io.Read
 	switch {
 	case resp.StatusCode == http.StatusOK && media == "text/event-stream":
 		return resp.Body, nil
-	case resp.StatusCode >= 500:
+	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusTooManyRequests:
+		// Out of order, or waiting for a sign-in that a request will ask for.
 		discard(resp)
 		return nil, fmt.Errorf("%s answered %d", p.server.Host, resp.StatusCode)
 	}
