@@ -97,20 +97,17 @@ func (o *oauth) leave() { close(o.leaving) }
 // follow waits until somebody has signed in, and starts a leader when there is none.
 func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
 	asked := time.Now()
-	shown := false
+	shown := ""
 	started := 0
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
 		unlock, free, err := o.store.tryLock(o.key, lockLogin)
 		if err != nil {
 			return err
 		}
-		state := loginState{}
-		if free || !shown {
-			state = o.store.loadLogin(o.key)
-		}
-		if !shown && state.URL != "" && (!free || state.Ended.After(asked)) {
-			shown = true
-			o.show(state.URL)
+		state := o.store.loadLogin(o.key)
+		if going := !free && state.Ended.IsZero(); state.URL != shown && (going || state.Ended.After(asked)) {
+			shown = state.URL
+			o.show(shown)
 		}
 		if free {
 			now := o.reread().Token.Access

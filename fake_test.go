@@ -30,10 +30,8 @@ import (
 	"time"
 )
 
-// testPKI is the certificate authority that every process of a test trusts,
-// and the certificate of all the fakes. TestMain makes it.
-var testPKI *fakePKI
-
+// fakePKI is the certificate authority that every process of a test trusts,
+// and the certificate of all the fakes.
 type fakePKI struct {
 	dir, file string // the root as PEM, alone in its directory
 	roots     *x509.CertPool
@@ -193,7 +191,7 @@ func (o *fakeOrigin) listen(server *http.Server, listener net.Listener, protocol
 		server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){} // no HTTP/2
 	}
 	o.base = "https://" + listener.Addr().String()
-	server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{testPKI.leaf}, NextProtos: protocols}
+	server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{testShared().pki.leaf}, NextProtos: protocols}
 	go server.ServeTLS(listener, "", "")
 }
 

@@ -18,9 +18,47 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
+
+// testFixture is what all tests of a run share.
+type testFixture struct {
+	binary  string // this one: the program, the browser, a helper, as the role says
+	browser string // the same under its other name
+	pki     *fakePKI
+}
+
+// testShared makes it for the first test that needs it, in testSharedDir,
+// which TestMain removes.
+var (
+	testShared    = sync.OnceValue(newTestFixture)
+	testSharedDir string
+)
+
+func newTestFixture() *testFixture {
+	dir, err := os.MkdirTemp("", "mcp-proxy-tests-")
+	must(err)
+	testSharedDir = dir
+	f := &testFixture{browser: filepath.Join(dir, "browser.exe")} // the ending is for Windows
+	f.binary, err = os.Executable()
+	must(err)
+	if os.Symlink(f.binary, f.browser) != nil { // Windows may forbid it
+		must(os.Link(f.binary, f.browser))
+	}
+	must(os.Mkdir(filepath.Join(dir, "ca"), 0o700))
+	f.pki, err = newFakePKI(filepath.Join(dir, "ca"))
+	must(err)
+	return f
+}
+
+// must is for what goes wrong only where no test can run.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
 
 // testKeeper knows secrets.
 type testKeeper interface{ secrets() []string }
@@ -83,9 +121,9 @@ func (u *testUser) browserLog() string { return filepath.Join(u.dir, "browser.lo
 func (u *testUser) environ() (env []string) {
 	vars := map[string]string{
 		"HOME": u.dir, "USERPROFILE": u.dir, "MCP_PROXY_CACHE_DIR": u.cache,
-		"SSL_CERT_FILE": testPKI.file, "SSL_CERT_DIR": testPKI.dir,
+		"SSL_CERT_FILE": testShared().pki.file, "SSL_CERT_DIR": testShared().pki.dir,
 		"GORACE":  "atexit_sleep_ms=0", // -race: do not linger for a second at every exit
-		"BROWSER": testBrowser, browserMode: u.browser, browserLog: u.browserLog(), browserCA: testPKI.file,
+		"BROWSER": testShared().browser, browserMode: u.browser, browserLog: u.browserLog(), browserCA: testShared().pki.file,
 	}
 	for _, name := range []string{"PATH", "TMPDIR", "TMP", "SYSTEMROOT", "GOCOVERDIR"} {
 		vars[name] = os.Getenv(name)
@@ -108,7 +146,7 @@ func (u *testUser) environ() (env []string) {
 func (u *testUser) command(args ...string) *exec.Cmd {
 	binary := u.binary
 	if binary == "" {
-		binary = testBinary
+		binary = testShared().binary
 	}
 	cmd := exec.Command(binary, args...)
 	cmd.Env, cmd.Dir = u.environ(), u.dir
@@ -185,7 +223,7 @@ func (u *testUser) lastPage() (page browserEvent) {
 // paste is the user who opens a printed URL by hand and consents.
 func (u *testUser) paste(page string) browserEvent {
 	u.t.Helper()
-	e := visit(page, testPKI.file, "consent")
+	e := visit(page, testShared().pki.file, "consent")
 	if e.Error != "" {
 		u.t.Errorf("browser: %s", e.Error)
 	}

@@ -18,8 +18,6 @@ import (
 	"testing"
 )
 
-var testBinary, testBrowser string
-
 // TestMain runs the tests, or plays the part that a test gave this process.
 // The browser comes first: it has the environment of the program it came from.
 func TestMain(m *testing.M) {
@@ -27,45 +25,23 @@ func TestMain(m *testing.M) {
 		os.Exit(browse())
 	}
 	switch role := os.Getenv(testRole); role {
-	case "":
-		os.Exit(withTestMachine(m.Run))
+	case "", "helper": // a helper is a test's second process
+		os.Exit(cleaned(m.Run))
 	case "proxy":
 		main()
-	case "helper": // a test's second process: it needs none of what all tests share
-		os.Exit(m.Run())
 	case "conformance-client":
 		os.Exit(conformanceClient())
 	case "demo":
-		os.Exit(withTestMachine(demo))
+		os.Exit(cleaned(demo))
 	default:
 		fmt.Fprintf(os.Stderr, "%s=%s: no such role\n", testRole, role)
 		os.Exit(1)
 	}
 }
 
-// withTestMachine runs f with what all tests share: the certificate authority and the browser.
-func withTestMachine(f func() int) int {
-	dir, err := os.MkdirTemp("", "mcp-proxy-tests-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		testBrowser = filepath.Join(dir, "browser.exe") // the ending is for Windows
-		testBinary, err = os.Executable()
-	}
-	if err == nil {
-		if err = os.Symlink(testBinary, testBrowser); err != nil { // Windows may forbid it
-			err = os.Link(testBinary, testBrowser)
-		}
-	}
-	if err == nil {
-		pki := filepath.Join(dir, "ca")
-		if err = os.Mkdir(pki, 0o700); err == nil {
-			testPKI, err = newFakePKI(pki)
-		}
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
+// cleaned runs f and removes what the tests shared.
+func cleaned(f func() int) int {
+	defer func() { os.RemoveAll(testSharedDir) }()
 	return f()
 }
 
@@ -342,7 +318,7 @@ func TestOtherWaysIn(t *testing.T) {
 
 	stranger := newUser(t)
 	stranger.env["SSL_CERT_FILE"], stranger.env["SSL_CERT_DIR"] = "", ""
-	stranger.start("-u", startMCP(t).url, "--ca-cert", testPKI.file).initialize()
+	stranger.start("-u", startMCP(t).url, "--ca-cert", testShared().pki.file).initialize()
 }
 
 // Without a browser the printed URL does.

@@ -54,6 +54,12 @@ func (p *proxy) refusal(resp *http.Response) error {
 	return &rpcError{Code: codeTransport, Message: text, Data: data}
 }
 
+// badAnswer is the error for a success that holds no answer.
+func (p *proxy) badAnswer(status int, what string) error {
+	text := fmt.Sprintf("mcp-proxy: %s answered %d %s", p.server.Host, status, what)
+	return &rpcError{Code: codeTransport, Message: text, Data: map[string]any{"httpStatus": status}}
+}
+
 // relay passes a successful answer on.
 func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent sessionState) error {
 	c.sessionID = resp.Header.Get("Mcp-Session-Id")
@@ -80,7 +86,7 @@ func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent se
 		return p.awaitListener(ctx, c, resp.StatusCode)
 	}
 	if d.finish() != nil || !d.has("result") && !d.has("error") {
-		return fmt.Errorf("%s answered %d with something that is no JSON-RPC response (%s)", p.server.Host, resp.StatusCode, mediaName(media))
+		return p.badAnswer(resp.StatusCode, "with something that is no JSON-RPC response ("+mediaName(media)+")")
 	}
 	return p.deliver(c, d)
 }
@@ -95,7 +101,7 @@ func mediaName(media string) string {
 // awaitListener waits for an answer on the stream that is listened to: a
 // server may accept a request with 202 and answer there.
 func (p *proxy) awaitListener(ctx context.Context, c *call, status int) error {
-	noAnswer := fmt.Errorf("%s accepted the request with %d and gave no answer", p.server.Host, status)
+	noAnswer := p.badAnswer(status, "and gave no answer")
 	ended := p.session.listener()
 	if ended == nil || c.m.version != "" {
 		return noAnswer
