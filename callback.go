@@ -32,9 +32,10 @@ type callback struct {
 	listeners []net.Listener
 	server    *http.Server
 
-	state    string
-	issuer   string
-	needsIss bool
+	mcpServer string // for the page
+	state     string
+	issuer    string
+	needsIss  bool
 
 	answers  chan authorizationAnswer // holds one: the first valid response
 	accepted chan struct{}            // holds one: who puts it there is the first
@@ -120,7 +121,8 @@ func newCallback(redirect *url.URL, listeners ...net.Listener) *callback {
 }
 
 // expect starts to serve, once it is known what a valid response looks like.
-func (cb *callback) expect(state, issuer string, needsIss bool) {
+func (cb *callback) expect(mcpServer, state, issuer string, needsIss bool) {
+	cb.mcpServer = mcpServer
 	cb.state, cb.issuer, cb.needsIss = state, issuer, needsIss
 	for _, l := range cb.listeners {
 		go cb.server.Serve(l) // ends with close
@@ -191,7 +193,7 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			writePage(w, http.StatusBadGateway, pageFailed(err))
 			return
 		}
-		writePage(w, http.StatusOK, pageSignedIn)
+		writePage(w, http.StatusOK, pageSignedIn(cb.mcpServer))
 	case <-time.After(pageTimeout):
 		writePage(w, http.StatusGatewayTimeout, pageFailed(errors.New("the authorization server gave no token in time")))
 	case <-r.Context().Done():

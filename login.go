@@ -164,7 +164,7 @@ func (o *oauth) oneSignIn(ctx context.Context, c *credentials, cb *callback, fou
 	if err != nil {
 		return err
 	}
-	cb.expect(state, found.server.Issuer, found.server.IssParameterSupported)
+	cb.expect(o.cfg.server.Host, state, found.server.Issuer, found.server.IssParameterSupported)
 	waiting, stopAsking := context.WithCancel(ctx)
 	ask(waiting, address, purposeOf(c))
 	code, err := cb.wait(ctx)
