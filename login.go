@@ -51,6 +51,11 @@ func (o *oauth) authorization(ctx context.Context, ch challenge, ask asking) err
 		if err == nil {
 			return nil
 		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) && c.Client.ID == old.Client.ID && c.Client.Source == sourceRegistered && ch.Error != insufficientScope {
+			// Perhaps nobody was there; perhaps the server showed its error page
+			// because it lost our registration. Another one mends the second.
+			o.keep(&credentials{Issuer: c.Issuer, RequestedScope: c.RequestedScope})
+		}
 		if !isUnknownClient(err) || c.Client.Source != sourceRegistered || registrations == maxRegistrations {
 			return err
 		}

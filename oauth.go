@@ -242,6 +242,11 @@ func (o *oauth) refresh(ctx context.Context, used string) error {
 		if isRejected(err) {
 			o.rejected = c.Token.Refresh
 		}
+		if isUnknownClient(err) && c.Client.Source == sourceRegistered {
+			// The authorization server lost our registration: with the old id the
+			// user would only see its error page, which never comes back to us.
+			o.keep(&credentials{Issuer: c.Issuer, RequestedScope: c.RequestedScope})
+		}
 		return err
 	}
 	c.Token = t
@@ -327,7 +332,7 @@ func errorType(err error) string {
 // that may have been processed is not repeated: it would use a rotated refresh
 // token twice.
 func (o *oauth) tokenWithRetry(ctx context.Context, c *credentials, form url.Values) (token, error) {
-	otherWay := false
+	var firstRefusal error
 	for attempt := 1; ; attempt++ {
 		t, err := o.requestToken(ctx, c, form)
 		var refused *tokenError
@@ -335,12 +340,14 @@ func (o *oauth) tokenWithRetry(ctx context.Context, c *credentials, form url.Val
 		switch {
 		case err == nil:
 			return t, nil
-		case isAnswer && refused.Code == "invalid_client" && !otherWay && c.Client.Secret != "":
+		case isAnswer && refused.Code == "invalid_client" && firstRefusal == nil && c.Client.Secret != "":
 			// Servers that accept only one of the two without naming it in their
 			// metadata, among them older Keycloak and Auth0 tenants.
-			otherWay = true
+			firstRefusal = err
 			c.Client.AuthMethod = otherMethod(c.Client.AuthMethod)
 			continue
+		case firstRefusal != nil && isAnswer && !refused.outOfOrder():
+			return token{}, firstRefusal // the way that the metadata named: its reason is the one to mend
 		case !(isAnswer && refused.outOfOrder() || notSent(err)) || attempt >= maxTokenAttempts:
 			return token{}, err
 		}

@@ -65,6 +65,8 @@ type call struct {
 	cancelled atomic.Bool
 	settled   atomic.Bool
 	done      chan struct{} // closed when settled
+	reached   chan struct{} // closed when the server has begun to answer; nil for an own one
+	reach     sync.Once     // closes reached
 
 	// own marks a request of the proxy itself: its answer is kept, not written.
 	own     bool
@@ -181,14 +183,18 @@ func (p *proxy) dispatch(ctx context.Context, m *message) {
 	ctx, span := p.startSpan(ctx, m)
 	if m.isRequest() {
 		ctx, cancel := context.WithCancel(ctx)
-		c := &call{m: m, span: span, cancel: cancel, done: make(chan struct{})}
+		c := &call{m: m, span: span, cancel: cancel, done: make(chan struct{}), reached: make(chan struct{})}
 		if !p.register(c) {
 			cancel()
 			span.end()
 			return
 		}
-		if m.method == "initialize" {
+		switch m.method {
+		case "initialize":
 			p.opened = c.done
+		case "subscriptions/listen":
+			// What the next message brings about must find the subscription.
+			p.delivered = c.reached
 		}
 		p.routines.Add(1)
 		go p.forward(ctx, c, turn)
@@ -203,7 +209,7 @@ func (p *proxy) dispatch(ctx context.Context, m *message) {
 		defer p.pending.Done()
 		defer close(delivered)
 		defer span.end()
-		if err := p.notify(ctx, m, turn); err != nil {
+		if err := p.notify(ctx, m, turn); err != nil && ctx.Err() == nil {
 			span.fail("delivery")
 			p.log.warnf("%s was not delivered: %v", nameOf(m), err)
 		}
@@ -334,7 +340,7 @@ func (p *proxy) succeed(c *call, d *document) {
 	}
 	defer p.finish(c)
 	c.answer = d
-	if c.own || c.cancelled.Load() && c.m.version != "" {
+	if c.own {
 		return
 	}
 	c.endSpan(d)
@@ -353,6 +359,7 @@ func (p *proxy) succeed(c *call, d *document) {
 func (p *proxy) forward(ctx context.Context, c *call, turn []<-chan struct{}) {
 	defer p.routines.Done()
 	defer c.cancel()
+	defer c.hasReached()
 	err := awaitTurn(ctx, turn)
 	if err == nil {
 		err = p.inSlot(ctx, func() error { return p.roundTrip(ctx, c) })
@@ -362,6 +369,12 @@ func (p *proxy) forward(ctx context.Context, c *call, turn []<-chan struct{}) {
 	}
 	p.fail(c, err) // does nothing for a call that was answered
 	forget(len(c.m.raw))
+}
+
+func (c *call) hasReached() {
+	if c.reached != nil {
+		c.reach.Do(func() { close(c.reached) })
+	}
 }
 
 func (p *proxy) inSlot(ctx context.Context, do func() error) error {
@@ -454,6 +467,7 @@ func (p *proxy) roundTrip(ctx context.Context, c *call) error {
 			return err
 		}
 		if resp.StatusCode < 300 {
+			c.hasReached()
 			return p.relay(ctx, c, resp, sent)
 		}
 		reply := readRefusal(resp)
@@ -511,6 +525,8 @@ func (p *proxy) cancel(m *message) bool {
 		return m.version != "" // too late; a server of an earlier era may still want to know
 	}
 	c.cancelled.Store(true)
+	// Nobody waits for its answer any more, at EOF neither.
+	p.fail(c, context.Canceled)
 	if c.m.version != "" || !c.sent.Load() {
 		// MCP 2026-07-28, Cancellation: on HTTP closing the stream says it.
 		c.cancel()
