@@ -1,7 +1,6 @@
 BINARY  := mcp-proxy
 LDFLAGS := -s -w
-GOBIN   := $(shell go env GOPATH)/bin
-LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+LINT    := v2.15.0
 SYSTEMS := linux darwin windows
 ARCHS   := amd64 arm64
 CONFORMANCE := 0.2.0-alpha.12
@@ -17,10 +16,12 @@ test:
 format:
 	gofmt -w .
 
-lint:
+lint: .tools/$(LINT)/golangci-lint
 	go vet ./...
-	@command -v golangci-lint >/dev/null || [ -x $(GOBIN)/golangci-lint ] || go install $(LINT)
-	PATH="$$PATH:$(GOBIN)" golangci-lint run
+	.tools/$(LINT)/golangci-lint run
+
+.tools/$(LINT)/golangci-lint:
+	GOBIN=$(CURDIR)/.tools/$(LINT) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT)
 
 check: format lint test
 

@@ -121,7 +121,7 @@ func (h *conformanceHost) play() error {
 	if errors.As(err, &answered) || errors.Is(err, errSignInRefused) {
 		return nil
 	}
-	return fmt.Errorf("want an error answer or a refused sign-in, got %v", err)
+	return fmt.Errorf("want an error answer or a refused sign-in, got %w", err)
 }
 
 // arguments is the command line of the program.
