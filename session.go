@@ -32,6 +32,7 @@ type sessionState struct {
 	id         string // Mcp-Session-Id; "" when the server has no sessions
 	version    string // as negotiated; "" before initialize is answered
 	generation int    // counts initializations
+	failures   int    // counts sessions that could not be opened anew
 }
 
 func (s sessionState) set(h http.Header) {
@@ -50,6 +51,7 @@ type session struct {
 	now         sessionState
 	initialize  *message // the client's own, to say it again
 	initialized *message
+	failure     error         // of the last attempt to open another session
 	listening   chan struct{} // closed when the listening stream has ended; nil without one
 	stop        context.CancelFunc
 }
@@ -79,7 +81,7 @@ func (p *proxy) sessionOpened(m *message, id string, answer *document) {
 	if s.stop != nil {
 		s.stop() // the stream of an earlier session
 	}
-	s.now = sessionState{validSessionID(id), validVersion(version), s.now.generation + 1}
+	s.now = sessionState{validSessionID(id), validVersion(version), s.now.generation + 1, s.now.failures}
 	if !isOwnID(m.id) {
 		s.initialize = m
 	}
@@ -280,9 +282,9 @@ func sessionGone(resp *http.Response, reply *document, sent sessionState) bool {
 	return false
 }
 
-// renewSession says the client's own initialize again, once for all the
-// messages that met the end of the same session (MCP 2025-11-25, Transports,
-// "Session Management", item 4).
+// renewSession opens a session in place of one that ended, once for all the
+// messages that met its end (MCP 2025-11-25, Transports, "Session Management",
+// item 4).
 func (p *proxy) renewSession(ctx context.Context, ended sessionState) error {
 	s := &p.session
 	if err := s.renewing.take(ctx); err != nil {
@@ -290,11 +292,30 @@ func (p *proxy) renewSession(ctx context.Context, ended sessionState) error {
 	}
 	defer s.renewing.give()
 	s.mu.Lock()
-	initialize, initialized, generation := s.initialize, s.initialized, s.now.generation
+	now, failure := s.now, s.failure
 	s.mu.Unlock()
-	if generation != ended.generation {
+	if now.generation != ended.generation {
 		return nil // somebody did it
 	}
+	if now.failures != ended.failures {
+		return failure // somebody tried it after this message had been sent
+	}
+	err := p.initializeAgain(ctx)
+	if err != nil && ctx.Err() == nil {
+		s.mu.Lock()
+		s.now.failures++
+		s.failure = err
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// initializeAgain says again what the client said to open the session.
+func (p *proxy) initializeAgain(ctx context.Context) error {
+	s := &p.session
+	s.mu.Lock()
+	initialize, initialized := s.initialize, s.initialized
+	s.mu.Unlock()
 	if initialize == nil {
 		return errors.New("the session ended, and there is no initialize to begin another with")
 	}
