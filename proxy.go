@@ -431,6 +431,10 @@ func (p *proxy) notify(ctx context.Context, m *message, turn []<-chan struct{}) 
 		if err != nil {
 			return err
 		}
+		var reply *document
+		if resp.StatusCode >= 400 {
+			reply = readRefusal(resp)
+		}
 		discard(resp)
 		switch {
 		case resp.StatusCode < 300:
@@ -438,7 +442,7 @@ func (p *proxy) notify(ctx context.Context, m *message, turn []<-chan struct{}) 
 				p.sessionReady(m)
 			}
 			return nil
-		case resp.StatusCode == http.StatusNotFound && sent.id != "" && !renewed:
+		case sessionGone(resp, reply, sent) && !renewed:
 			if err := p.renewSession(ctx, sent); err != nil {
 				return err
 			}
