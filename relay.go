@@ -121,6 +121,7 @@ func (p *proxy) awaitListener(ctx context.Context, c *call, status int) error {
 func (p *proxy) relayStream(ctx context.Context, c *call, body io.ReadCloser, sent sessionState) error {
 	at := cursor{retry: -1}
 	for {
+		began := time.Now()
 		err := p.relayEvents(c, body, &at)
 		if c.settled.Load() {
 			return nil
@@ -132,7 +133,7 @@ func (p *proxy) relayStream(ctx context.Context, c *call, body io.ReadCloser, se
 			p.log.debugf("%s: stream: %v", nameOf(c.m), err)
 			return p.streamEnded()
 		}
-		if body, err = p.resume(ctx, &at, sent); err != nil {
+		if body, err = p.resume(ctx, &at, sent, time.Since(began)); err != nil {
 			return err
 		}
 	}

@@ -23,8 +23,11 @@ const (
 	firstReconnect = time.Second     // to a stream that broke, where the server named no time
 	maxReconnect   = time.Minute     // between attempts to listen
 	maxResumes     = 5               // attempts in a row that bring nothing, for a stream with an open request
+	steadyStream   = 5 * time.Second // a stream that lived so long was worth opening even if it brought nothing
 	maxSessionID   = 4 << 10         // bytes
 	longestRetry   = 5 * time.Minute // that a server may ask for before a reconnection
+	// A server that asks for no pause at all would otherwise be asked in a loop.
+	shortestRetry = 100 * time.Millisecond
 )
 
 // sessionState is what a message needs to know of the session it is sent in.
@@ -151,8 +154,8 @@ type cursor struct {
 	retry time.Duration // as the server asked; negative when it did not
 	moves int           // events seen
 
-	resumedAt int // moves when it was resumed last
-	fruitless int // resumptions in a row that brought nothing
+	seen      int // moves when the stream was opened again last
+	fruitless int // openings in a row that brought nothing
 }
 
 func (at *cursor) moved(e *event) {
@@ -171,21 +174,30 @@ func (at *cursor) wait(n int) time.Duration {
 	if at.retry >= 0 {
 		wait = at.retry
 	}
-	if wait > longestRetry {
-		wait = longestRetry
-	}
+	wait = min(max(wait, shortestRetry), longestRetry)
 	for ; n > 1 && wait < maxReconnect; n-- {
 		wait = 2*wait + 100*time.Millisecond
 	}
 	return wait
 }
 
+// pause is how long to wait before the stream, which ended after it had lived
+// for so long, is opened again.
+func (at *cursor) pause(lived time.Duration) time.Duration {
+	if at.moves > at.seen || lived >= steadyStream {
+		at.fruitless = 0
+	}
+	at.seen = at.moves
+	at.fruitless++
+	return at.wait(at.fruitless)
+}
+
 // listen keeps the server's own stream open until ctx ends or the server says
 // that it has none.
 func (p *proxy) listen(ctx context.Context, sent sessionState) {
 	at := cursor{retry: -1}
-	for fruitless := 0; ; {
-		before := at.moves
+	for {
+		began := time.Now()
 		body, err := p.get(ctx, &at, sent)
 		if err == nil {
 			err = p.relayEvents(nil, body, &at)
@@ -194,11 +206,7 @@ func (p *proxy) listen(ctx context.Context, sent sessionState) {
 			return
 		}
 		p.log.debugf("listening stream: %v", err)
-		if at.moves > before {
-			fruitless = 0
-		}
-		fruitless++
-		if !sleep(ctx, at.wait(fruitless)) {
+		if !sleep(ctx, at.pause(time.Since(began))) {
 			return
 		}
 	}
@@ -230,8 +238,7 @@ func (p *proxy) get(ctx context.Context, at *cursor, sent sessionState) (io.Read
 	switch {
 	case resp.StatusCode == http.StatusOK && media == "text/event-stream":
 		return resp.Body, nil
-	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusTooManyRequests:
-		// Out of order, or waiting for a sign-in that a request will ask for.
+	case notNow(resp.StatusCode):
 		discard(resp)
 		return nil, fmt.Errorf("%s answered %d", p.server.Host, resp.StatusCode)
 	}
@@ -239,26 +246,40 @@ func (p *proxy) get(ctx context.Context, at *cursor, sent sessionState) (io.Read
 	return nil, errNoStream
 }
 
-// resume asks for the rest of a stream that ended before its answer.
-func (p *proxy) resume(ctx context.Context, at *cursor, sent sessionState) (io.ReadCloser, error) {
-	if at.moves > at.resumedAt {
-		at.fruitless = 0
+// notNow tells a refusal that may pass from one that stays: the server is out
+// of order, or waits for a sign-in that a request will ask for.
+func notNow(status int) bool {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return true
+	case http.StatusNotImplemented:
+		return false
 	}
-	at.resumedAt = at.moves
-	for at.fruitless < maxResumes {
-		at.fruitless++
-		if !sleep(ctx, at.wait(at.fruitless)) {
+	return status >= 500
+}
+
+// resume asks for the rest of a stream that ended before its answer, after it
+// had lived for so long.
+func (p *proxy) resume(ctx context.Context, at *cursor, sent sessionState, lived time.Duration) (io.ReadCloser, error) {
+	for {
+		pause := at.pause(lived)
+		if at.fruitless > maxResumes {
+			return nil, p.streamEnded()
+		}
+		if !sleep(ctx, pause) {
 			return nil, ctx.Err()
 		}
 		body, err := p.get(ctx, at, sent)
-		if err == nil {
+		switch {
+		case err == nil:
 			return body, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errors.Is(err, errNoStream):
+			return nil, p.streamEnded()
 		}
-		if errors.Is(err, errNoStream) || ctx.Err() != nil {
-			break
-		}
+		lived = 0
 	}
-	return nil, p.streamEnded()
 }
 
 // sessionGone tells a forgotten session from a method that the server does not
