@@ -111,6 +111,39 @@ func (s *fakeMCP) reply(label string, answer fakeAnswer) {
 	s.change(func() { s.replies[label] = append(s.replies[label], answer) })
 }
 
+// inPieces answers requests of that label with an event stream that breaks
+// off: the first piece comes with the answer to the POST, every further one
+// when the client resumes; <id> stands for the request's id.
+func (s *fakeMCP) inPieces(label string, pieces ...[]string) {
+	var id string
+	deliver := func(w http.ResponseWriter) {
+		s.mu.Lock()
+		var piece []string
+		if len(pieces) > 0 {
+			piece, pieces = pieces[0], pieces[1:]
+		}
+		s.mu.Unlock()
+		stream := startEvents(w)
+		for _, event := range piece {
+			stream.send(strings.ReplaceAll(event, "<id>", id))
+		}
+	}
+	s.reply(label, func(w http.ResponseWriter, r *fakeRequest) bool {
+		id = string(r.msg.ID)
+		deliver(w)
+		return true
+	})
+	s.on("GET", func(w http.ResponseWriter, r *fakeRequest) bool {
+		if r.Header.Get("Last-Event-Id") == "" {
+			return false
+		}
+		if s.session(r) == 0 {
+			deliver(w)
+		}
+		return true
+	})
+}
+
 // push sends a message to every GET stream, open now or later.
 func (s *fakeMCP) push(line string) {
 	s.change(func() { s.pushed = append(s.pushed, line) })

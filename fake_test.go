@@ -122,6 +122,8 @@ type fakeRequest struct {
 	msg   testMessage // what was POSTed to the MCP server
 	conn  int         // the connection it came on, counted from 1
 	order int64       // its place among the requests of all origins
+	at    time.Time   // when it came
+	done  bool        // its handler has returned
 }
 
 // fakeAnswer answers a request, or leaves it (false) to whoever comes next.
@@ -209,13 +211,13 @@ func (o *fakeOrigin) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if err != nil {
 		return // the client gave up before the request was whole
 	}
-	r := &fakeRequest{Request: req, body: body, order: fakeOrder.Add(1)}
+	r := &fakeRequest{Request: req, body: body, order: fakeOrder.Add(1), at: time.Now()}
 	r.conn = req.Context().Value(fakeConnKey{}).(int)
 	part := o.partFor(r)
 	if !o.record(r) {
 		return
 	}
-	defer o.change(func() { o.active-- })
+	defer o.change(func() { o.active--; r.done = true })
 	if !o.pass(r) || o.hooked(w, r) {
 		return
 	}
@@ -319,6 +321,18 @@ func (o *fakeOrigin) requests(label string) []*fakeRequest {
 }
 
 func (o *fakeOrigin) count(label string) int { return len(o.requests(label)) }
+
+// answered counts the requests of that label that are answered.
+func (o *fakeOrigin) answered(label string) (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range labelled(o.seen, label) {
+		if r.done {
+			n++
+		}
+	}
+	return n
+}
 
 // labels lists what has been requested so far, in order.
 func (o *fakeOrigin) labels() []string { return fakeStory(o) }

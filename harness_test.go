@@ -184,6 +184,9 @@ func (p *testProxy) send(lines ...string) {
 // expect says that an answer to id has to come.
 func (p *testProxy) expect(id string) { p.change(func() { p.sent[id] = true }) }
 
+// unexpect says that no answer to id may come: the request was cancelled.
+func (p *testProxy) unexpect(id string) { p.change(func() { delete(p.sent, id) }) }
+
 // request sends a request with the next id. params may be "".
 func (p *testProxy) request(method, params string) (id string) {
 	p.t.Helper()

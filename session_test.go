@@ -1,0 +1,599 @@
+package main
+
+// Revisions 2025-03-26 to 2025-11-25: the stream that is listened to, what the
+// server asks, streams that break off, sessions that end.
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestListening(t *testing.T) {
+	for _, sessions := range []bool{true, false} {
+		for _, protocol := range []string{"h2", "http/1.1"} {
+			sessions, protocol := sessions, protocol
+			t.Run(fmt.Sprintf("%s sessions %v", protocol, sessions), func(t *testing.T) {
+				t.Parallel()
+				server := startMCP(t, protocol)
+				server.listens, server.sessions = true, sessions
+				p := startProxy(t, "-u", server.url)
+				p.call("initialize", initializeParams)
+				if got := server.count("GET"); got != 0 {
+					t.Errorf("got %d GET before notifications/initialized", got)
+				}
+				p.notify("notifications/initialized", "")
+				get := server.await("GET", 1)
+				initialized := server.requests("notifications/initialized")
+				if len(initialized) != 1 || initialized[0].order > get.order {
+					t.Errorf("got %q, want GET after notifications/initialized", server.labels())
+				}
+				if got := get.Header.Get("Mcp-Session-Id"); (got != "") != sessions {
+					t.Errorf("GET: got session id %q", got)
+				}
+				if got := get.Header.Get("Mcp-Protocol-Version"); got != "2025-11-25" {
+					t.Errorf("GET: got protocol version %q", got)
+				}
+				const question = `{"jsonrpc":"2.0","id":"q/1","method":"roots/list"}`
+				server.push(question)
+				if got := p.received("roots/list", 1)[0].line; got != question {
+					t.Errorf("got  %s\nwant %s", got, question)
+				}
+				const answer = `{"jsonrpc":"2.0","id":"q/1","result":{"roots":[{"uri":"file:///home"}]}}`
+				p.send(answer)
+				if got := string(server.await("response", 1).body); got != answer {
+					t.Errorf("got  %s\nwant %s", got, answer)
+				}
+				p.echo("meanwhile")
+			})
+		}
+	}
+}
+
+// The server asks in the middle of a call and goes on when it has the answer.
+func TestServerAsksDuringCall(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	server.reply("tools/call asks", func(w http.ResponseWriter, r *fakeRequest) bool {
+		stream := startEvents(w)
+		for i, method := range []string{"sampling/createMessage", "elicitation/create"} {
+			stream.send(fmt.Sprintf(`data: {"jsonrpc":"2.0","id":%d,"method":%q,"params":{}}`, i, method))
+			got := string(server.await("response", i+1).body)
+			if want := fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"result":{"n":%d}}`, i, i); i == 0 && got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+		stream.send("data: " + r.msg.result(`{"content":[]}`))
+		return true
+	})
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	id := p.request("tools/call", `{"name":"asks"}`)
+	p.received("sampling/createMessage", 1)
+	p.send(`{"jsonrpc":"2.0","id":0,"result":{"n":0}}`)
+	p.received("elicitation/create", 1)
+	p.send(`{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"User rejected"}}`)
+	p.result(id)
+}
+
+// MCP 2025-11-25, Transports, "Resumability and Redelivery": from where it
+// broke off, not before the server's retry has passed, and on GET.
+func TestStreamIsResumed(t *testing.T) {
+	progress := func(n int) string {
+		return fmt.Sprintf(`data: {"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":%d}}`, n)
+	}
+	const done = `data: {"jsonrpc":"2.0","id":<id>,"result":{"content":[]}}`
+	for _, test := range []struct {
+		name   string
+		pieces [][]string
+		from   []string // Last-Event-ID of each resumption
+		waits  []time.Duration
+		moves  int // progress notifications
+	}{
+		{"after the priming event", [][]string{{"id: p\nretry: 40\ndata: "}, {done}}, []string{"p"}, []time.Duration{40 * time.Millisecond}, 0},
+		{"after an event of comments and an id alone", [][]string{{": hello", "id: p\nretry: 1", ": bye"}, {done}}, []string{"p"}, nil, 0},
+		{"in the middle of an event", [][]string{{"id: p\nretry: 1\n" + progress(1), "id: q\ndata: {\"jsonrpc\":\"2.0\",\ndata: \"method\":"}, {done}}, []string{"q"}, nil, 1},
+		{"polled", [][]string{
+			{"id: a\nretry: 30\ndata: "}, {"id: b\n" + progress(1)}, {"id: c\nretry: 50\n" + progress(2)}, {"id: d\n" + progress(3)},
+			{"id: e\n" + progress(4)}, {"id: f\n" + progress(5)}, {"id: g\n" + progress(6)}, {"id: h\n" + progress(7)}, {done},
+		}, strings.Split("abcdefgh", ""), []time.Duration{30 * time.Millisecond, 30 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond}, 7},
+		{"with nothing new in between", [][]string{{"id: p\nretry: 1\ndata: "}, {}, {}, {done}}, []string{"p", "p", "p"}, nil, 0},
+	} {
+		test := test
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			server.inPieces("tools/call long", test.pieces...)
+			p := startProxy(t, "-u", server.url)
+			p.initialize()
+			p.call("tools/call", `{"name":"long"}`)
+			if got := len(p.received("notifications/progress", test.moves)); got != test.moves {
+				t.Errorf("got %d notifications, want %d", got, test.moves)
+			}
+			if got := server.count("tools/call long"); got != 1 {
+				t.Errorf("got %d calls, want 1", got)
+			}
+			resumed := slices.DeleteFunc(server.requests("GET"), func(r *fakeRequest) bool { return r.Header.Get("Last-Event-Id") == "" })
+			var from []string
+			before := server.requests("tools/call long")[0].at
+			for i, r := range resumed {
+				from = append(from, r.Header.Get("Last-Event-Id"))
+				if i < len(test.waits) && r.at.Sub(before) < test.waits[i] {
+					t.Errorf("resumption %d: got it after %v, want at least %v", i, r.at.Sub(before), test.waits[i])
+				}
+				before = r.at
+			}
+			if !slices.Equal(from, test.from) {
+				t.Errorf("Last-Event-ID: got %q, want %q", from, test.from)
+			}
+		})
+	}
+}
+
+// What cannot be resumed is answered at once.
+func TestStreamIsNotResumed(t *testing.T) {
+	for name, test := range map[string]struct {
+		piece string
+		get   int // status of the resumption
+		gets  int
+	}{
+		"no event id": {`data: {"jsonrpc":"2.0","method":"notifications/message"}`, 500, 0},
+		"refused":     {"id: p\nretry: 1\ndata: ", http.StatusMethodNotAllowed, 1},
+		"forgotten":   {"id: p\nretry: 1\ndata: ", http.StatusNotFound, 1},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			server.reply("tools/call long", func(w http.ResponseWriter, _ *fakeRequest) bool {
+				startEvents(w).send(test.piece)
+				return true
+			})
+			server.on("GET", func(w http.ResponseWriter, r *fakeRequest) bool {
+				if r.Header.Get("Last-Event-Id") == "" {
+					return false
+				}
+				w.Header().Set("Content-Type", "text/event-stream")
+				w.WriteHeader(test.get)
+				return true
+			})
+			p := startProxy(t, "-u", server.url)
+			p.initialize()
+			id := p.request("tools/call", `{"name":"long"}`)
+			if got := p.failure(id); !strings.Contains(got.Message, "before the answer") {
+				t.Errorf("got %q", got.Message)
+			}
+			resumed := slices.DeleteFunc(server.requests("GET"), func(r *fakeRequest) bool { return r.Header.Get("Last-Event-Id") == "" })
+			if len(resumed) != test.gets || server.count("tools/call long") != 1 {
+				t.Errorf("got %d resumptions and %d calls, want %d and 1", len(resumed), server.count("tools/call long"), test.gets)
+			}
+			p.echo("the next one")
+		})
+	}
+}
+
+// After so many resumptions in a row that bring nothing it is over.
+func TestResumingIsBounded(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	p := newTestProxy(t, server.url)
+	at := cursor{id: "p", retry: 0, fruitless: maxResumes}
+	if _, err := p.resume(context.Background(), &at, sessionState{}, 0); err == nil || server.count("GET") != 0 {
+		t.Errorf("got error %v and %d GET, want an error and none", err, server.count("GET"))
+	}
+}
+
+// The listening stream is opened again from where it was cut, and nothing comes twice or is lost.
+func TestListeningStreamIsReopened(t *testing.T) {
+	for name, cut := range map[string]func(){"ended": func() {}, "cut": func() { panic(http.ErrAbortHandler) }} {
+		cut := cut
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const streams = 5
+			server := startMCP(t)
+			server.on("GET", func(w http.ResponseWriter, r *fakeRequest) bool {
+				next := 0
+				fmt.Sscanf(r.Header.Get("Last-Event-Id"), "g%d", &next)
+				stream := startEvents(w)
+				stream.send(fmt.Sprintf("id: g%d\nretry: 20\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"n\":%d}}", next+1, next))
+				if next+1 == streams {
+					<-r.Context().Done()
+				}
+				cut()
+				return true
+			})
+			p := startProxy(t, "-u", server.url)
+			p.initialize()
+			for i, m := range p.received("notifications/message", streams) {
+				if want := fmt.Sprintf(`{"n":%d}`, i); string(m.Params) != want {
+					t.Errorf("got %s, want %s", m.Params, want)
+				}
+			}
+			gets := server.requests("GET")
+			for i := 1; i < len(gets); i++ {
+				if waited := gets[i].at.Sub(gets[i-1].at); waited < 20*time.Millisecond {
+					t.Errorf("GET %d: came after %v, want the server's retry, 20ms", i, waited)
+				}
+				if gets[i].Header.Get("Mcp-Session-Id") != gets[0].Header.Get("Mcp-Session-Id") {
+					t.Errorf("GET %d: another session", i)
+				}
+			}
+		})
+	}
+}
+
+// A server whose streams end before they bring anything is asked less and less often.
+func TestListeningBacksOff(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	server.on("GET", func(w http.ResponseWriter, _ *fakeRequest) bool {
+		if server.count("GET") == 2 {
+			w.WriteHeader(http.StatusBadGateway) // no reason to give up
+			return true
+		}
+		stream := startEvents(w)
+		if server.count("GET") == 1 {
+			stream.send("retry: 10\ndata: ")
+		}
+		return true
+	})
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	server.await("GET", 5)
+	gets := server.requests("GET")
+	at := cursor{retry: 10 * time.Millisecond}
+	for i := 1; i < len(gets); i++ {
+		if waited := gets[i].at.Sub(gets[i-1].at); waited < at.wait(i) {
+			t.Errorf("GET %d: came after %v, want %v at least", i, waited, at.wait(i))
+		}
+	}
+}
+
+func TestCursorWait(t *testing.T) {
+	for _, test := range []struct {
+		retry time.Duration
+		n     int
+		want  time.Duration
+	}{
+		{-1, 1, firstReconnect},
+		{-1, 2, 2*firstReconnect + 100*time.Millisecond},
+		{500 * time.Millisecond, 1, 500 * time.Millisecond},
+		{500 * time.Millisecond, 2, 1100 * time.Millisecond},
+		{time.Hour, 1, longestRetry},
+		{time.Hour, 9, longestRetry},
+	} {
+		at := cursor{retry: test.retry}
+		if got := at.wait(test.n); got != test.want {
+			t.Errorf("retry %v, attempt %d: got %v, want %v", test.retry, test.n, got, test.want)
+		}
+	}
+	for _, retry := range []time.Duration{-1, 0, time.Millisecond, time.Minute} {
+		at := cursor{retry: retry}
+		if got := at.wait(1); got < shortestRetry {
+			t.Errorf("retry %v: got %v: a server would be asked without pause", retry, got)
+		}
+		for n := 1; n < 100; n++ {
+			if this, next := at.wait(n), at.wait(n+1); next < this || next > 2*maxReconnect+time.Second {
+				t.Errorf("retry %v: got %v after %v", retry, next, this)
+			}
+		}
+	}
+}
+
+// A stream that lived for a while is worth opening again soon, and so is one that brought something.
+func TestCursorPause(t *testing.T) {
+	at := cursor{retry: -1}
+	for i, test := range []struct {
+		moves int
+		lived time.Duration
+		want  int // attempt in a row that brought nothing
+	}{
+		{0, 0, 1}, {0, 0, 2}, {0, time.Second, 3}, {0, steadyStream, 1}, {0, 0, 2}, {1, 0, 1}, {1, 0, 2}, {1, 0, 3}, {5, time.Hour, 1},
+	} {
+		at.moves = test.moves
+		if got, want := at.pause(test.lived), at.wait(test.want); got != want || at.fruitless != test.want {
+			t.Errorf("step %d: got %v and %d in a row, want %v and %d", i, got, at.fruitless, want, test.want)
+		}
+	}
+}
+
+// listening returns a function that listens as the program does, and returns when it gives up.
+func listening(t *testing.T, server *fakeMCP) func() {
+	p := newTestProxy(t, server.url)
+	return func() {
+		ctx, cancel := patience()
+		defer cancel()
+		p.listen(ctx, sessionState{})
+		if ctx.Err() != nil {
+			t.Error("it is still listening")
+		}
+	}
+}
+
+// newTestProxy is a proxy inside the test's own process, its stdout discarded.
+func newTestProxy(t *testing.T, server string) *proxy {
+	t.Helper()
+	cfg, err := parseArgs([]string{"-u", server, "--no-trace", "--ca-cert", testPKI.file}, func(string) string { return "" })
+	fatal(t, err)
+	a, err := newApp(cfg, nil)
+	fatal(t, err)
+	t.Cleanup(a.client.CloseIdleConnections)
+	_, stop := context.WithCancelCause(context.Background())
+	return newProxy(cfg, a.client, nil, &lineWriter{w: io.Discard, stop: stop}, nil, nil)
+}
+
+// A server that has no stream is asked once.
+func TestServerWithoutStreamIsAskedOnce(t *testing.T) {
+	for name, answer := range map[string]struct {
+		status int
+		media  string
+	}{
+		"405": {http.StatusMethodNotAllowed, ""}, "404": {http.StatusNotFound, "text/plain"}, "406": {http.StatusNotAcceptable, ""},
+		"400": {http.StatusBadRequest, "application/json"}, "501": {http.StatusNotImplemented, ""}, "204": {http.StatusNoContent, ""},
+		"HTML": {http.StatusOK, "text/html; charset=utf-8"}, "JSON": {http.StatusOK, "application/json"}, "redirect": {http.StatusFound, ""},
+	} {
+		answer := answer
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			server.on("GET", func(w http.ResponseWriter, _ *fakeRequest) bool {
+				w.Header().Set("Content-Type", answer.media)
+				w.WriteHeader(answer.status)
+				return true
+			})
+			listening(t, server)()
+			if got := server.count("GET"); got != 1 {
+				t.Errorf("got %d GET, want 1", got)
+			}
+		})
+	}
+}
+
+// A session that the server forgot is opened again with the client's own
+// words, once for all the calls that meet its end, and the client need not know.
+func TestForgottenSession(t *testing.T) {
+	t.Parallel()
+	const calls = 20
+	server := startMCP(t)
+	server.listens = true
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	first := server.await("GET", 1).Header.Get("Mcp-Session-Id")
+	release := server.hold("tools/call echo")
+	var ids []string
+	for i := 0; i < calls; i++ {
+		ids = append(ids, p.request("tools/call", echoParams("again")))
+	}
+	server.await("tools/call echo", calls)
+	server.endSessions()
+	release()
+	for _, id := range ids {
+		p.echoed(id, "again")
+	}
+	hello := server.requests("initialize")
+	if len(hello) != 2 || server.count("notifications/initialized") != 2 {
+		t.Fatalf("got %q, want one more initialize and one more notifications/initialized", server.labels())
+	}
+	own := hello[1].msg
+	if got := strings.Replace(own.line, `"id":`+string(own.ID), `"id":1`, 1); got != hello[0].msg.line {
+		t.Errorf("got  %s\nwant %s", got, hello[0].msg.line)
+	}
+	second := server.await("GET", 2).Header.Get("Mcp-Session-Id")
+	if second == first || second == "" {
+		t.Errorf("the stream is listened to in session %q, want the new one", second)
+	}
+	server.push(`{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`)
+	p.received("notifications/tools/list_changed", 1)
+	p.closeStdin()
+	p.wait()
+	if got := server.await("DELETE", 1).Header.Get("Mcp-Session-Id"); got != second {
+		t.Errorf("DELETE: got session %q, want the new one", got)
+	}
+}
+
+func TestForgottenSessionMeetsNotification(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	p.echo("before")
+	server.endSessions()
+	p.notify("notifications/roots/list_changed", "")
+	p.echo("after")
+	if got := server.count("initialize"); got != 2 || server.count("notifications/roots/list_changed") != 2 {
+		t.Errorf("got %q, want initialize and the notification again", server.labels())
+	}
+}
+
+// 404 is also what a method that the server does not know may be answered with.
+func TestUnknownMethodIsNoEndOfSession(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	unknown := func(w http.ResponseWriter, r *fakeRequest) bool {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		io.WriteString(w, r.msg.failure(-32601, "Method not found"))
+		return true
+	}
+	server.reply("some/method", unknown)
+	server.reply("notifications/some", unknown)
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	if got := p.failure(p.request("some/method", "")); got.Code != -32601 {
+		t.Errorf("got error %d", got.Code)
+	}
+	p.notify("notifications/some", "")
+	p.echo("the session lives")
+	if got := server.count("initialize"); got != 1 {
+		t.Errorf("got %d initialize, want 1", got)
+	}
+}
+
+// Where no other session is to be had every message is answered, and the
+// server is asked once for all that waited, then again for the next message.
+func TestForgottenSessionCannotBeRenewed(t *testing.T) {
+	t.Parallel()
+	const calls = 10
+	server := startMCP(t)
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	p.echo("before")
+	release := server.hold("tools/call echo")
+	var ids []string
+	for i := 0; i < calls; i++ {
+		ids = append(ids, p.request("tools/call", echoParams("again")))
+	}
+	server.await("tools/call echo", 1+calls)
+	server.endSessions()
+	openGate := server.hold("initialize")
+	refuse := true
+	server.on("initialize", func(w http.ResponseWriter, _ *fakeRequest) bool {
+		if refuse {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+		return refuse
+	})
+	release()
+	server.await("initialize", 2)
+	eventually(t, "all calls wait for the new session", func() bool { return server.answered("tools/call echo") == 1+calls })
+	openGate()
+	for _, id := range ids {
+		if got := p.failure(id); !strings.Contains(got.Message, "500") {
+			t.Errorf("got %q", got.Message)
+		}
+	}
+	if got := server.count("initialize"); got != 2 {
+		t.Errorf("got %d initialize, want 2", got)
+	}
+	server.change(func() { refuse = false })
+	p.echo("at last")
+}
+
+// A server that forgets sessions as soon as they are opened is not asked for ever.
+func TestSessionForgottenAtOnce(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	p.echo("before")
+	server.reply("tools/call echo", func(w http.ResponseWriter, _ *fakeRequest) bool {
+		w.WriteHeader(http.StatusNotFound)
+		return true
+	})
+	if got := p.failure(p.request("tools/call", echoParams("x"))); !strings.Contains(got.Message, "404") {
+		t.Errorf("got %q", got.Message)
+	}
+	if got := server.count("initialize"); got != 2 {
+		t.Errorf("got %d initialize, want 2", got)
+	}
+}
+
+func TestCancelledIsForwarded(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	closed := make(chan struct{})
+	server.reply("tools/call ignores", func(_ http.ResponseWriter, r *fakeRequest) bool {
+		<-r.Context().Done()
+		close(closed)
+		return true
+	})
+	server.reply("tools/call obeys", func(w http.ResponseWriter, r *fakeRequest) bool {
+		server.await("notifications/cancelled", 1)
+		io.WriteString(w, r.msg.failure(-32800, "cancelled"))
+		return true
+	})
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	obeys, ignores := p.request("tools/call", `{"name":"obeys"}`), p.request("tools/call", `{"name":"ignores"}`)
+	server.await("tools/call obeys", 1)
+	server.await("tools/call ignores", 1)
+	for i, id := range []string{obeys, ignores} {
+		p.notify("notifications/cancelled", fmt.Sprintf(`{"requestId":%s,"reason":"enough"}`, id))
+		want := fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%s,"reason":"enough"}}`, id)
+		if got := string(server.await("notifications/cancelled", i+1).body); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	if got := p.failure(obeys); got.Code != -32800 {
+		t.Errorf("got error %d, want the server's own answer", got.Code)
+	}
+	p.unexpect(ignores) // the server says nothing, and neither does the program
+	select {            // after cancelGrace
+	case <-closed:
+	case <-time.After(testPatience):
+		t.Error("the POST of the cancelled call stays open")
+	}
+}
+
+// The end of the session is told, and a server that does not answer is not waited for.
+func TestSessionIsEnded(t *testing.T) {
+	for name, end := range map[string]func(p *testProxy){
+		"EOF":     func(p *testProxy) { p.closeStdin() },
+		"SIGINT":  func(p *testProxy) { p.signal(os.Interrupt) },
+		"SIGTERM": func(p *testProxy) { p.signal(syscall.SIGTERM) },
+	} {
+		for _, stuck := range []bool{false, true} {
+			end, stuck := end, stuck
+			t.Run(fmt.Sprintf("%s stuck %v", name, stuck), func(t *testing.T) {
+				t.Parallel()
+				server := startMCP(t)
+				server.listens = true
+				if stuck {
+					server.hold("DELETE")
+				}
+				p := startProxy(t, "-u", server.url)
+				p.initialize()
+				id := server.await("GET", 1).Header.Get("Mcp-Session-Id")
+				began := time.Now()
+				end(p)
+				p.wait()
+				if took := time.Since(began); took > endTime+5*time.Second || stuck != (took >= endTime) {
+					t.Errorf("the end took %v, want %v only where the server is stuck", took, endTime)
+				}
+				deletes := server.requests("DELETE")
+				if len(deletes) != 1 || deletes[0].Header.Get("Mcp-Session-Id") != id || deletes[0].Header.Get("Mcp-Protocol-Version") != "2025-11-25" {
+					t.Errorf("got %q, want one DELETE of the session", server.labels())
+				}
+			})
+		}
+	}
+}
+
+// Without a session there is nothing to end.
+func TestNoSessionNoDelete(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	server.sessions = false
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	p.echo("x")
+	p.closeStdin()
+	p.wait()
+	if got := server.count("DELETE"); got != 0 {
+		t.Errorf("got %d DELETE, want none", got)
+	}
+}
+
+// What a server could smuggle into a header of ours is not sent back.
+func TestSessionStateIsChecked(t *testing.T) {
+	for id, want := range map[string]string{
+		"abc": "abc", "!~": "!~", "": "", "a b": "", "a\tb": "", "é": "", "a\x7f": "", strings.Repeat("x", maxSessionID): strings.Repeat("x", maxSessionID),
+		strings.Repeat("x", maxSessionID+1): "",
+	} {
+		if got := validSessionID(id); got != want {
+			t.Errorf("session id %.20q: got %.20q, want %.20q", id, got, want)
+		}
+	}
+	for version, want := range map[string]string{"2025-11-25": "2025-11-25", "DRAFT": "DRAFT", "": "", "a b": "", "a\r\nb: c": "", strings.Repeat("1", 65): ""} {
+		if got := validVersion(version); got != want {
+			t.Errorf("version %q: got %q, want %q", version, got, want)
+		}
+	}
+}
