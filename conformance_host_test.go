@@ -121,7 +121,10 @@ func (h *conformanceHost) play() error {
 	if errors.As(err, &answered) || errors.Is(err, errSignInRefused) {
 		return nil
 	}
-	return fmt.Errorf("want an error answer or a refused sign-in, got %w", err)
+	if err == nil {
+		return errors.New("want an error answer or a refused sign-in, got success")
+	}
+	return fmt.Errorf("want an error answer or a refused sign-in, got: %w", err)
 }
 
 // arguments is the command line of the program.

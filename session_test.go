@@ -320,7 +320,7 @@ func listening(t *testing.T, server *fakeMCP) func() {
 // newTestProxy is a proxy inside the test's own process, its stdout discarded.
 func newTestProxy(t *testing.T, server string) *proxy {
 	t.Helper()
-	cfg, err := parseArgs([]string{"-u", server, "--no-trace", "--ca-cert", testPKI.file}, func(string) string { return "" })
+	cfg, err := parseArgs([]string{"-u", server, "--no-trace", "--ca-cert", testShared().pki.file}, func(string) string { return "" })
 	fatal(t, err)
 	a, err := newApp(cfg, nil)
 	fatal(t, err)
