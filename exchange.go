@@ -16,7 +16,8 @@ const (
 	maxRetryAfter    = 60 * time.Second // the longest wait that a server may ask for
 	maxSends         = 4                // of one message, for overload and refused connections
 	firstBackoff     = 250 * time.Millisecond
-	maxDiscardedBody = 64 << 10 // bytes
+	maxDiscardedBody = 64 << 10               // bytes
+	discardWait      = 250 * time.Millisecond // for the end of a body that nobody needs
 )
 
 // attempts bounds what one message may cause.
@@ -134,8 +135,18 @@ func retryAfter(resp *http.Response, now time.Time) (time.Duration, bool) {
 	return wait, wait <= maxRetryAfter
 }
 
-// discard reads what little may be left, so that the connection can be used again.
+// discard reads what little may be left, so that the connection can be used
+// again. A body that does not end is given up: what waits for this must not
+// wait for ever.
 func discard(resp *http.Response) {
-	io.CopyN(io.Discard, resp.Body, maxDiscardedBody)
+	if resp.ContentLength != 0 {
+		defer hangUp(resp.Body, discardWait).Stop()
+		io.CopyN(io.Discard, resp.Body, maxDiscardedBody)
+	}
 	resp.Body.Close()
+}
+
+// hangUp closes a body, under whoever reads it, when its time is over.
+func hangUp(body io.Closer, after time.Duration) *time.Timer {
+	return time.AfterFunc(after, func() { body.Close() })
 }

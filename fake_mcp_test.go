@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -462,3 +463,21 @@ func (s *fakeMCP) serveDelete(w http.ResponseWriter, r *fakeRequest) {
 	s.change(func() { delete(s.live, r.Header.Get("Mcp-Session-Id")) })
 	w.WriteHeader(http.StatusNoContent)
 }
+
+// encoded compresses what is written through it; flush sends what there is.
+func encoded(w http.ResponseWriter, encoding string) (out http.ResponseWriter, flush func()) {
+	flusher := w.(http.Flusher)
+	if encoding != "gzip" {
+		return w, flusher.Flush
+	}
+	w.Header().Set("Content-Encoding", encoding)
+	z := gzip.NewWriter(w)
+	return gzipResponse{w, z}, func() { z.Flush(); flusher.Flush() }
+}
+
+type gzipResponse struct {
+	http.ResponseWriter
+	z *gzip.Writer
+}
+
+func (g gzipResponse) Write(p []byte) (int, error) { return g.z.Write(p) }

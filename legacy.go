@@ -123,7 +123,7 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 	resp, err := p.exchange(ctx, &a, func() (*http.Request, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.server.String(), nil)
 		if err == nil {
-			req.Header.Set("Accept", "text/event-stream")
+			req.Header.Set("Accept", eventStream)
 		}
 		return req, err
 	})

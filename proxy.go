@@ -26,7 +26,7 @@ const (
 	drainTime    = 30 * time.Second // from EOF on stdin to giving up what is in flight
 	signInDrain  = 3 * time.Second  // the same for what waits until the user has signed in
 	endTime      = time.Second      // for ending the session
-	cancelGrace  = 5 * time.Second  // from a forwarded cancellation to closing the POST
+	cancelGrace  = 2 * time.Second  // from a forwarded cancellation to closing the POST
 )
 
 type proxy struct {
@@ -437,10 +437,14 @@ func (p *proxy) notify(ctx context.Context, m *message, turn []<-chan struct{}) 
 			return err
 		}
 		var reply *document
-		if resp.StatusCode >= 400 {
+		switch {
+		case resp.StatusCode >= 400:
 			reply = readRefusal(resp)
+		case resp.StatusCode < 300 && mediaType(resp) == eventStream:
+			p.relayAside(resp.Body)
+		default:
+			discard(resp)
 		}
-		discard(resp)
 		switch {
 		case resp.StatusCode < 300:
 			if m.method == "notifications/initialized" && m.version == "" {

@@ -16,12 +16,14 @@ import (
 
 const (
 	maxErrorBody = 1 << 20         // bytes read of a refusal
-	lingerTime   = 5 * time.Second // for what follows an answer on its stream
+	refusalWait  = time.Second     // for its end
+	lingerTime   = 2 * time.Second // for what follows an answer on its stream
 )
 
 // readRefusal is the JSON-RPC error in the body of a 4xx or 5xx, nil if there is none.
 func readRefusal(resp *http.Response) *document {
 	defer resp.Body.Close()
+	defer hangUp(resp.Body, refusalWait).Stop()
 	d := &document{limit: maxErrorBody}
 	if _, err := io.Copy(d, resp.Body); err != nil || d.finish() != nil {
 		return nil
@@ -63,8 +65,8 @@ func (p *proxy) badAnswer(status int, what string) error {
 // relay passes a successful answer on.
 func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent sessionState) error {
 	c.sessionID = resp.Header.Get("Mcp-Session-Id")
-	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if media == "text/event-stream" {
+	media := mediaType(resp)
+	if media == eventStream {
 		return p.relayStream(ctx, c, resp.Body, sent)
 	}
 	defer resp.Body.Close()
@@ -89,6 +91,13 @@ func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent se
 		return p.badAnswer(resp.StatusCode, "with something that is no JSON-RPC response ("+mediaName(media)+")")
 	}
 	return p.deliver(c, d)
+}
+
+const eventStream = "text/event-stream"
+
+func mediaType(resp *http.Response) string {
+	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return media
 }
 
 func mediaName(media string) string {
@@ -139,6 +148,18 @@ func (p *proxy) relayStream(ctx context.Context, c *call, body io.ReadCloser, se
 	}
 }
 
+// relayAside passes on what a server says where it has nothing to say: in
+// answer to a notification. It does not hold up the messages behind that one.
+func (p *proxy) relayAside(body io.ReadCloser) {
+	p.routines.Add(1)
+	go func() {
+		defer p.routines.Done()
+		defer hangUp(body, lingerTime).Stop()
+		err := p.relayEvents(nil, body, &cursor{})
+		p.log.debugf("stream that answers a notification: %v", err)
+	}()
+}
+
 func (p *proxy) streamEnded() error {
 	return fmt.Errorf("%s ended the stream before the answer", p.server.Host)
 }
@@ -163,7 +184,7 @@ func (p *proxy) relayEvents(c *call, body io.ReadCloser, at *cursor) error {
 		}
 		p.fromServer(c, e.data)
 		if linger == nil && c != nil && c.settled.Load() {
-			linger = time.AfterFunc(lingerTime, func() { body.Close() })
+			linger = hangUp(body, lingerTime)
 		}
 	}
 }

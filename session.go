@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
@@ -224,7 +223,7 @@ func (p *proxy) get(ctx context.Context, at *cursor, sent sessionState) (io.Read
 		if err != nil {
 			return nil, err
 		}
-		req.Header.Set("Accept", "text/event-stream")
+		req.Header.Set("Accept", eventStream)
 		sent.set(req.Header)
 		if at.id != "" {
 			req.Header.Set("Last-Event-ID", at.id)
@@ -234,9 +233,8 @@ func (p *proxy) get(ctx context.Context, at *cursor, sent sessionState) (io.Read
 	if err != nil {
 		return nil, err
 	}
-	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	switch {
-	case resp.StatusCode == http.StatusOK && media == "text/event-stream":
+	case resp.StatusCode == http.StatusOK && mediaType(resp) == eventStream:
 		return resp.Body, nil
 	case notNow(resp.StatusCode):
 		discard(resp)
