@@ -5,7 +5,6 @@ package main
 // headers are is headers.go's.
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -17,16 +16,12 @@ const maxListPages = 100 // of tools, before a server's cursors are taken for a 
 
 // learnTools remembers the annotations of a tools/list result that passes by,
 // and takes the invalid tools out of it.
-func (p *proxy) learnTools(d *document, id []byte) [][]byte {
-	response := d.bytes()
-	if !bytes.Equal(d.field("id"), id) {
-		response = bytes.Join(d.withID(id), nil)
-	}
+func (p *proxy) learnTools(response []byte) []byte {
 	kept, dropped := p.tools.learn(response)
 	for _, t := range dropped {
 		p.log.warnf("%s: the tool %s is left out: %s", p.server.Host, t.name, t.reason)
 	}
-	return [][]byte{kept}
+	return kept
 }
 
 // headerMismatch tells whether the server found a tool call's headers wrong
@@ -47,7 +42,7 @@ func (p *proxy) relistTools(ctx context.Context, m *message) bool {
 		if err != nil || !answer.has("result") {
 			return false
 		}
-		p.learnTools(answer, answer.field("id"))
+		p.learnTools(answer.bytes())
 		cursor = member(answer.field("result"), "nextCursor")
 		if len(cursor) == 0 || cursor[0] != '"' {
 			break

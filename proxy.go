@@ -349,14 +349,11 @@ func (p *proxy) succeed(c *call, d *document) {
 		return
 	}
 	c.endSpan(d)
-	switch {
-	case c.m.version != "" && c.m.method == "tools/list":
-		p.out.write(p.learnTools(d, c.m.id)...)
-	case bytes.Equal(d.field("id"), c.m.id):
-		p.out.write(d.parts()...)
-	default:
-		p.out.write(d.withID(c.m.id)...)
+	parts := inOrder(d, c.m.id)
+	if c.m.version != "" && c.m.method == "tools/list" {
+		parts = [][]byte{p.learnTools(join(parts))}
 	}
+	p.out.write(parts...)
 	forget(d.size())
 }
 

@@ -25,13 +25,40 @@ func readRefusal(resp *http.Response) *document {
 	defer resp.Body.Close()
 	defer hangUp(resp.Body, refusalWait).Stop()
 	d := &document{limit: maxErrorBody}
-	if _, err := io.Copy(d, resp.Body); err != nil || d.finish() != nil {
-		return nil
-	}
-	if member(d.field("error"), "code") == nil {
+	if _, err := io.Copy(d, resp.Body); err != nil || d.finish() != nil || !isError(d.field("error")) {
 		return nil
 	}
 	return d
+}
+
+// isError tells whether the raw value is the error object of JSON-RPC 2.0, section 5.1.
+func isError(raw []byte) bool {
+	code := member(raw, "code")
+	_, hasMessage := unquote(member(raw, "message"))
+	return len(code) > 0 && (code[0] == '-' || isDigit(code[0])) && hasMessage
+}
+
+// isAnswer tells whether d is a response, if not a flawless one.
+func isAnswer(d *document) bool {
+	return d.has("error") && isError(d.field("error")) || d.has("result") && (!d.has("error") || string(d.field("error")) == "null")
+}
+
+// inOrder returns the parts of an answer under an id. What clients would
+// refuse is made good: no "jsonrpc", or the null error beside a result that
+// JSON-RPC 1.0 had and serializers like to add.
+func inOrder(d *document, id []byte) [][]byte {
+	version, _ := unquote(d.field("jsonrpc"))
+	switch {
+	case version != "2.0" || d.has("error") && d.has("result"):
+		name := "result"
+		if isError(d.field("error")) {
+			name = "error"
+		}
+		return [][]byte{[]byte(`{"jsonrpc":"2.0","id":`), id, []byte(`,"` + name + `":`), d.field(name), {'}'}}
+	case bytes.Equal(d.field("id"), id):
+		return d.parts()
+	}
+	return d.withID(id)
 }
 
 // refusal is the error for an answer that is no JSON-RPC message. Its body is
@@ -87,7 +114,7 @@ func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent se
 	case d.size() == 0:
 		return p.awaitListener(ctx, c, resp.StatusCode)
 	}
-	if d.finish() != nil || !d.has("result") && !d.has("error") {
+	if d.finish() != nil || !isAnswer(d) {
 		return p.badAnswer(resp.StatusCode, "with something that is no JSON-RPC response ("+mediaName(media)+")")
 	}
 	return p.deliver(c, d)
@@ -196,11 +223,13 @@ func (p *proxy) fromServer(c *call, d *document) {
 		p.log.warnf("%s sent an event that is not JSON-RPC", p.server.Host)
 		return
 	}
+	version, _ := unquote(d.field("jsonrpc"))
+	method, _ := unquote(d.field("method"))
 	switch {
-	case d.has("method"):
+	case method != "" && version == "2.0":
 		p.out.write(d.parts()...)
 		forget(d.size())
-	case d.has("result") || d.has("error"):
+	case method == "" && isAnswer(d):
 		if err := p.deliver(c, d); err != nil {
 			p.log.warnf("%v", err)
 		}

@@ -126,8 +126,10 @@ func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
 // validID tells whether raw is a string or a number: null and everything else
 // is no id of a request (MCP, Base Protocol, "Requests").
 func validID(raw []byte) bool {
-	return len(raw) > 0 && (raw[0] == '"' || raw[0] == '-' || '0' <= raw[0] && raw[0] <= '9')
+	return len(raw) > 0 && (raw[0] == '"' || raw[0] == '-' || isDigit(raw[0]))
 }
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
 // lineReader reads one message a line.
 type lineReader struct {
