@@ -495,10 +495,12 @@ func (p *proxy) roundTrip(ctx context.Context, c *call) error {
 		case headerMismatch(c.m, resp.StatusCode, reply) && !relisted:
 			relisted = true
 			if !p.relistTools(ctx, c.m) {
-				return p.deliver(c, reply)
+				p.succeed(c, reply)
+				return nil
 			}
 		case reply != nil:
-			return p.deliver(c, reply)
+			p.succeed(c, reply) // whatever its id: Python's SDK says "server-error"
+			return nil
 		default:
 			return p.refusal(resp)
 		}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -238,15 +239,10 @@ func (p *proxy) fromServer(c *call, d *document) {
 	}
 }
 
-// deliver brings a response to the call it answers: the one with its id; else
-// the one whose POST it came back on, when the server left the id out (errors
-// with id null) or changed its type (1 and "1").
+// deliver brings a response to the call it answers. c is the call whose stream
+// or body it came in, nil where that belongs to none.
 func (p *proxy) deliver(c *call, d *document) error {
-	id := d.field("id")
-	target := p.lookup(id)
-	if target == nil && c != nil && sameID(id, c.m.id) {
-		target = c
-	}
+	target := p.answered(c, d.field("id"))
 	if target == nil {
 		if c != nil && c.settled.Load() {
 			return nil // said twice
@@ -267,9 +263,43 @@ func (p *proxy) deliver(c *call, d *document) error {
 	return nil
 }
 
-func sameID(got, want []byte) bool {
-	if len(got) == 0 || string(got) == "null" {
-		return true
+// answered finds the call that a response with this id answers: the one with
+// just this id, else c where its id may be meant, else any whose id may be.
+func (p *proxy) answered(c *call, id []byte) *call {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if exact := p.calls[string(id)]; exact != nil {
+		return exact
 	}
-	return bytes.Equal(bytes.Trim(got, `"`), bytes.Trim(want, `"`))
+	if c != nil && !c.settled.Load() && (isNull(id) || sameID(id, c.m.id)) {
+		return c
+	}
+	if isNull(id) {
+		return nil
+	}
+	for _, other := range p.calls {
+		if sameID(id, other.m.id) {
+			return other
+		}
+	}
+	return nil
+}
+
+// isNull: errors may come without id, or with null.
+func isNull(id []byte) bool { return len(id) == 0 || string(id) == "null" }
+
+// sameID tells whether a server that keeps the meaning of an id at best may
+// mean want: "7" or 7.0 for 7, a\/b for a/b (PHP), \u00e9 for é (Python), what
+// a double keeps of a large integer (JavaScript).
+func sameID(got, want []byte) bool { return looseID(got) == looseID(want) }
+
+func looseID(raw []byte) string {
+	text, isString := unquote(raw)
+	if !isString {
+		text = string(raw)
+	}
+	if number, err := strconv.ParseFloat(text, 64); err == nil {
+		return strconv.FormatFloat(number, 'g', -1, 64)
+	}
+	return text
 }
