@@ -67,7 +67,6 @@ type call struct {
 	done      chan struct{} // closed when settled
 	reached   chan struct{} // closed when the server has begun to answer; nil for an own one
 	reach     sync.Once     // closes reached
-	released  sync.Once     // takes it from the pending
 
 	// own marks a request of the proxy itself: its answer is kept, not written.
 	own     bool
@@ -311,12 +310,8 @@ func (p *proxy) settle(c *call) bool {
 func (p *proxy) finish(c *call) {
 	close(c.done)
 	c.span.end()
-	p.release(c)
+	p.pending.Done()
 }
-
-// release lets the end no longer wait for a call: it is answered, or cancelled
-// and owed nothing.
-func (p *proxy) release(c *call) { c.released.Do(p.pending.Done) }
 
 // fail answers a call with an error; a cancelled call gets no answer.
 func (p *proxy) fail(c *call, err error) {
@@ -345,7 +340,7 @@ func (p *proxy) succeed(c *call, d *document) {
 	}
 	defer p.finish(c)
 	c.answer = d
-	if c.own || c.cancelled.Load() && c.m.version != "" {
+	if c.own {
 		return
 	}
 	c.endSpan(d)
@@ -537,7 +532,8 @@ func (p *proxy) cancel(m *message) bool {
 		return m.version != "" // too late; a server of an earlier era may still want to know
 	}
 	c.cancelled.Store(true)
-	p.release(c)
+	// Nobody waits for its answer any more, at EOF neither.
+	p.fail(c, context.Canceled)
 	if c.m.version != "" || !c.sent.Load() {
 		// MCP 2026-07-28, Cancellation: on HTTP closing the stream says it.
 		c.cancel()
