@@ -180,6 +180,28 @@ func TestNothingIsSentBeforeInitializeIsAnswered(t *testing.T) {
 	p.echoed(early, "early")
 }
 
+// What a message brings about must find the subscription that was asked for before it.
+func TestListenIsNotOvertaken(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	server.lenient = true // it speaks no modern revision
+	release := server.hold("subscriptions/listen")
+	p := startProxy(t, "-u", server.url)
+	const meta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}`
+	listen := p.request("subscriptions/listen", `{`+meta+`,"notifications":{}}`)
+	grow := p.request("tools/call", `{`+meta+`,"name":"grow"}`)
+	p.send("not JSON")
+	p.refusals(1) // so both before it were read
+	server.await("subscriptions/listen", 1)
+	if got := server.labels(); len(got) != 1 {
+		t.Errorf("got %q before the server had begun to answer subscriptions/listen", got)
+	}
+	release()
+	server.await("tools/call grow", 1)
+	p.answer(listen)
+	p.answer(grow)
+}
+
 func TestBadLines(t *testing.T) {
 	t.Parallel()
 	server := startMCP(t)
