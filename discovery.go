@@ -74,6 +74,7 @@ type discoverer struct {
 	http      *http.Client
 	allowHTTP bool
 	resource  string // --resource, or empty
+	known     string // the issuer where we have a client, or empty
 	log       *logger
 }
 
@@ -181,11 +182,17 @@ func isPathPrefix(prefix, path string) bool {
 	return strings.HasPrefix(path, prefix)
 }
 
-// firstServer takes the servers in the order of the list, so that every run
-// comes to the same one. RFC 9728, section 7.6 leaves the choice to the client.
+// firstServer takes the server where we have a client, else the servers in the
+// order of the list, so that every run comes to the same one: a server that was
+// out of order for a while must not cost a registration, nor make given
+// credentials look like another server's. RFC 9728, section 7.6 leaves the
+// choice to the client.
 func (d *discoverer) firstServer(ctx context.Context, issuers []string) (*serverMetadata, error) {
 	if len(issuers) == 0 {
 		return nil, errors.New("protected resource metadata names no authorization server")
+	}
+	if i := slices.IndexFunc(issuers, func(issuer string) bool { return sameIssuer(d.known, issuer) }); i > 0 {
+		issuers = slices.Insert(slices.Delete(slices.Clone(issuers), i, i+1), 0, issuers[i])
 	}
 	if len(issuers) > maxServers {
 		issuers = issuers[:maxServers]

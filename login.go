@@ -67,7 +67,9 @@ func (o *oauth) authorization(ctx context.Context, ch challenge, ask asking) err
 func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, error) {
 	ctx, span := o.trace.start(ctx, "oauth discovery", spanInternal)
 	defer span.end()
-	found, err := o.discover.discover(ctx, o.cfg.server, ch)
+	d := *o.discover
+	d.known = o.reread().Issuer
+	found, err := d.discover(ctx, o.cfg.server, ch)
 	if err == nil && !found.server.defaulted {
 		err = found.server.checkPKCE()
 	}
