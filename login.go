@@ -132,7 +132,8 @@ func (o *oauth) prepare(ctx context.Context, old *credentials, found *authorizat
 
 // registeredClient uses the registration that we have at this server, or makes one.
 func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *credentials, m *serverMetadata) (*callback, error) {
-	if old.Client.Source == sourceRegistered && old.Issuer == m.Issuer {
+	ours := old.Client.Source == sourceRegistered && old.Issuer == m.Issuer
+	if ours && (o.cfg.redirectURI == nil || old.Client.RedirectURI == o.cfg.redirectURI.String()) {
 		if redirect, err := url.Parse(old.Client.RedirectURI); err == nil {
 			if cb, err := listenAt(redirect); err == nil {
 				c.Client = old.Client
