@@ -218,12 +218,20 @@ func refusedByUser(code, description string) error {
 	if code == "access_denied" {
 		return withHint(authErrorf("the sign-in was denied (access_denied)"), "try again, or mcp-proxy login, to be asked again")
 	}
-	err := authErrorf("the authorization server refused the sign-in: %s", strings.TrimSpace(excerpt(code)+" "+excerpt(description)))
+	err := error(authError{&responseError{excerpt(code), excerpt(description)}})
 	// Entra ID (AADSTS9010010, AADSTS901002) wants no resource parameter.
 	if code == "invalid_target" || strings.HasPrefix(description, "AADSTS901") {
 		return withHint(err, "this authorization server takes no resource parameter: add --resource none")
 	}
 	return err
+}
+
+// responseError is an error of the authorization endpoint (RFC 6749, section
+// 4.1.2.1), of a response that was found to be genuine.
+type responseError struct{ code, description string }
+
+func (e *responseError) Error() string {
+	return "the authorization server refused the sign-in: " + strings.TrimSpace(e.code+" "+e.description)
 }
 
 func navigation(r *http.Request) bool {

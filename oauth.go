@@ -315,8 +315,16 @@ func isRejected(err error) bool {
 
 // isUnknownClient: the registration is gone at the server.
 func isUnknownClient(err error) bool {
-	var e *tokenError
-	return errors.As(err, &e) && (e.Code == "invalid_client" || e.Code == "unauthorized_client")
+	var atToken *tokenError
+	var atAuthorize *responseError
+	code := ""
+	switch {
+	case errors.As(err, &atToken):
+		code = atToken.Code
+	case errors.As(err, &atAuthorize):
+		code = atAuthorize.code
+	}
+	return code == "invalid_client" || code == "unauthorized_client"
 }
 
 func errorType(err error) string {
