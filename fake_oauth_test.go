@@ -34,6 +34,9 @@ type fakeAuth struct {
 	expiresIn     any                      // of access tokens: a number, a string, or nil for absent
 	rotates       bool                     // a refresh gives a new refresh token; the old one revokes the grant
 	denies        bool                     // the user says no, whatever the browser does
+	responds      func(back url.Values)    // changes the authorization response
+	accepts       string                   // the one client authentication that does, whatever was given out; no complaint
+	answers       fakeTokenAnswer          // writes the token endpoint's answers in a way of its own
 	forgot        bool                     // clients may be unknown: see forgetClients
 	clients       map[string]*fakeClient
 	codes         map[string]*fakeCode
@@ -44,6 +47,9 @@ type fakeAuth struct {
 	authorization string                // paths of the endpoints
 	token         string
 }
+
+// fakeTokenAnswer writes an answer of the token endpoint, or leaves it (false) as it is.
+type fakeTokenAnswer func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool
 
 // anyValue turns off the check of a parameter.
 const anyValue = "*"
@@ -213,8 +219,11 @@ func refuse(status int, code string) oauthReply {
 
 func (a *fakeAuth) serve(w http.ResponseWriter, r *fakeRequest) {
 	a.mu.Lock()
-	reply := a.answer(r)
+	reply, answers := a.answer(r), a.answers
 	a.mu.Unlock()
+	if strings.HasPrefix(r.label, "token ") && answers != nil && answers(w, r, reply) {
+		return
+	}
 	if reply.location != "" {
 		http.Redirect(w, r.Request, reply.location, reply.status)
 		return
@@ -349,6 +358,9 @@ func (a *fakeAuth) authorize(r *fakeRequest) oauthReply {
 		a.codes[code] = &fakeCode{c, redirect, q.Get("code_challenge"), q.Get("resource"), q.Get("scope")}
 		back.Set("code", code)
 	}
+	if a.responds != nil {
+		a.responds(back)
+	}
 	return oauthReply{status: http.StatusFound, location: redirect + "?" + back.Encode()}
 }
 
@@ -401,6 +413,12 @@ func (a *fakeAuth) authenticated(r *fakeRequest, form url.Values) *fakeClient {
 	c := a.clients[id]
 	if c == nil || c.secret != secret {
 		return nil // the program may have to find out that it is forgotten
+	}
+	if a.accepts != "" {
+		if method != a.accepts {
+			return nil
+		}
+		return c
 	}
 	if !a.want(r, c.method == method, "got client authentication %s, want %s", method, c.method) {
 		return nil

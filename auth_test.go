@@ -1,0 +1,695 @@
+package main
+
+// Authorization by the book, told against the real program: which
+// authorization server, which scopes, which resource, which client. The
+// authorization response is in callback_test.go, the token endpoint in
+// token_test.go, and those who mean harm are in hostile_test.go.
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// asked lists a parameter's value in every authorization request so far.
+func (a *fakeAuth) asked(name string) (values []string) {
+	for _, r := range a.requests("authorize") {
+		values = append(values, r.URL.Query().Get(name))
+	}
+	return values
+}
+
+// sentForms are the forms of all requests for a token so far.
+func (a *fakeAuth) sentForms() (forms []url.Values) {
+	for _, label := range []string{"token authorization_code", "token refresh_token"} {
+		for _, r := range a.requests(label) {
+			form, _ := url.ParseQuery(string(r.body))
+			forms = append(forms, form)
+		}
+	}
+	return forms
+}
+
+func wantValues(t *testing.T, what string, got []string, want ...string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: got %q, want %q", what, got, want)
+	}
+}
+
+// The first of several authorization servers whose metadata is valid is the
+// one, in every run; and the one where we have a client stays it.
+func TestSeveralAuthorizationServers(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	broken, third := newFakeAuth(startOrigin(t)), newFakeAuth(startOrigin(t))
+	var mended bool
+	broken.metadata = func(doc map[string]any) {
+		if !mended {
+			doc["issuer"] = third.issuer
+		}
+	}
+	server.prm = func(doc map[string]any) {
+		doc["authorization_servers"] = []string{broken.issuer, auth.issuer, third.issuer}
+	}
+	first := newUser(t, auth, server)
+	for _, user := range []*testUser{first, newUser(t, auth, server)} {
+		user.start("-u", server.url).initialize()
+	}
+	broken.change(func() { mended = true })
+	auth.revokeAll()
+	p := first.start("-u", server.url)
+	id := p.request("initialize", initializeParams)
+	first.paste(p.awaitURL(1)) // no second window within a minute
+	p.result(id)
+	if got := auth.count("authorize"); got != 3 || auth.count("register") != 2 {
+		t.Errorf("second server: got %q, want 3 sign-ins of 2 users", auth.labels())
+	}
+	for _, other := range []*fakeAuth{broken, third} {
+		if got := other.count("authorize") + other.count("register"); got != 0 {
+			t.Errorf("another server: got %q", other.labels())
+		}
+	}
+}
+
+// Revision 2025-03-26 knows no protected resource metadata: the server's own
+// origin is the authorization server, with metadata or without.
+func TestServersOfTheFirstRevisionWithAuthorization(t *testing.T) {
+	for name, metadataPath := range map[string]string{
+		"OAuth metadata": "/.well-known/oauth-authorization-server", "OpenID metadata": "/.well-known/openid-configuration", "no metadata": "",
+	} {
+		metadataPath := metadataPath
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			auth := newFakeAuth(server.fakeOrigin)
+			server.auth, server.prmPath, server.version = auth, "", "2025-03-26"
+			server.challenge = func(string) string { return "Bearer" }
+			auth.metadataPath, auth.resource, auth.scope = metadataPath, server.url, ""
+			auth.methods = []string{"none", "client_secret_basic"}
+			p := newUser(t, auth, server).start("-u", server.url)
+			p.initialize()
+			p.echo("old")
+			wantValues(t, "PKCE method", auth.asked("code_challenge_method"), "S256")
+		})
+	}
+}
+
+// The scopes of the challenge, else those of the metadata, else none; and
+// what comes with offline access (OpenID Connect Core, section 11).
+func TestScopes(t *testing.T) {
+	for name, test := range map[string]struct {
+		challenged  string
+		published   []string // by the resource
+		offered     []string // by the authorization server
+		flag        string
+		want        string
+		wantConsent bool
+	}{
+		"challenged":                 {"read write", []string{"all"}, nil, "", "read write", false},
+		"published":                  {"", []string{"read", "write"}, nil, "", "read write", false},
+		"published, but none":        {"", []string{}, nil, "", "", false},
+		"nothing said":               {"", nil, []string{"read", "write"}, "", "", false},
+		"given":                      {"read write", []string{"all"}, []string{"offline_access"}, "mine other", "mine other", false},
+		"offline access":             {"read", nil, []string{"read", "offline_access"}, "", "read offline_access", true},
+		"offline access, challenged": {"read offline_access", nil, nil, "", "read offline_access", true},
+		"offline access, given":      {"read", nil, nil, "offline_access", "offline_access", true},
+		"offline access alone":       {"", nil, []string{"offline_access"}, "", "", false},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			server.scope, auth.scope, auth.scopes = test.challenged, test.want, test.offered
+			server.prm = func(doc map[string]any) {
+				if test.published != nil {
+					doc["scopes_supported"] = test.published
+				}
+			}
+			args := []string{"-u", server.url}
+			if test.flag != "" {
+				args = append(args, "--scope", test.flag)
+			}
+			newUser(t, auth, server).start(args...).initialize()
+			want := ""
+			if test.wantConsent {
+				want = "consent"
+			}
+			wantValues(t, "prompt", auth.asked("prompt"), want)
+		})
+	}
+}
+
+// A request that needs more scopes gets them, and none of the earlier ones is lost.
+func TestStepUp(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.scope = anyValue
+	server.needs = map[string]string{"tools/call echo": "write", "tools/list": "admin", "notifications/roots/list_changed": "roots"}
+	user := newUser(t, auth, server)
+	user.remember(server)
+	p := user.start("-u", server.url)
+	p.initialize()
+	p.echo("may I")
+	wantValues(t, "scope", auth.asked("scope"), "tools write")
+	p.call("tools/list", "")
+	p.echo("still")
+	wantValues(t, "scope", auth.asked("scope"), "tools write", "tools write admin")
+	p.notify("notifications/roots/list_changed", "") // any message may need it
+	server.await("notifications/roots/list_changed", 2)
+	wantValues(t, "scope", auth.asked("scope"), "tools write", "tools write admin", "tools write admin roots")
+	if got := auth.count("register"); got != 0 {
+		t.Errorf("got %d registrations, want 0", got)
+	}
+
+	again := user.start("-u", server.url)
+	again.initialize()
+	again.echo("all of it is in the store")
+	if got := auth.count("authorize"); got != 3 {
+		t.Errorf("got %d sign-ins, want 3", got)
+	}
+}
+
+// A 401 may name further scopes as well, and --scope is no reason to fail for good.
+func TestStepUpByUnauthorized(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.scope = anyValue
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url, "--scope", "mine")
+	p.initialize()
+	server.change(func() { server.scope = "tools admin" })
+	server.on("tools/call echo", func(w http.ResponseWriter, r *fakeRequest) bool {
+		granted, _ := auth.validate(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), server.resource)
+		if hasScope(granted, "admin") {
+			return false
+		}
+		w.Header().Set("WWW-Authenticate", bearerChallenge(server.base+server.prmPath, "insufficient_scope", "tools admin"))
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	})
+	p.echo("more")
+	wantValues(t, "scope", auth.asked("scope"), "mine", "mine tools admin")
+}
+
+// A server that is never satisfied gets a few attempts; then its own error is the answer.
+func TestStepUpIsBounded(t *testing.T) {
+	for name, test := range map[string]struct {
+		scope   func(n int) string // challenged the nth time
+		reason  string
+		signIns int
+	}{
+		"more every time":   {func(n int) string { return fmt.Sprintf("scope-%d", n) }, "insufficient_scope", maxStepUps},
+		"never granted":     {func(int) string { return "write" }, "insufficient_scope", 1},
+		"asked for already": {func(int) string { return "tools" }, "insufficient_scope", 0},
+		"no scope named":    {func(int) string { return "" }, "insufficient_scope", 0},
+		"forbidden":         {func(int) string { return "write" }, "invalid_request", 0},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.scope = anyValue
+			user := newUser(t, auth, server)
+			user.remember(server)
+			refusals := 0
+			server.reply("tools/call echo", func(w http.ResponseWriter, r *fakeRequest) bool {
+				refusals++ // one call at a time
+				w.Header().Set("WWW-Authenticate", bearerChallenge(server.base+server.prmPath, test.reason, test.scope(refusals)))
+				w.WriteHeader(http.StatusForbidden)
+				io.WriteString(w, r.msg.failure(-32099, "the server's own words"))
+				return true
+			})
+			p := user.start("-u", server.url)
+			p.initialize()
+			if got := p.failure(p.request("tools/call", echoParams("no"))); got.Code != -32099 || got.Message != "the server's own words" {
+				t.Errorf("got %d %q, want the server's own error", got.Code, got.Message)
+			}
+			if got := auth.count("authorize"); got != test.signIns || refusals != test.signIns+1 {
+				t.Errorf("got %d sign-ins and %d attempts, want %d and %d", got, refusals, test.signIns, test.signIns+1)
+			}
+		})
+	}
+}
+
+// Google knows no offline_access: without these two parameters it gives no
+// refresh token. Its issuer cannot be played by a fake, so this looks at the URL.
+func TestGoogleAuthorizationURL(t *testing.T) {
+	for name, test := range map[string]struct {
+		issuer, scope          string
+		params                 url.Values
+		wantAccess, wantPrompt string
+	}{
+		"Google":            {googleIssuer, "openid email", nil, "offline", "consent"},
+		"Google, as told":   {googleIssuer, "openid", url.Values{"prompt": {"select_account consent"}}, "offline", "select_account consent"},
+		"another":           {"https://as.example", "openid email", nil, "", ""},
+		"another, offline":  {"https://as.example", "openid offline_access", nil, "", "consent"},
+		"a similar name":    {googleIssuer + ".evil.example", "openid", nil, "", ""},
+		"another, no scope": {"https://as.example", "", nil, "", ""},
+	} {
+		o := &oauth{cfg: &config{authParams: test.params}}
+		c := &credentials{Issuer: test.issuer, RequestedScope: test.scope, Client: client{ID: "id", RedirectURI: "http://localhost:3000/oauth2callback"}}
+		address, err := o.authorizationURL(c, &authorization{server: serverMetadata{AuthorizationEndpoint: test.issuer + "/auth?hl=de"}}, newVerifier(), "state")
+		fatal(t, err)
+		q := parsedURL(t, address).Query()
+		if got := q.Get("access_type"); got != test.wantAccess {
+			t.Errorf("%s: access_type: got %q, want %q", name, got, test.wantAccess)
+		}
+		if got := q.Get("prompt"); got != test.wantPrompt {
+			t.Errorf("%s: prompt: got %q, want %q", name, got, test.wantPrompt)
+		}
+		if q.Get("hl") != "de" || q.Has("scope") != (test.scope != "") {
+			t.Errorf("%s: got %q, want the endpoint's own parameters kept and no empty scope", name, address)
+		}
+	}
+}
+
+// Given by the user, else the metadata document, else registered.
+func TestWhichClient(t *testing.T) {
+	const document = "https://app.example.com/client.json"
+	for name, test := range map[string]struct {
+		given, document, supported, registers bool
+		want                                  string // id; "registered"
+	}{
+		"given before all":           {true, true, true, true, "by-hand"},
+		"document":                   {false, true, true, true, document},
+		"document without support":   {false, true, false, true, "registered"},
+		"support without a document": {false, false, true, true, "registered"},
+		"registered":                 {false, false, false, true, "registered"},
+		"document, no registration":  {false, true, true, false, document},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.registers = test.registers
+			auth.metadata = func(doc map[string]any) {
+				if test.supported {
+					doc["client_id_metadata_document_supported"] = true
+				}
+			}
+			args := []string{"-u", server.url}
+			redirect := fmt.Sprintf("http://127.0.0.1:%d/cb", freePort(t))
+			auth.addClient("by-hand", "none", redirect)
+			auth.addClient(document, "none", redirect)
+			if test.want != "registered" {
+				args = append(args, "--redirect-uri", redirect)
+			}
+			if test.given {
+				args = append(args, "--client-id", "by-hand")
+			}
+			if test.document {
+				args = append(args, "--client-metadata-url", document)
+			}
+			newUser(t, auth, server).start(args...).initialize()
+			got := auth.asked("client_id")
+			if test.want == "registered" && len(got) == 1 && strings.HasPrefix(got[0], "client-") && auth.count("register") == 1 {
+				return
+			}
+			wantValues(t, "client_id", got, test.want)
+			if auth.count("register") != 0 {
+				t.Errorf("got a registration")
+			}
+		})
+	}
+}
+
+// movedServer is an MCP server that names another authorization server since a
+// user signed in: the old one, and the new one.
+func movedServer(t *testing.T) (server *fakeMCP, old, now *fakeAuth) {
+	server, old = startProtected(t)
+	now = newFakeAuth(startOrigin(t))
+	now.resource, now.scope = server.resource, anyValue
+	return server, old, now
+}
+
+// move ends all tokens of the old authorization server.
+func (s *fakeMCP) move(to *fakeAuth) {
+	s.auth.revokeAll()
+	s.change(func() { s.auth = to })
+}
+
+// Another authorization server: what was made for the old one is never shown
+// to the new one (MCP 2026-07-28, Client Registration, "Authorization Server Binding").
+func TestAuthorizationServerMoved(t *testing.T) {
+	t.Parallel()
+	server, old, now := movedServer(t)
+	old.methods = []string{"client_secret_post"}
+	user := newUser(t, old, now, server)
+	p := user.start("-u", server.url)
+	p.initialize()
+	server.move(now)
+	p.echo("moved")
+	if now.count("register") != 1 || server.count("PRM") != 2 {
+		t.Errorf("got %q of the new server, want a registration after the metadata was read again", now.labels())
+	}
+	wantNothingOf(t, old, now, old.asked("client_id")[0])
+	user.start("-u", server.url).initialize() // the file is of the new server now
+	wantNothingOf(t, now, old, now.asked("client_id")[0])
+}
+
+// wantNothingOf looks for one server's secrets, and words, in all that another was sent.
+func wantNothingOf(t *testing.T, owner, other *fakeAuth, words ...string) {
+	t.Helper()
+	other.mu.Lock()
+	seen := slices.Clone(other.seen)
+	other.mu.Unlock()
+	for _, r := range seen {
+		for _, secret := range append(owner.secrets(), words...) {
+			for _, sent := range []string{r.URL.String(), string(r.body), fmt.Sprint(r.Header)} {
+				if text, err := url.QueryUnescape(sent); strings.Contains(sent, secret) || err == nil && strings.Contains(text, secret) {
+					t.Errorf("%s of %s holds %.12s… of %s", r.label, other.base, secret, owner.base)
+				}
+			}
+		}
+	}
+}
+
+// Given credentials are of one authorization server: another one never sees them.
+func TestAuthorizationServerMovedWithGivenClient(t *testing.T) {
+	t.Parallel()
+	server, old, now := movedServer(t)
+	redirect := fmt.Sprintf("http://127.0.0.1:%d/cb", freePort(t))
+	old.methods = []string{"client_secret_basic"}
+	c := old.addClient("given-client", "client_secret_basic", redirect)
+	user := newUser(t, old, now, server)
+	user.env["MY_SECRET"] = c.secret
+	args := []string{"-u", server.url, "--client-id", c.id, "--client-secret", "env:MY_SECRET", "--redirect-uri", redirect}
+	p := user.start(args...)
+	p.initialize()
+	server.move(now)
+	for _, p := range []*testProxy{p, user.start(args...)} {
+		got := p.failure(p.request("initialize", initializeParams))
+		for _, want := range []string{old.issuer, now.issuer, "--client-id"} {
+			if !strings.Contains(got.Message, want) {
+				t.Errorf("got %q, want %q in it", got.Message, want)
+			}
+		}
+	}
+	wantNothingOf(t, old, now, c.id)
+	if got := now.count("authorize") + now.count("register") + now.count("token authorization_code"); got != 0 {
+		t.Errorf("the new server: got %q", now.labels())
+	}
+	if got := len(user.openings()); got != 1 {
+		t.Errorf("got %d browser windows, want 1", got)
+	}
+}
+
+// A sign-in that nobody answered does not undo the binding.
+func TestBindingOutlivesFailedSignIn(t *testing.T) {
+	t.Parallel()
+	server, old, now := movedServer(t)
+	user := newUser(t, old, now, server)
+	user.browser = "ignore"
+	var id, redirect string
+	user.remember(server, func(doc map[string]any) {
+		delete(doc["token"].(map[string]any), "refresh_token")
+		c := doc["client"].(map[string]any)
+		c["source"] = "given"
+		id, redirect = c["id"].(string), c["redirect_uri"].(string)
+	})
+	old.expireAccess()
+	args := []string{"-u", server.url, "--client-id", id, "--redirect-uri", redirect}
+	p := user.start(append(args, "--login-timeout", "1s")...)
+	p.failure(p.request("initialize", initializeParams))
+	server.move(now)
+	p = user.start(args...)
+	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, now.issuer) {
+		t.Errorf("got %q, want a refusal that names %s", got.Message, now.issuer)
+	}
+	wantNothingOf(t, old, now, id)
+}
+
+// A metadata document is ours wherever we show it.
+func TestAuthorizationServerMovedWithMetadataDocument(t *testing.T) {
+	t.Parallel()
+	const document = "https://app.example.com/client.json"
+	server, old, now := movedServer(t)
+	redirect := fmt.Sprintf("http://127.0.0.1:%d/cb", freePort(t))
+	for _, a := range []*fakeAuth{old, now} {
+		a.metadata = func(doc map[string]any) { doc["client_id_metadata_document_supported"] = true }
+		a.addClient(document, "none", redirect)
+	}
+	p := newUser(t, old, now, server).start("-u", server.url, "--client-metadata-url", document, "--redirect-uri", redirect)
+	p.initialize()
+	server.move(now)
+	p.echo("portable")
+	wantValues(t, "client_id", now.asked("client_id"), document)
+	if now.count("register") != 0 {
+		t.Errorf("got %q", now.labels())
+	}
+}
+
+// A registration that the server no longer knows is made anew, once, wherever
+// the server says so: the MCP SDKs' examples keep registrations in memory and
+// forget them at every start.
+func TestForgottenRegistration(t *testing.T) {
+	for name, forget := range map[string]func(auth *fakeAuth){
+		"at refresh": func(auth *fakeAuth) { auth.forgetClients() },
+		"at the token endpoint": func(auth *fakeAuth) {
+			auth.revokeAll()
+			auth.on("token authorization_code", func(w http.ResponseWriter, r *fakeRequest) bool {
+				if auth.count("register") > 0 {
+					return false
+				}
+				writeJSON(w, http.StatusUnauthorized, map[string]any{"error": "invalid_client"})
+				return true
+			})
+		},
+		"at the authorization endpoint": func(auth *fakeAuth) {
+			auth.revokeAll()
+			auth.change(func() {
+				auth.responds = func(back url.Values) {
+					if len(labelled(auth.seen, "register")) == 0 {
+						back.Del("code")
+						back.Set("error", "unauthorized_client")
+					}
+				}
+			})
+		},
+	} {
+		forget := forget
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			user := newUser(t, auth, server)
+			user.remember(server)
+			forget(auth)
+			user.start("-u", server.url).initialize()
+			if got := auth.count("register"); got != 1 {
+				t.Errorf("got %d registrations, want 1: %q", got, auth.labels())
+			}
+		})
+	}
+}
+
+// A server that knows no client at all is not registered at for ever.
+func TestForgottenRegistrationIsBounded(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.on("token authorization_code", func(w http.ResponseWriter, r *fakeRequest) bool {
+		writeJSON(w, http.StatusUnauthorized, map[string]any{"error": "invalid_client"})
+		return true
+	})
+	p := newUser(t, auth, server).start("-u", server.url)
+	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "invalid_client") {
+		t.Errorf("got %q, want invalid_client", got.Message)
+	}
+	if got := auth.count("register"); got != maxRegistrations {
+		t.Errorf("got %d registrations, want %d", got, maxRegistrations)
+	}
+}
+
+// Where an unknown client ends on a page of the authorization server's, nobody
+// tells the program. A sign-in that brought no answer with an earlier
+// registration makes another the next time.
+func TestForgottenRegistrationThatNobodyTells(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.remember(server, func(doc map[string]any) { delete(doc["token"].(map[string]any), "refresh_token") })
+	auth.forgetClients()
+	p := user.start("-u", server.url, "--login-timeout", "1s")
+	p.failure(p.request("initialize", initializeParams))
+	user.start("-u", server.url).initialize()
+	if got := auth.count("register"); got != 1 {
+		t.Errorf("got %d registrations, want 1", got)
+	}
+}
+
+// Further parameters go to the authorization endpoint as they are.
+func TestAuthParams(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.env["HINT"] = "me+you@example.com"
+	user.start("-u", server.url, "--auth-param", "login_hint=env:HINT", "--auth-param=prompt=login", "--auth-param", "odd=a=b&c").initialize()
+	wantValues(t, "login_hint", auth.asked("login_hint"), "me+you@example.com")
+	wantValues(t, "prompt", auth.asked("prompt"), "login")
+	wantValues(t, "odd", auth.asked("odd"), "a=b&c")
+	for _, form := range auth.sentForms() {
+		if form.Has("login_hint") || form.Has("odd") {
+			t.Errorf("token endpoint: got %v", form)
+		}
+	}
+}
+
+// The resource is the same at every endpoint: as published, as given, or none.
+func TestResource(t *testing.T) {
+	for name, test := range map[string]struct {
+		published string // appended to the server's URL
+		flag      string
+		want      string // "": the published one
+	}{
+		"as published":        {"", "", ""},
+		"with slash":          {"/", "", ""}, // the Python SDK publishes URLs with the slash that pydantic adds
+		"with query":          {"?tenant=1", "", ""},
+		"given":               {"", "api://mine", "api://mine"},
+		"given against other": {"/other/path", "https://other.example/x", "https://other.example/x"},
+		"none":                {"", "none", "-"},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			server.resource = server.url + test.published
+			args, want := []string{"-u", server.url}, server.resource
+			if test.want != "" {
+				want = strings.TrimPrefix(test.want, "-")
+				args = append(args, "--resource", test.flag)
+			}
+			auth.resource = want
+			user := newUser(t, auth, server)
+			if test.want != "" && want != "" { // the fake's tokens are for what was asked for
+				published := server.resource
+				server.prm = func(doc map[string]any) { doc["resource"] = published }
+				server.resource = want
+			}
+			p := user.start(args...)
+			p.initialize()
+			auth.expireAccess()
+			p.echo("refreshed")
+			if auth.count("token refresh_token") != 1 || len(auth.sentForms()) != 2 {
+				t.Errorf("got %q", auth.labels())
+			}
+		})
+	}
+}
+
+// Entra ID refuses the resource parameter (AADSTS9010010, AADSTS901002): the
+// error says which flag helps, and the flag helps.
+func TestServerThatRefusesResource(t *testing.T) {
+	for name, refusal := range map[string][2]string{
+		"Entra ID": {"invalid_request", "AADSTS901002: The 'resource' request parameter is not supported."},
+		"RFC 8707": {"invalid_target", "no such resource"},
+	} {
+		refusal := refusal
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.resource = anyValue
+			auth.responds = func(back url.Values) {
+				seen := labelled(auth.seen, "authorize")
+				if seen[len(seen)-1].URL.Query().Has("resource") {
+					back.Del("code")
+					back.Set("error", refusal[0])
+					back.Set("error_description", refusal[1])
+				}
+			}
+			user := newUser(t, auth, server)
+			p := user.start("-u", server.url)
+			if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "--resource none") {
+				t.Errorf("got %q, want a word about --resource none", got.Message)
+			}
+			helped := newUser(t, auth, server).start("-u", server.url, "--resource", "none")
+			helped.initialize()
+		})
+	}
+}
+
+// Issuers of an empty path are written with a slash and without; only these are the same.
+func TestIssuerWithAndWithoutSlash(t *testing.T) {
+	for name, test := range map[string]struct {
+		named, published string // after the origin
+		ok               bool
+	}{
+		"the Python SDK adds one":  {"/", "", true},
+		"Auth0 has one":            {"", "/", true},
+		"a path has no such grace": {"/tenant/", "/tenant", false},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.issuer = auth.base + test.published
+			auth.metadataPath += strings.TrimSuffix(test.published, "/")
+			server.prm = func(doc map[string]any) { doc["authorization_servers"] = []string{auth.base + test.named} }
+			p := newUser(t, auth, server).start("-u", server.url)
+			if test.ok {
+				p.initialize()
+				return
+			}
+			p.failure(p.request("initialize", initializeParams))
+			if got := auth.count("authorize") + auth.count("register"); got != 0 {
+				t.Errorf("got %q", auth.labels())
+			}
+		})
+	}
+}
+
+// A registration endpoint that refuses, or answers with a page, is told to the
+// user with the way out; none of the page is.
+func TestRegistrationRefused(t *testing.T) {
+	for name, status := range map[string]int{
+		"403": http.StatusForbidden, // servers that register clients of their own choice only
+		"200": http.StatusOK,        // a single-page application answers every path
+	} {
+		status := status
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.on("register", func(w http.ResponseWriter, r *fakeRequest) bool {
+				w.Header().Set("Content-Type", "text/html")
+				w.WriteHeader(status)
+				io.WriteString(w, "<html>SENTINEL</html>")
+				return true
+			})
+			user := newUser(t, auth, server)
+			p := user.start("-u", server.url)
+			got := p.failure(p.request("initialize", initializeParams))
+			if !strings.Contains(got.Message, "--client-id") || strings.Contains(got.Message+p.stderr(), "SENTINEL") {
+				t.Errorf("got %q, want a word about --client-id and nothing of the page", got.Message)
+			}
+			if got := len(user.openings()); got != 0 {
+				t.Errorf("got %d browser windows, want 0", got)
+			}
+		})
+	}
+}
+
+// Servers send redirect URIs of their own back, and not always the registered one (seen at Asana's).
+func TestRegistrationWithOtherRedirects(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.registered = func(doc map[string]any) {
+		doc["redirect_uris"] = []string{"https://example.com/cb", "http://127.0.0.1/callback"}
+		doc["scope"], doc["grant_types"] = "narrow", []string{"authorization_code"}
+	}
+	newUser(t, auth, server).start("-u", server.url).initialize()
+}
+
+// Another --redirect-uri than the registered one wants another registration.
+func TestRegistrationForAnotherRedirect(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.remember(server)
+	auth.revokeAll()
+	redirect := fmt.Sprintf("http://127.0.0.1:%d/elsewhere", freePort(t))
+	user.start("-u", server.url, "--redirect-uri", redirect).initialize()
+	wantValues(t, "redirect_uri", auth.asked("redirect_uri"), redirect)
+}
