@@ -291,6 +291,9 @@ type tokenError struct {
 
 func (e *tokenError) Error() string {
 	text := "token endpoint of " + e.Host
+	if e.Code == "" && e.Status < 300 {
+		return text + ": the answer is no token"
+	}
 	if e.Code == "" {
 		return fmt.Sprintf("%s: status %d", text, e.Status)
 	}
@@ -457,11 +460,12 @@ type tokenAnswer struct {
 
 func parseTokenAnswer(status int, body []byte, now time.Time) (token, error) {
 	var a tokenAnswer
-	if json.Unmarshal(body, &a) != nil {
+	// A member of another type counts as absent: Twitch sends the scopes as a list.
+	if err := json.Unmarshal(body, &a); err != nil && !errors.As(err, new(*json.UnmarshalTypeError)) {
 		// GitHub answers form-encoded whatever Accept says on some of its endpoints.
 		form, err := url.ParseQuery(strings.TrimSpace(string(body)))
 		if err != nil || form.Get("access_token") == "" && form.Get("error") == "" {
-			form = nil
+			return token{}, &tokenError{Status: status}
 		}
 		a = tokenAnswer{
 			AccessToken: form.Get("access_token"), TokenType: form.Get("token_type"), RefreshToken: form.Get("refresh_token"),
@@ -474,7 +478,7 @@ func parseTokenAnswer(status int, body []byte, now time.Time) (token, error) {
 		return token{}, &tokenError{Code: excerpt(a.Error), Description: a.ErrorDescription, Status: status}
 	case status != http.StatusOK && status != http.StatusCreated:
 		return token{}, &tokenError{Status: status}
-	case !isVisible(a.AccessToken):
+	case a.AccessToken == "" || !isVisible(a.AccessToken):
 		return token{}, &tokenError{Code: "invalid_response", Description: "no usable access token", Status: status}
 	case !strings.EqualFold(a.TokenType, "Bearer"):
 		// RFC 6749, section 7.1: a token of a type that is not understood must not be used.
