@@ -310,10 +310,22 @@ func (e *tokenError) outOfOrder() bool {
 }
 
 // isRejected tells whether err is the authorization server's word that this
-// grant or client is no good: only then may a token be given up.
+// grant or client is no good: only then may a token be given up. Where the
+// words are not those of RFC 6749, section 5.2, its statuses say it: with
+// nothing taken for a refusal no start would ever lead to a sign-in.
 func isRejected(err error) bool {
 	var e *tokenError
-	return errors.As(err, &e) && e.Code != "" && !e.outOfOrder()
+	if !errors.As(err, &e) || e.outOfOrder() {
+		return false
+	}
+	return e.Code != "" || e.Status == http.StatusBadRequest || e.Status == http.StatusUnauthorized
+}
+
+// aboutClient tells whether the server may not have understood who the client
+// is. Some say so without invalid_client: a servlet container's own page with
+// 401, or that parameters are missing, where the form alone is read.
+func (e *tokenError) aboutClient() bool {
+	return e.Code == "invalid_client" || e.Code == "invalid_request" || e.Status == http.StatusUnauthorized
 }
 
 // isUnknownClient: the registration is gone at the server.
@@ -351,13 +363,13 @@ func (o *oauth) tokenWithRetry(ctx context.Context, c *credentials, form url.Val
 		switch {
 		case err == nil:
 			return t, nil
-		case isAnswer && refused.Code == "invalid_client" && firstRefusal == nil && c.Client.Secret != "":
+		case isAnswer && refused.aboutClient() && firstRefusal == nil && c.Client.Secret != "":
 			// Servers that accept only one of the two without naming it in their
 			// metadata, among them older Keycloak and Auth0 tenants.
 			firstRefusal = err
 			c.Client.AuthMethod = otherMethod(c.Client.AuthMethod)
 			continue
-		case firstRefusal != nil && isAnswer && !refused.outOfOrder():
+		case firstRefusal != nil && isAnswer && !refused.outOfOrder() && refused.Code != "invalid_grant":
 			return token{}, firstRefusal // the way that the metadata named: its reason is the one to mend
 		case !(isAnswer && refused.outOfOrder() || notSent(err)) || attempt >= maxTokenAttempts:
 			return token{}, err
