@@ -1,0 +1,314 @@
+package main
+
+// The token endpoint: how a client shows who it is, what answers are
+// understood, and what becomes of a token when there is no good answer.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Id and secret hold what RFC 6749, section 2.3.1 wants encoded. A server may
+// accept only one way and not say so; which one it is is found out once.
+func TestTokenEndpointAuthentication(t *testing.T) {
+	basic, post := "client_secret_basic", "client_secret_post"
+	refusals := map[string]fakeTokenAnswer{
+		"page": func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool { // Tomcat's own page, before any OAuth
+			if reply.status == http.StatusUnauthorized {
+				w.WriteHeader(http.StatusUnauthorized)
+				io.WriteString(w, "<html>Unauthorized</html>")
+			}
+			return reply.status == http.StatusUnauthorized
+		},
+		"request": func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool { // who reads the form alone misses parameters
+			if reply.status == http.StatusUnauthorized {
+				writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_request", "error_description": "client_secret is missing"})
+			}
+			return reply.status == http.StatusUnauthorized
+		},
+	}
+	for name, test := range map[string]struct {
+		says    []string // nil: nothing
+		accepts string
+		refuses string
+		tries   int // of the code
+	}{
+		"basic":                             {[]string{basic}, basic, "", 1},
+		"post":                              {[]string{post}, post, "", 1},
+		"both":                              {[]string{post, basic}, basic, "", 1},
+		"basic, says nothing":               {nil, basic, "", 1},
+		"post, says nothing":                {nil, post, "", 2},
+		"post, says basic":                  {[]string{basic}, post, "", 2},
+		"basic, says post":                  {[]string{post}, basic, "", 2},
+		"post, refuses with a page":         {nil, post, "page", 2},
+		"post, calls the request malformed": {nil, post, "request", 2},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			redirect := fmt.Sprintf("http://127.0.0.1:%d/cb", freePort(t))
+			c := auth.addClient("a client:1/+&=%?~", test.accepts, redirect)
+			auth.methods, auth.accepts, auth.answers = test.says, test.accepts, refusals[test.refuses]
+			auth.metadata = func(doc map[string]any) {
+				if test.says == nil {
+					delete(doc, "token_endpoint_auth_methods_supported")
+				}
+			}
+			user := newUser(t, auth, server)
+			user.env["MY_SECRET"] = c.secret
+			args := []string{"-u", server.url, "-i", c.id, "-s", "env:MY_SECRET", "--redirect-uri", redirect}
+			p := user.start(args...)
+			p.initialize()
+			auth.expireAccess()
+			p.echo("refreshed")
+			if codes, refreshes := auth.count("token authorization_code"), auth.count("token refresh_token"); codes != test.tries || refreshes != 1 {
+				t.Errorf("got %d requests for the code and %d refreshes, want %d and 1", codes, refreshes, test.tries)
+			}
+			auth.expireAccess()
+			user.start(args...).initialize()
+			if got := auth.count("token refresh_token"); got != 2 {
+				t.Errorf("got %d refreshes after another start, want 2: the way was found out before", got)
+			}
+		})
+	}
+}
+
+// A registered client uses the way that the server's answer names.
+func TestRegisteredClientAuthentication(t *testing.T) {
+	for _, method := range []string{"none", "client_secret_basic", "client_secret_post"} {
+		method := method
+		t.Run(method, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.methods = []string{method}
+			p := newUser(t, auth, server).start("-u", server.url)
+			p.initialize()
+			auth.expireAccess()
+			p.echo("refreshed")
+			if auth.count("token authorization_code") != 1 || auth.count("token refresh_token") != 1 {
+				t.Errorf("got %q", auth.labels())
+			}
+		})
+	}
+}
+
+// A secret that is wrong is told as such, with what to check, and shown twice at most.
+func TestWrongSecret(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	redirect := fmt.Sprintf("http://127.0.0.1:%d/cb", freePort(t))
+	auth.methods = []string{"client_secret_basic"}
+	c := auth.addClient("the-client", "client_secret_basic", redirect)
+	p := newUser(t, auth, server).start("-u", server.url, "-i", c.id, "-s", "wrong", "--redirect-uri", redirect)
+	got := p.failure(p.request("initialize", initializeParams))
+	if !strings.Contains(got.Message, "invalid_client") || !strings.Contains(got.Message, "--client-secret") {
+		t.Errorf("got %q, want invalid_client and what to check", got.Message)
+	}
+	if got := auth.count("token authorization_code"); got != 2 {
+		t.Errorf("got %d requests for a token, want 2", got)
+	}
+}
+
+// Answers that are not as the RFC has them, and who sends them.
+func TestOddTokenAnswers(t *testing.T) {
+	edited := func(edit func(doc map[string]any)) fakeTokenAnswer {
+		return func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool {
+			if reply.status == http.StatusOK {
+				edit(reply.doc)
+			}
+			writeJSON(w, reply.status, reply.doc)
+			return true
+		}
+	}
+	for name, test := range map[string]struct {
+		answers  fakeTokenAnswer
+		signIns  int
+		wantLife bool // the expiry is known
+	}{
+		"expires_in as string":   {edited(func(doc map[string]any) { doc["expires_in"] = "3600" }), 0, true}, // PayPal, older Azure AD
+		"expires_in absent":      {edited(func(doc map[string]any) { delete(doc, "expires_in") }), 0, false}, // GitHub, Slack, Notion
+		"expires_in null":        {edited(func(doc map[string]any) { doc["expires_in"] = nil }), 0, false},
+		"lower-case type":        {edited(func(doc map[string]any) { doc["token_type"] = "bearer" }), 0, true},     // GitHub
+		"scopes as list":         {edited(func(doc map[string]any) { doc["scope"] = []string{"tools"} }), 0, true}, // Twitch
+		"no scope":               {edited(func(doc map[string]any) { delete(doc, "scope") }), 0, true},
+		"no refresh token":       {edited(func(doc map[string]any) { delete(doc, "refresh_token") }), 0, true}, // Google, Auth0 without rotation
+		"form":                   {formAnswer(http.StatusOK), 0, true},                                         // GitHub, Facebook
+		"form, called something": {formAnswer(http.StatusCreated), 0, true},
+		"error with status 200":  {errorAnswerWith(http.StatusOK, `{"ok":false,"error":"invalid_grant"}`), 1, true}, // GitHub, Slack
+		"error as form":          {errorAnswerWith(http.StatusOK, `error=bad_refresh_token&error_description=it+is+gone`), 1, true},
+		"refused without a word": {errorAnswerWith(http.StatusBadRequest, `<html>Bad Request</html>`), 1, true},
+		"refused, other JSON":    {errorAnswerWith(http.StatusUnauthorized, `{"error":{"code":401,"message":"x"}}`), 1, true},
+	} {
+		name, test := name, test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			if name == "no refresh token" {
+				auth.rotates = false
+			}
+			auth.answers = test.answers
+			user := newUser(t, auth, server)
+			user.remember(server, expired)
+			auth.expireAccess()
+			p := user.start("-u", server.url)
+			p.initialize()
+			if got := auth.count("authorize"); got != test.signIns {
+				t.Errorf("got %d sign-ins, want %d: %q", got, test.signIns, auth.labels())
+			}
+			stored := user.storedToken(server.url)
+			if known := time.Until(stored.Expiry) > 50*time.Minute; known != test.wantLife || stored.Refresh == "" {
+				t.Errorf("got expiry %v and a refresh token of %d bytes", stored.Expiry, len(stored.Refresh))
+			}
+			auth.expireAccess()
+			p.echo("by the token that the odd answer left")
+			if got := auth.count("authorize"); got != test.signIns {
+				t.Errorf("got %d sign-ins later, want %d", got, test.signIns)
+			}
+		})
+	}
+}
+
+// formAnswer sends good answers form-encoded.
+func formAnswer(status int) fakeTokenAnswer {
+	return func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool {
+		if reply.status != http.StatusOK {
+			return false
+		}
+		form := url.Values{}
+		for name, value := range reply.doc {
+			form.Set(name, fmt.Sprint(value))
+		}
+		w.Header().Set("Content-Type", "text/plain")
+		w.WriteHeader(status)
+		io.WriteString(w, form.Encode()+"\n")
+		return true
+	}
+}
+
+// errorAnswerWith refuses the first refresh in this way.
+func errorAnswerWith(status int, body string) fakeTokenAnswer {
+	refused := false
+	return func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool {
+		if refused || r.label != "token refresh_token" {
+			return false
+		}
+		refused = true // one request at a time
+		w.WriteHeader(status)
+		io.WriteString(w, body)
+		return true
+	}
+}
+
+// storedToken reads the token from the credentials file.
+func (u *testUser) storedToken(server string) token {
+	u.t.Helper()
+	var c credentials
+	data, err := os.ReadFile(u.credentialsFile(server))
+	fatal(u.t, err)
+	fatal(u.t, json.Unmarshal(data, &c))
+	return c.Token
+}
+
+// A server in trouble says nothing about the token: it stays, and works again
+// when the server does.
+func TestTroubleDoesNotCostTheToken(t *testing.T) {
+	for name, status := range map[string]int{"500": 500, "503": 503, "429": 429, "403": 403, "404": 404} {
+		status := status
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			trouble := true
+			auth.answers = func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool {
+				if trouble {
+					w.WriteHeader(status)
+				}
+				return trouble
+			}
+			auth.rotates = false
+			user := newUser(t, auth, server)
+			user.remember(server, expired)
+			p := user.start("-u", server.url)
+			got := p.failure(p.request("initialize", initializeParams))
+			if !strings.Contains(got.Message, fmt.Sprint(status)) {
+				t.Errorf("got %q, want the status in it", got.Message)
+			}
+			auth.change(func() { trouble = false })
+			p.initialize()
+			if got := auth.count("authorize"); got != 0 {
+				t.Errorf("got %d sign-ins, want 0", got)
+			}
+		})
+	}
+}
+
+func TestParseTokenAnswer(t *testing.T) {
+	now := time.Date(2026, 7, 28, 10, 0, 0, 0, time.UTC)
+	good := func(life time.Duration) token {
+		tok := token{Access: "a", Type: "Bearer", Obtained: now}
+		if life > 0 {
+			tok.Expiry = now.Add(life)
+		}
+		return tok
+	}
+	for body, want := range map[string]token{
+		`{"access_token":"a","token_type":"Bearer"}`:                                   good(0),
+		`{"access_token":"a","token_type":"bEARER","expires_in":60,"x":{}}`:            good(time.Minute),
+		`{"access_token":"a","token_type":"Bearer","expires_in":"60"}`:                 good(time.Minute),
+		`{"access_token":"a","token_type":"Bearer","expires_in":" 60.5 "}`:             good(60500 * time.Millisecond),
+		`{"access_token":"a","token_type":"Bearer","expires_in":0}`:                    good(0),
+		`{"access_token":"a","token_type":"Bearer","expires_in":-1}`:                   good(0),
+		`{"access_token":"a","token_type":"Bearer","expires_in":"never"}`:              good(0),
+		`{"access_token":"a","token_type":"Bearer","expires_in":"NaN"}`:                good(0),
+		`{"access_token":"a","token_type":"Bearer","expires_in":"Inf"}`:                good(maxTokenLife),
+		`{"access_token":"a","token_type":"Bearer","expires_in":99999999999999999999}`: good(maxTokenLife),
+		`{"access_token":"a","token_type":"Bearer","expires_in":[]}`:                   good(0),
+		`{"access_token":"a","token_type":"Bearer","error":"","error_description":""}`: good(0),
+		"access_token=a&token_type=bearer&expires_in=60\n":                             good(time.Minute),
+	} {
+		if got, err := parseTokenAnswer(http.StatusOK, []byte(body), now); err != nil || got != want {
+			t.Errorf("%s: got %+v (%v), want %+v", body, got, err, want)
+		}
+	}
+	for _, test := range []struct {
+		status   int
+		body     string
+		code     string
+		rejected bool
+	}{
+		{200, `{"error":"invalid_grant","access_token":"a","token_type":"Bearer"}`, "invalid_grant", true},
+		{400, `{"error":"invalid_grant"}`, "invalid_grant", true},
+		{400, `error=invalid_grant`, "invalid_grant", true},
+		{400, ``, "", true},
+		{401, `<html>`, "", true},
+		{403, `<html>`, "", false},
+		{500, `{"error":"invalid_grant"}`, "invalid_grant", false},
+		{400, `{"error":"temporarily_unavailable"}`, "temporarily_unavailable", false},
+		{302, `{"access_token":"a","token_type":"Bearer"}`, "", false},
+		{200, ``, "", false},
+		{200, `null`, "invalid_response", true},
+		{200, `{}`, "invalid_response", true},
+		{200, `{"token_type":"Bearer"}`, "invalid_response", true},
+		{200, `{"access_token":"","token_type":"Bearer"}`, "invalid_response", true},
+		{200, `{"access_token":"a\r\nX: y","token_type":"Bearer"}`, "invalid_response", true},
+		{200, `{"access_token":"a\u0000","token_type":"Bearer"}`, "invalid_response", true},
+		{200, `{"access_token":"é","token_type":"Bearer"}`, "invalid_response", true},
+		{200, `{"access_token":"a"}`, "unsupported_token_type", true},
+		{200, `{"access_token":"a","token_type":"DPoP"}`, "unsupported_token_type", true},
+		{200, `{"access_token":"a","token_type":"Bearer"`, "", false},
+	} {
+		got, err := parseTokenAnswer(test.status, []byte(test.body), now)
+		var refused *tokenError
+		if !errors.As(err, &refused) || refused.Code != test.code || isRejected(err) != test.rejected || got != (token{}) {
+			t.Errorf("%d %s: got %+v (%v), want code %q, rejected %v", test.status, test.body, got, err, test.code, test.rejected)
+		}
+	}
+}
