@@ -156,22 +156,28 @@ func (cb *callback) close() {
 // ServeHTTP takes one valid authorization response; everything else is
 // refused and the wait goes on.
 func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != cb.redirect.Path || r.Method != http.MethodGet {
+	if !cb.isOurPath(r.URL) || r.Method != http.MethodGet {
 		writePage(w, http.StatusNotFound, pageStray)
 		return
 	}
 	// Another name that leads here is DNS rebinding; an Origin is a script's
 	// request, where a redirect is a navigation and has none.
-	if r.Host != cb.redirect.Host || !navigation(r) {
+	if !sameOrigin(cb.redirect, &url.URL{Scheme: "http", Host: r.Host}) || !navigation(r) {
 		writePage(w, http.StatusBadRequest, pageStray)
 		return
 	}
 	q := r.URL.Query()
+	for _, name := range []string{"state", "iss", "code", "error"} {
+		if len(q[name]) > 1 { // RFC 6749, section 3.1: none may be there twice
+			writePage(w, http.StatusBadRequest, pageStray)
+			return
+		}
+	}
 	if cb.state == "" || subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(cb.state)) != 1 {
 		writePage(w, http.StatusBadRequest, pageWrongState)
 		return
 	}
-	if len(q["iss"]) > 1 || len(q["code"]) > 1 || q.Get("code") == "" && q.Get("error") == "" {
+	if q.Get("code") == "" && q.Get("error") == "" {
 		writePage(w, http.StatusBadRequest, pageStray)
 		return
 	}
@@ -198,6 +204,12 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writePage(w, http.StatusGatewayTimeout, pageFailed(errors.New("the authorization server gave no token in time")))
 	case <-r.Context().Done():
 	}
+}
+
+// isOurPath compares as written; browsers ask for "/" where there is none.
+func (cb *callback) isOurPath(u *url.URL) bool {
+	path := cb.redirect.EscapedPath()
+	return u.EscapedPath() == path || path == "" && u.EscapedPath() == "/"
 }
 
 // check applies RFC 9207, section 2.4, in the table of MCP 2026-07-28,

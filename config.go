@@ -297,10 +297,7 @@ func (c *config) setRedirectURI(raw string) error {
 	if err != nil || u.Scheme != "http" || !isLoopback(u.Hostname()) || u.Port() == "" || u.Port() == "0" || u.User != nil || u.Fragment != "" || u.RawQuery != "" {
 		return withHint(usagef("--redirect-uri: must be http on this machine with a port"), "--redirect-uri http://localhost:3000/oauth2callback")
 	}
-	if u.Path == "" {
-		u.Path = "/"
-	}
-	c.redirectURI = u
+	c.redirectURI = u // as it was registered: no slash is added
 	return nil
 }
 
