@@ -1,0 +1,467 @@
+package main
+
+// The authorization response: what the loopback callback takes, what it
+// refuses while it waits, where it listens, and the page that the user sees.
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// waitingSignIn is a sign-in whose URL was printed and nobody has opened.
+type waitingSignIn struct {
+	*testProxy
+	auth     *fakeAuth
+	id       string   // of the request that waits
+	page     string   // the sign-in URL
+	redirect *url.URL // where the answer is expected
+	state    string
+}
+
+func startWaiting(t *testing.T, server *fakeMCP, auth *fakeAuth, args ...string) *waitingSignIn {
+	t.Helper()
+	w := &waitingSignIn{auth: auth}
+	w.testProxy = newUser(t, auth, server).start(append([]string{"-u", server.url, "--no-browser"}, args...)...)
+	w.id = w.request("initialize", initializeParams)
+	w.page = w.awaitURL(1)
+	q := parsedURL(t, w.page).Query()
+	w.redirect, w.state = parsedURL(t, q.Get("redirect_uri")), q.Get("state")
+	return w
+}
+
+// response is the address of an authorization response with these parameters.
+func (w *waitingSignIn) response(params url.Values) string {
+	u := *w.redirect
+	u.RawQuery = params.Encode()
+	return u.String()
+}
+
+// consent is the user who says yes; the browser is told where to go but does not follow.
+func (w *waitingSignIn) consent() string {
+	w.t.Helper()
+	client := w.user.httpClient()
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := client.Get(w.page)
+	fatal(w.t, err)
+	resp.Body.Close()
+	to, err := resp.Location()
+	fatal(w.t, err)
+	return to.String()
+}
+
+// httpClient trusts the fakes and shares no connection with anybody.
+func (u *testUser) httpClient() *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DisableKeepAlives = true
+	transport.TLSClientConfig = &tls.Config{RootCAs: testShared().pki.roots}
+	return &http.Client{Transport: transport}
+}
+
+// knock sends a request to the callback and returns what came back; status 0: nobody is there.
+func knock(t testing.TB, method, address string, header http.Header) (status int, body string) {
+	t.Helper()
+	ctx, cancel := patience()
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, address, nil)
+	fatal(t, err)
+	if header != nil {
+		req.Header = header
+	}
+	if host := header.Get("Host"); host != "" {
+		req.Host = host
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, ""
+	}
+	defer resp.Body.Close()
+	page, err := io.ReadAll(resp.Body)
+	fatal(t, err)
+	return resp.StatusCode, string(page)
+}
+
+// What is not the answer that is waited for gets 400 or 404, shows nothing of
+// what came, and the wait goes on: pages in the same browser, and everybody on
+// this machine, can knock here.
+func TestStrayRequestsDoNotEndTheWait(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	w := startWaiting(t, server, auth)
+	good := func(edit ...string) url.Values {
+		q := url.Values{"state": {w.state}, "iss": {auth.issuer}, "code": {"SENTINEL-code"}}
+		for i := 0; i < len(edit); i += 2 {
+			q.Set(edit[i], edit[i+1])
+			if edit[i+1] == "" {
+				q.Del(edit[i])
+			}
+		}
+		return q
+	}
+	twice := func(name string, values ...string) string {
+		q := good()
+		q[name] = values
+		return w.response(q)
+	}
+	elsewhere := func(path string) string {
+		u := parsedURL(t, w.response(good()))
+		u.Path = path
+		return u.String()
+	}
+	host := func(value string) http.Header { return http.Header{"Host": {value}} }
+	whole := w.response(good())
+	for name, test := range map[string]struct {
+		method, address string
+		header          http.Header
+		status          int
+	}{
+		"no parameters":         {"GET", w.response(nil), nil, 400},
+		"favicon":               {"GET", elsewhere("/favicon.ico"), nil, 404},
+		"root":                  {"GET", elsewhere("/"), nil, 404},
+		"path with more":        {"GET", elsewhere("/callback/"), nil, 404},
+		"path in capitals":      {"GET", elsewhere("/Callback"), nil, 404},
+		"path with dots":        {"GET", strings.Replace(whole, "/callback", "/x/../callback", 1), nil, 404},
+		"path that is encoded":  {"GET", strings.Replace(whole, "/callback", "/%63allback", 1), nil, 404},
+		"POST":                  {"POST", whole, nil, 404},
+		"HEAD":                  {"HEAD", whole, nil, 404},
+		"OPTIONS":               {"OPTIONS", whole, nil, 404},
+		"no state":              {"GET", w.response(good("state", "")), nil, 400},
+		"guessed state":         {"GET", w.response(good("state", newState())), nil, 400},
+		"state with more":       {"GET", w.response(good("state", w.state+"x")), nil, 400},
+		"state cut short":       {"GET", w.response(good("state", w.state[:10])), nil, 400},
+		"state twice":           {"GET", twice("state", w.state, "other"), nil, 400},
+		"code twice":            {"GET", twice("code", "one", "two"), nil, 400},
+		"iss twice":             {"GET", twice("iss", auth.issuer, "https://evil.example"), nil, 400},
+		"error twice":           {"GET", twice("error", "access_denied", "x"), nil, 400},
+		"neither code nor err":  {"GET", w.response(good("code", "")), nil, 400},
+		"guessed state, denied": {"GET", w.response(good("state", newState(), "code", "", "error", "access_denied")), nil, 400},
+		"foreign Host":          {"GET", whole, host("evil.example"), 400},
+		"foreign Host and port": {"GET", whole, host("evil.example:" + w.redirect.Port()), 400},
+		"Host without port":     {"GET", whole, host(w.redirect.Hostname()), 400},
+		"Host with other port":  {"GET", whole, host(w.redirect.Hostname() + ":1"), 400},
+		"localhost for address": {"GET", whole, host("localhost:" + w.redirect.Port()), 400},
+		"foreign Origin":        {"GET", whole, http.Header{"Origin": {"https://evil.example"}}, 400},
+		"fetch of a page":       {"GET", whole, http.Header{"Sec-Fetch-Mode": {"cors"}, "Origin": {"https://evil.example"}}, 400},
+		"fetch without cors":    {"GET", whole, http.Header{"Sec-Fetch-Mode": {"no-cors"}}, 400},
+		"image of a page":       {"GET", whole, http.Header{"Sec-Fetch-Mode": {"no-cors"}, "Sec-Fetch-Dest": {"image"}}, 400},
+		"WebSocket":             {"GET", whole, http.Header{"Sec-Fetch-Mode": {"websocket"}}, 400},
+	} {
+		status, body := knock(t, test.method, test.address, test.header)
+		if status != test.status {
+			t.Errorf("%s: got status %d, want %d", name, status, test.status)
+		}
+		for _, leak := range []string{"SENTINEL", w.state, auth.issuer, "access_denied", "evil.example"} {
+			if strings.Contains(body, leak) {
+				t.Errorf("%s: the page repeats %q", name, leak)
+			}
+		}
+	}
+	if got := auth.labels(); len(auth.sentForms()) != 0 {
+		t.Errorf("a stray request was acted on: %q", got)
+	}
+	if page := w.user.paste(w.page); page.Status != http.StatusOK {
+		t.Errorf("the good answer: got status %d", page.Status)
+	}
+	w.result(w.id)
+	if got := len(auth.sentForms()); got != 1 {
+		t.Errorf("got %d requests for a token, want 1", got)
+	}
+}
+
+// The same answer twice is taken once, while the token is on its way and after.
+func TestDoubledResponse(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	w := startWaiting(t, server, auth)
+	answer := w.consent()
+	release := auth.hold("token authorization_code")
+	first := make(chan int)
+	go func() {
+		status, _ := knock(t, "GET", answer, nil)
+		first <- status
+	}()
+	auth.await("token authorization_code", 1)
+	if status, body := knock(t, "GET", answer, nil); status != http.StatusBadRequest || !strings.Contains(body, "Already received") {
+		t.Errorf("second: got status %d %q, want 400", status, body)
+	}
+	release()
+	if got := <-first; got != http.StatusOK {
+		t.Errorf("first: got status %d, want 200", got)
+	}
+	w.result(w.id)
+	if status, _ := knock(t, "GET", answer, nil); status == http.StatusOK {
+		t.Errorf("third: got status %d", status)
+	}
+	if got := len(auth.sentForms()); got != 1 {
+		t.Errorf("got %d requests for a token, want 1", got)
+	}
+}
+
+// The table of MCP 2026-07-28, Authorization, "Authorization Response
+// Validation", for codes and for errors: what is not of this server is neither
+// used nor shown.
+func TestIssuerOfTheResponse(t *testing.T) {
+	const right, wrong, absent = "right", "https://evil.example", ""
+	for name, test := range map[string]struct {
+		advertised bool
+		iss        string
+		denied     bool
+		ok         bool
+	}{
+		"promised and there":              {true, right, false, true},
+		"promised and missing":            {true, absent, false, false},
+		"promised, another's":             {true, wrong, false, false},
+		"not promised, but there":         {false, right, false, true},
+		"not promised, another's":         {false, wrong, false, false},
+		"not promised, not there":         {false, absent, false, true},
+		"error, promised and there":       {true, right, true, true},
+		"error, promised and missing":     {true, absent, true, false},
+		"error, promised, another's":      {true, wrong, true, false},
+		"error, not promised, another's":  {false, wrong, true, false},
+		"error, not promised, not there":  {false, absent, true, true},
+		"error, not promised, but there ": {false, right, true, true},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.metadata = func(doc map[string]any) {
+				if !test.advertised {
+					delete(doc, "authorization_response_iss_parameter_supported")
+				}
+			}
+			auth.responds = func(back url.Values) {
+				switch test.iss {
+				case absent:
+					back.Del("iss")
+				case wrong:
+					back.Set("iss", wrong)
+				}
+				if test.denied {
+					back.Del("code")
+					back.Set("error", "SENTINEL_error")
+					back.Set("error_description", "SENTINEL text")
+					back.Set("error_uri", "https://evil.example/SENTINEL")
+				}
+			}
+			w := startWaiting(t, server, auth)
+			page := w.user.paste(w.page)
+			if test.ok && !test.denied {
+				w.result(w.id)
+				return
+			}
+			got := w.failure(w.id)
+			switch shown := strings.Contains(got.Message+page.Body+w.stderr(), "SENTINEL"); {
+			case test.ok && !strings.Contains(got.Message, "SENTINEL_error SENTINEL text"):
+				t.Errorf("got %q, want the server's error", got.Message)
+			case !test.ok && shown:
+				t.Errorf("another server's words were shown: %q, page %q", got.Message, page.Body)
+			case !test.ok && !strings.Contains(got.Message, "does not come from"):
+				t.Errorf("got %q, want a word about the issuer", got.Message)
+			}
+			if got := len(auth.sentForms()); got != 0 || page.Status != http.StatusBadRequest {
+				t.Errorf("got %d requests for a token and a page with status %d", got, page.Status)
+			}
+		})
+	}
+}
+
+// The comparison is of plain strings: no normalization of any kind.
+func TestIssuerIsComparedAsWritten(t *testing.T) {
+	const issuer = "https://as.example/tenant"
+	for iss, want := range map[string]bool{
+		issuer: true, issuer + "/": false, "https://AS.example/tenant": false, "https://as.example:443/tenant": false, "https://as.example/t%65nant": false,
+		issuer + " ": false, issuer + ".evil": false, "https://as.example": false, "": false, "as.example/tenant": false,
+	} {
+		for _, needed := range []bool{false, true} {
+			cb := &callback{issuer: issuer, needsIss: needed}
+			if got := cb.check(url.Values{"iss": {iss}, "code": {"c"}}); (got.err == nil) != want || (got.code != "") != want {
+				t.Errorf("%q, needed %v: got %q (%v)", iss, needed, got.code, got.err)
+			}
+		}
+	}
+}
+
+// localhost may mean either loopback address to a browser.
+func TestBothLoopbackAddresses(t *testing.T) {
+	addresses := []string{"127.0.0.1"}
+	if hasIPv6() { // not every container has
+		addresses = append(addresses, "[::1]")
+	}
+	for _, address := range addresses {
+		address := address
+		t.Run(address, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			port := freePort(t)
+			redirect := fmt.Sprintf("http://localhost:%d/cb", port)
+			c := auth.addClient("the-client", "none", redirect)
+			w := startWaiting(t, server, auth, "--client-id", c.id, "--redirect-uri", redirect)
+			answer := strings.Replace(w.consent(), "localhost", address, 1)
+			if status, _ := knock(t, "GET", answer, http.Header{"Host": {w.redirect.Host}}); status != http.StatusOK {
+				t.Errorf("got status %d, want 200", status)
+			}
+			w.result(w.id)
+		})
+	}
+}
+
+// The redirect URI goes out exactly as it was given, and the browser's own
+// spelling of its host comes back.
+func TestRedirectURIAsGiven(t *testing.T) {
+	forms := map[string]string{
+		"capitals": "http://LocalHost:%d/cb", "no path": "http://127.0.0.1:%d", "IPv6": "http://[::1]:%d/cb", "encoded path": "http://127.0.0.1:%d/c%%62",
+	}
+	if !hasIPv6() {
+		delete(forms, "IPv6")
+	}
+	for name, form := range forms {
+		form := form
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			redirect := fmt.Sprintf(form, freePort(t))
+			c := auth.addClient("the-client", "none", redirect)
+			w := startWaiting(t, server, auth, "--client-id", c.id, "--redirect-uri", redirect)
+			answer := w.consent()
+			host := strings.ToLower(parsedURL(t, answer).Host)
+			if status, _ := knock(t, "GET", answer, http.Header{"Host": {host}}); status != http.StatusOK {
+				t.Errorf("got status %d, want 200", status)
+			}
+			w.result(w.id)
+		})
+	}
+}
+
+// A redirect URI on port 80 comes back without the port in Host.
+func TestHostOfDefaultPort(t *testing.T) {
+	for host, want := range map[string]int{
+		"localhost": 200, "LOCALHOST:80": 200, "localhost:8080": 400, "localhost.": 400, "": 400, "evil.example": 400,
+	} {
+		cb := newCallback(parsedURL(t, "http://localhost:80/cb"))
+		cb.expect("mcp.example", "state", "https://as.example", false)
+		cb.outcome(nil)
+		r := httptest.NewRequest(http.MethodGet, "/cb?state=state&code=c", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		if cb.ServeHTTP(w, r); w.Code != want {
+			t.Errorf("%q: got status %d, want %d", host, w.Code, want)
+		}
+	}
+}
+
+// A port that is taken, on either loopback address, is passed over.
+func TestFirstFreePort(t *testing.T) {
+	t.Parallel()
+	if l, err := net.Listen("tcp", "[::1]:3000"); err == nil { // else somebody has it already
+		defer l.Close()
+	}
+	server, auth := startProtected(t)
+	c := auth.addClient("the-client", "none")
+	w := startWaiting(t, server, auth, "--client-id", c.id)
+	if port := w.redirect.Port(); port <= "3000" || port > "3010" || w.redirect.Hostname() != "localhost" || w.redirect.Path != "/oauth2callback" {
+		t.Errorf("got redirect URI %s, want the next free port", w.redirect)
+	}
+	w.user.paste(w.page)
+	w.result(w.id)
+}
+
+// All ports taken: the error names them, and the way out. Not parallel: others
+// need these ports.
+func TestAllPortsTaken(t *testing.T) {
+	for port := firstGivenPort; port <= lastGivenPort; port++ {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil { // else somebody has it already
+			defer l.Close()
+		}
+	}
+	cb, err := listenForGivenClient(nil)
+	if err == nil {
+		cb.close()
+		t.Fatalf("got %s, want an error", cb.redirect)
+	}
+	if !strings.Contains(err.Error(), "3000 to 3010") || !strings.Contains(hintOf(err), "--redirect-uri http://localhost:PORT/oauth2callback") {
+		t.Errorf("got %q, hint %q", err, hintOf(err))
+	}
+}
+
+// The user's own redirect URI is the only place; nobody else's window opens for it.
+func TestRedirectURITaken(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fatal(t, err)
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	server, auth := startProtected(t)
+	c := auth.addClient("the-client", "none")
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url, "--client-id", c.id, "--redirect-uri", "http://127.0.0.1:"+port+"/cb")
+	got := p.failure(p.request("initialize", initializeParams))
+	if !strings.Contains(got.Message, "--redirect-uri: port "+port+" is in use") {
+		t.Errorf("got %q, want the flag and the port", got.Message)
+	}
+	if got := len(user.openings()); got != 0 || auth.count("authorize") != 0 {
+		t.Errorf("got %d browser windows", got)
+	}
+}
+
+// The page says what happened in plain, escaped words, runs nothing, and is
+// kept nowhere.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.denies = true
+	auth.responds = func(back url.Values) {
+		back.Set("error", "<script>alert(1)</script>")
+		back.Set("error_description", `"><img src=x onerror='alert(2)'>{{mark}}`)
+	}
+	w := startWaiting(t, server, auth)
+	page := w.user.paste(w.page)
+	for _, bad := range []string{"<script", "<img", "'alert", w.state} {
+		if strings.Contains(page.Body, bad) {
+			t.Errorf("page: got %q in %q", bad, page.Body)
+		}
+	}
+	if !strings.Contains(page.Body, "&lt;script&gt;") || !strings.Contains(page.Body, "mcp-proxy login") {
+		t.Errorf("page: got %q, want the error, escaped, and what to do", page.Body)
+	}
+	for name, want := range map[string]string{
+		"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+		"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+	} {
+		if got := page.Header.Get(name); got != want {
+			t.Errorf("page: %s: got %q, want %q", name, got, want)
+		}
+	}
+	for name := range page.Header {
+		if strings.HasPrefix(name, "Access-Control-") || name == "Set-Cookie" || name == "Location" {
+			t.Errorf("page: got the header %s", name)
+		}
+	}
+	w.failure(w.id)
+}
+
+// The listener is there before anybody is told the address, and gone when it is over.
+func TestCallbackEnds(t *testing.T) {
+	t.Parallel()
+	cb, err := listenForRegistration(nil)
+	fatal(t, err)
+	cb.expect("mcp.example", "state", "https://as.example", false)
+	go knock(t, "GET", cb.redirect.String()+"?state=state&code=c", nil)
+	code, err := cb.wait(context.Background())
+	if code != "c" || err != nil {
+		t.Errorf("got %q (%v)", code, err)
+	}
+	cb.outcome(nil)
+	cb.close()
+	if status, _ := knock(t, "GET", cb.redirect.String(), nil); status != 0 {
+		t.Errorf("somebody still answers: %d", status)
+	}
+}
