@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -342,12 +343,25 @@ func isUnknownClient(err error) bool {
 	return code == "invalid_client" || code == "unauthorized_client"
 }
 
+// errorCodes are those of RFC 6749, sections 4.1.2.1 and 5.2, RFC 8707, section
+// 2, and our own. What else stands in their place may be anything.
+var errorCodes = []string{
+	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
+	"access_denied", "unsupported_response_type", "server_error", "temporarily_unavailable", "invalid_target",
+	"invalid_response", "unsupported_token_type",
+}
+
 func errorType(err error) string {
 	var e *tokenError
-	if errors.As(err, &e) && e.Code != "" {
-		return excerpt(e.Code)
+	switch {
+	case !errors.As(err, &e):
+		return networkErrorType(err)
+	case slices.Contains(errorCodes, e.Code):
+		return e.Code
+	case e.Code != "":
+		return "refused"
 	}
-	return networkErrorType(err)
+	return strconv.Itoa(e.Status)
 }
 
 // tokenWithRetry asks again while the endpoint is out of order, and in the
@@ -424,8 +438,8 @@ func (o *oauth) requestToken(ctx context.Context, c *credentials, form url.Value
 	t, err := parseTokenAnswer(resp.StatusCode, answer, time.Now())
 	var refused *tokenError
 	if errors.As(err, &refused) {
-		refused.Host = endpoint.Host
-		refused.Description = withoutSecrets(refused.Description, c.Client.Secret, form)
+		refused.Host = excerpt(endpoint.Host)
+		refused.hide(c.Client.Secret, strings.TrimPrefix(basic, "Basic "), form.Get("code"), form.Get("code_verifier"), form.Get("refresh_token"))
 	}
 	return t, err
 }
@@ -448,15 +462,33 @@ func authenticate(c client, form url.Values) (body url.Values, basic string) {
 	return body, ""
 }
 
-// withoutSecrets drops a description that repeats what was sent in confidence.
-func withoutSecrets(description, secret string, form url.Values) string {
-	secrets := []string{secret, form.Get("code"), form.Get("code_verifier"), form.Get("refresh_token"), form.Get("client_assertion")}
-	for _, s := range secrets {
-		if s != "" && strings.Contains(description, s) {
-			return ""
+// hide drops what the server says where it repeats what it was told in
+// confidence: an error goes to the client, to logs and to the user's screen.
+func (e *tokenError) hide(secrets ...string) {
+	e.Description = excerpt(e.Description)
+	if repeats(e.Description, secrets) {
+		e.Description = ""
+	}
+	if !slices.Contains(errorCodes, e.Code) && repeats(e.Code, secrets) {
+		e.Code = "unspecified error"
+	}
+}
+
+// leastPiece is how much of a secret tells something; servers like to print its beginning.
+const leastPiece = 8 // bytes
+
+// repeats tells whether text holds a piece of a secret, plain or as a form has it.
+func repeats(text string, secrets []string) bool {
+	for _, secret := range secrets {
+		for _, s := range []string{secret, url.QueryEscape(secret)} {
+			for size, i := min(leastPiece, len(s)), 0; size > 0 && i+size <= len(s); i++ {
+				if strings.Contains(text, s[i:i+size]) {
+					return true
+				}
+			}
 		}
 	}
-	return excerpt(description)
+	return false
 }
 
 // tokenAnswer is RFC 6749, sections 5.1 and 5.2.
