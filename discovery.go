@@ -359,6 +359,8 @@ func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
 		return nil, errors.New("is not https")
 	case u.Hostname() == "":
 		return nil, errors.New("has no host")
+	case strings.IndexFunc(u.Host, notInHost) >= 0:
+		return nil, errors.New("has characters that no host name has")
 	case u.User != nil:
 		return nil, errors.New("has user info")
 	case strings.Contains(raw, "#"):
@@ -368,8 +370,15 @@ func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
 }
 
 func notInURL(r rune) bool {
-	letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
-	return !letter && !strings.ContainsRune("-._~:/?#[]@!$&'()*+,;=%", r)
+	return !isAlphanumeric(r) && !strings.ContainsRune("-._~:/?#[]@!$&'()*+,;=%", r)
+}
+
+// notInHost allows names of the DNS and addresses with a port. net/url lets
+// $( ) and & through, and control characters that were percent-encoded.
+func notInHost(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._:[]", r) }
+
+func isAlphanumeric(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
 }
 
 // origin is in the canonical form: lower case, no default port.

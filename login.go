@@ -260,5 +260,10 @@ func (o *oauth) authorizationURL(c *credentials, found *authorization, verifier,
 		q[name] = values
 	}
 	endpoint.RawQuery = q.Encode()
-	return endpoint.String(), nil
+	return withoutShell.Replace(endpoint.String()), nil
 }
+
+// withoutShell encodes what a shell or PowerShell acts on and a path may hold:
+// no shell of ours ever sees the URL, but xdg-open and wslview are scripts, and
+// what they hand it to is not ours to know. "&" stays: the query needs it.
+var withoutShell = strings.NewReplacer("$", "%24", "'", "%27", "(", "%28", ")", "%29", "*", "%2A", ";", "%3B", "!", "%21")
