@@ -71,7 +71,7 @@ func (p *proxy) refusal(resp *http.Response) error {
 	switch {
 	case status >= 300 && status < 400:
 		if to, err := resp.Location(); err == nil {
-			text += fmt.Sprintf(" to %s://%s; hint: if you trust it, give that server's URL with --url", to.Scheme, to.Host)
+			text += fmt.Sprintf(" to %s://%s; hint: if you trust it, give that server's URL with --url", excerpt(to.Scheme), excerpt(to.Host))
 		}
 	case status == http.StatusUnauthorized && p.auth == nil:
 		text += "; hint: the Authorization header given with --header was refused"

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 )
 
 const (
@@ -103,6 +104,15 @@ func validSessionID(id string) string {
 	return id
 }
 
+// validEventID refuses what no header can hold (RFC 9110, section 5.5); a
+// stream without an id is not resumed.
+func validEventID(id string) string {
+	if strings.IndexFunc(id, unicode.IsControl) >= 0 {
+		return ""
+	}
+	return id
+}
+
 // validVersion refuses what a hostile server could smuggle into a header.
 func validVersion(version string) string {
 	if len(version) > 64 || !isToken(version) {
@@ -160,7 +170,7 @@ type cursor struct {
 func (at *cursor) moved(e *event) {
 	at.moves++
 	if e.hasID {
-		at.id = e.id
+		at.id = validEventID(e.id)
 	}
 	if e.retry >= 0 {
 		at.retry = e.retry
