@@ -1,0 +1,672 @@
+package main
+
+// A hostile server, page or process: what it tries, and what it does not get.
+// What concerns the callback alone is in callback_test.go.
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// wantNothingOf looks for one server's secrets, and words, in all that another origin was sent.
+func wantNothingOf(t *testing.T, owner *fakeAuth, other *fakeOrigin, words ...string) {
+	t.Helper()
+	other.mu.Lock()
+	seen := slices.Clone(other.seen)
+	other.mu.Unlock()
+	for _, r := range seen {
+		for _, secret := range append(owner.secrets(), words...) {
+			for _, sent := range []string{r.URL.String(), string(r.body), fmt.Sprint(r.Header)} {
+				if text, err := url.QueryUnescape(sent); strings.Contains(sent, secret) || err == nil && strings.Contains(text, secret) {
+					t.Errorf("%s of %s holds %.12s… of %s", r.label, other.base, secret, owner.base)
+				}
+			}
+		}
+	}
+}
+
+// wantRefusedSignIn starts the program and wants an error that says why, no
+// browser window, and a program that lives.
+func wantRefusedSignIn(t *testing.T, user *testUser, server *fakeMCP, why string, args ...string) *testProxy {
+	t.Helper()
+	p := user.start(append([]string{"-u", server.url}, args...)...)
+	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, why) {
+		t.Errorf("got %q, want %q in it", got.Message, why)
+	}
+	if got := user.events(); len(got) != 0 {
+		t.Errorf("a browser was opened: %+v", got)
+	}
+	return p
+}
+
+// What is no https URL of plain characters never gets near a browser.
+func TestHostileAuthorizationEndpoint(t *testing.T) {
+	for name, endpoint := range map[string]string{
+		"script":            "javascript:alert(document.cookie)//https://as.example",
+		"file":              "file:///etc/passwd",
+		"data":              "data:text/html,<script>alert(1)</script>",
+		"another program":   "ms-msdt:/id%20PCWDiagnostic",
+		"http elsewhere":    "http://as.example/authorize",
+		"http here":         "http://127.0.0.1:1/authorize",
+		"looks like here":   "http://127.0.0.1.evil.example/authorize",
+		"user info":         "https://good.example@evil.example/authorize",
+		"space":             "https://as.example/authorize --profile /tmp/x",
+		"double quote":      `https://as.example/"&calc.exe&"`,
+		"backtick":          "https://as.example/`id`",
+		"backslash":         `https://as.example\@evil.example/`,
+		"pipe":              "https://as.example/|id",
+		"redirection":       "https://as.example/>x",
+		"line break":        "https://as.example/\nid",
+		"command in host":   "https://$(id).evil.example/authorize",
+		"semicolon in host": "https://as.example;id/authorize",
+		"dash":              "-https://as.example/authorize",
+		"flag":              "--load-extension=/tmp/x",
+		"dash in host":      "https://-as.example&calc/authorize",
+		"relative":          "/authorize",
+	} {
+		endpoint := endpoint
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.metadata = func(doc map[string]any) { doc["authorization_endpoint"] = endpoint }
+			user := newUser(t, auth, server)
+			p := wantRefusedSignIn(t, user, server, "authorization_endpoint of issuer")
+			if strings.Contains(p.stderr(), endpoint) || auth.count("register") != 0 {
+				t.Errorf("stderr %q, requests %q: want no URL to be clicked and no registration", p.stderr(), auth.labels())
+			}
+		})
+	}
+}
+
+// What a path and a query may hold reaches the browser as one argument in
+// which there is nothing for a shell: xdg-open and wslview are scripts.
+func TestShellCharactersInTheAuthorizationEndpoint(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.authorization = "/authorize/$(id)'*;!/--flag"
+	auth.metadata = func(doc map[string]any) {
+		doc["authorization_endpoint"] = auth.base + auth.authorization + "?x=$(id)'"
+	}
+	user := newUser(t, auth, server)
+	user.start("-u", server.url).initialize()
+	opened := user.openings() // fails where there was any but one argument
+	if len(opened) != 1 || !strings.HasPrefix(opened[0], auth.base+"/authorize/") || strings.ContainsAny(opened[0], "$()'*;!`\"\\ <>|\n\r\t{}^") {
+		t.Errorf("opened: %q, want one URL without a shell's characters", opened)
+	}
+	wantValues(t, "x", auth.asked("x"), "$(id)'") // and the server understands it all the same
+}
+
+// The last door before the browser is shut by itself, whoever comes to it.
+func TestOnlyHTTPSIsOpened(t *testing.T) {
+	noBrowser := filepath.Join(t.TempDir(), "none")
+	for _, address := range append(slices.Clone(hostileURLs[:7]), "", "-x", "http://as.example/", "https.example", "ms-msdt:x", "C:\\x.exe", "\\\\host\\share") {
+		if err := openBrowser(noBrowser, address); err == nil || !strings.Contains(err.Error(), "only https") {
+			t.Errorf("%q: got %v, want a refusal before anything is started", address, err)
+		}
+	}
+	for system, want := range map[string]string{"darwin": "/usr/bin/open", "windows": "rundll32", "linux": "wslview"} {
+		for _, command := range browserCommands("", system) {
+			if strings.Contains(strings.Join(command, " "), "cmd") || strings.Contains(strings.Join(command, " "), "sh ") {
+				t.Errorf("%s: got %q, want no shell", system, command)
+			}
+		}
+		if got := browserCommands("", system)[0][0]; got != want {
+			t.Errorf("%s: got %q, want %q", system, got, want)
+		}
+	}
+}
+
+// 100 MB of metadata are given up after the first, packed or not.
+func TestHugeMetadata(t *testing.T) {
+	const chunks = 100 // of 1 MiB
+	chunk := bytes.Repeat([]byte(" "), 1<<20)
+	var packed bytes.Buffer
+	zip := gzip.NewWriter(&packed)
+	zip.Write(chunk)
+	zip.Close()
+	for _, label := range []string{"PRM", "metadata", "register"} {
+		for encoding, chunk := range map[string][]byte{"": chunk, "gzip": packed.Bytes()} {
+			label, encoding, chunk := label, encoding, chunk
+			t.Run(strings.TrimSpace(label+" "+encoding), func(t *testing.T) {
+				t.Parallel()
+				server, auth := startProtected(t)
+				var sent atomic.Int64
+				huge := func(w http.ResponseWriter, r *fakeRequest) bool {
+					w.Header().Set("Content-Type", "application/json")
+					if encoding != "" {
+						w.Header().Set("Content-Encoding", encoding)
+					}
+					for i := 0; i < chunks; i++ {
+						n, err := w.Write(chunk)
+						if sent.Add(int64(n)); err != nil {
+							return true
+						}
+					}
+					return true
+				}
+				server.on(label, huge)
+				auth.on(label, huge)
+				wantRefusedSignIn(t, newUser(t, auth, server), server, "larger than 1 MiB")
+				if got := sent.Load(); got > 32<<20 {
+					t.Errorf("%d MiB were read, want hardly more than 1", got>>20)
+				}
+			})
+		}
+	}
+}
+
+// A server that begins an answer and never ends it holds nobody up for longer
+// than a sign-in may take (each document has a bound of its own: TestFetchIsBounded).
+func TestSlowMetadata(t *testing.T) {
+	for _, label := range []string{"PRM", "metadata", "register"} {
+		label := label
+		t.Run(label, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			slow := func(w http.ResponseWriter, r *fakeRequest) bool {
+				io.WriteString(w, "{")
+				w.(http.Flusher).Flush()
+				<-r.Context().Done()
+				return true
+			}
+			server.on(label, slow)
+			auth.on(label, slow)
+			wantRefusedSignIn(t, newUser(t, auth, server), server, "no answer in time", "--login-timeout", "500ms")
+		})
+	}
+}
+
+// Metadata is not fetched from http, from other schemes, or in circles.
+func TestHostileMetadataRedirects(t *testing.T) {
+	plain := startOrigin(t, "plain")
+	for name, target := range map[string]func(r *fakeRequest) string{
+		"to http":         func(*fakeRequest) string { return plain.base + "/doc" },
+		"to http by name": func(*fakeRequest) string { return "http://as.example/doc" },
+		"to a file":       func(*fakeRequest) string { return "file:///etc/passwd" },
+		"to a script":     func(*fakeRequest) string { return "javascript:alert(1)" },
+		"in circles":      func(r *fakeRequest) string { return r.URL.Path + "?" + r.URL.RawQuery + "x" },
+	} {
+		for _, label := range []string{"PRM", "metadata"} {
+			name, target, label := name, target, label
+			t.Run(name+" "+label, func(t *testing.T) {
+				t.Parallel()
+				server, auth := startProtected(t)
+				redirect := func(w http.ResponseWriter, r *fakeRequest) bool {
+					w.Header().Set("Location", target(r))
+					w.WriteHeader(http.StatusTemporaryRedirect)
+					return true
+				}
+				server.on(label, redirect)
+				auth.on(label, redirect)
+				want := "the redirect's target"
+				if name == "in circles" {
+					want = "too many redirects"
+				}
+				wantRefusedSignIn(t, newUser(t, auth, server), server, want)
+				if got := plain.labels(); len(got) != 0 {
+					t.Errorf("http was used: %q", got)
+				}
+				if got := server.count("PRM") + auth.count("metadata"); got > 2*(maxMetadataHops+1) {
+					t.Errorf("got %d requests", got)
+				}
+			})
+		}
+	}
+}
+
+// Metadata of another resource is a way to get another server's tokens
+// (RFC 9728, section 7.3): nobody is asked for any.
+func TestMetadataOfAnotherResource(t *testing.T) {
+	for name, resource := range map[string]func(s *fakeMCP) string{
+		"another origin":     func(*fakeMCP) string { return "https://bank.example/mcp" },
+		"another port":       func(*fakeMCP) string { return "https://127.0.0.1:1/mcp" },
+		"a deeper path":      func(s *fakeMCP) string { return s.url + "/admin" },
+		"a sibling":          func(s *fakeMCP) string { return s.url + "2" },
+		"the same over http": func(s *fakeMCP) string { return strings.Replace(s.url, "https", "http", 1) },
+		"a host like ours":   func(s *fakeMCP) string { return strings.Replace(s.url, "/mcp", ".evil.example/mcp", 1) },
+		"none":               func(*fakeMCP) string { return "" },
+	} {
+		resource := resource
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			server.prm = func(doc map[string]any) { doc["resource"] = resource(server) }
+			wantRefusedSignIn(t, newUser(t, auth, server), server, "protected resource metadata is for")
+			if got := auth.labels(); len(got) != 0 {
+				t.Errorf("the authorization server was asked: %q", got)
+			}
+		})
+	}
+}
+
+// An authorization server that says it is another one is not used at all
+// (RFC 8414, section 3.3).
+func TestMetadataOfAnotherIssuer(t *testing.T) {
+	t.Parallel()
+	server, honest := startProtected(t)
+	evil := newFakeAuth(startOrigin(t))
+	evil.metadata = func(doc map[string]any) {
+		doc["issuer"], doc["authorization_endpoint"] = honest.issuer, honest.base+"/authorize"
+	}
+	server.prm = func(doc map[string]any) { doc["authorization_servers"] = []string{evil.issuer} }
+	wantRefusedSignIn(t, newUser(t, evil, honest, server), server, "authorization server metadata is of issuer")
+	if got := len(honest.labels()) + evil.count("register") + len(evil.sentForms()); got != 0 {
+		t.Errorf("the honest server: got %q; the other: %q", honest.labels(), evil.labels())
+	}
+}
+
+// The mix-up (RFC 9207, section 1): a server sends the user to sign in at an
+// honest one, in the hope of being brought the honest one's code.
+func TestMixUp(t *testing.T) {
+	t.Parallel()
+	server, evil := startProtected(t)
+	honest := newFakeAuth(startOrigin(t))
+	honest.clients["of-the-attacker"] = &fakeClient{id: "of-the-attacker", method: "none"} // redirects to loopback
+	evil.registered = func(doc map[string]any) { doc["client_id"] = "of-the-attacker" }
+	evil.metadata = func(doc map[string]any) {
+		doc["authorization_endpoint"] = honest.base + "/authorize"
+		doc["authorization_response_iss_parameter_supported"] = false
+	}
+	user := newUser(t, evil, honest, server)
+	p := user.start("-u", server.url)
+	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "does not come from "+evil.issuer) {
+		t.Errorf("got %q, want a word about the issuer", got.Message)
+	}
+	if got := honest.count("authorize"); got != 1 || len(evil.sentForms()) != 0 {
+		t.Errorf("honest: got %q; evil: %q, want no request for a token", honest.labels(), evil.labels())
+	}
+	wantNothingOf(t, honest, evil.fakeOrigin)
+}
+
+// The token goes to the MCP server's origin and nowhere else, whatever that server says.
+func TestTokenGoesNowhereElse(t *testing.T) {
+	redirect := func(status int, to string) func(server *fakeMCP, evil, plain *fakeOrigin) {
+		return func(server *fakeMCP, evil, plain *fakeOrigin) {
+			target := map[string]string{"evil": evil.base + "/mcp", "http": plain.base + "/mcp"}[to]
+			server.on("initialize", func(w http.ResponseWriter, r *fakeRequest) bool {
+				w.Header().Set("Location", target)
+				w.WriteHeader(status)
+				return true
+			})
+		}
+	}
+	for name, lure := range map[string]func(server *fakeMCP, evil, plain *fakeOrigin){
+		"301":        redirect(301, "evil"),
+		"302":        redirect(302, "evil"),
+		"303":        redirect(303, "evil"),
+		"307":        redirect(307, "evil"),
+		"308":        redirect(308, "evil"),
+		"307 to htt": redirect(307, "http"),
+		"HTTP+SSE endpoint": func(server *fakeMCP, evil, _ *fakeOrigin) {
+			server.on("initialize", func(w http.ResponseWriter, r *fakeRequest) bool {
+				w.WriteHeader(http.StatusMethodNotAllowed)
+				return true
+			})
+			server.on("GET", func(w http.ResponseWriter, r *fakeRequest) bool {
+				startEvents(w).send("event: endpoint\ndata: " + evil.base + "/messages")
+				return true
+			})
+		},
+	} {
+		lure := lure
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			evil, plain := startOrigin(t), startOrigin(t, "plain")
+			lure(server, evil, plain)
+			user := newUser(t, auth, server)
+			user.remember(server)
+			p := user.start("-u", server.url)
+			p.failure(p.request("initialize", initializeParams))
+			if got := fakeStory(evil, plain); len(got) != 0 {
+				t.Errorf("another origin was asked: %q", got)
+			}
+			if r := server.await("initialize", 1); !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+				t.Errorf("the server itself got no token")
+			}
+		})
+	}
+}
+
+// Whoever is asked for metadata, a registration or a token gets no access
+// token, no cookie and no header of the user's; a redirect gets nothing at all.
+func TestOthersAreToldNothing(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	gateway, evil := startOrigin(t), startOrigin(t)
+	gateway.on("GET /prm", func(w http.ResponseWriter, r *fakeRequest) bool {
+		writeJSON(w, http.StatusOK, map[string]any{"resource": server.resource, "authorization_servers": []string{auth.issuer}})
+		return true
+	})
+	server.challenge = func(string) string { return bearerChallenge(gateway.base+"/prm", "invalid_token", "tools") }
+	server.on("initialize", func(w http.ResponseWriter, r *fakeRequest) bool {
+		http.SetCookie(w, &http.Cookie{Name: "SENTINEL-cookie", Value: "1", Path: "/"})
+		return false
+	})
+	user := newUser(t, auth, server)
+	user.remember(server)
+	auth.expireAccess()
+	var refreshes atomic.Int64
+	auth.on("token refresh_token", func(w http.ResponseWriter, r *fakeRequest) bool {
+		if refreshes.Add(1) == 1 {
+			http.Redirect(w, r.Request, evil.base+"/token", http.StatusTemporaryRedirect)
+			return true
+		}
+		return false
+	})
+	p := user.start("-u", server.url, "-H", "X-Mine: SENTINEL-header")
+	p.failure(p.request("initialize", initializeParams)) // the redirect is no answer
+	auth.revokeAll()
+	p.initialize()
+	if got := evil.labels(); len(got) != 0 {
+		t.Errorf("the redirect's target was asked: %q", got)
+	}
+	if gateway.count("GET /prm") != 1 {
+		t.Errorf("gateway: got %q", gateway.labels())
+	}
+	for _, o := range []*fakeOrigin{gateway, auth.fakeOrigin} {
+		o.mu.Lock()
+		for _, r := range o.seen {
+			if all := fmt.Sprint(r.Header); r.label != "authorize" && (strings.Contains(all, "SENTINEL") || r.Header.Get("Authorization") != "") {
+				t.Errorf("%s: got %v", r.label, r.Header)
+			}
+			if r.URL.RawQuery != "" && r.label != "authorize" {
+				t.Errorf("%s: got the query %q", r.label, r.URL.RawQuery)
+			}
+		}
+		o.mu.Unlock()
+	}
+	wantNothingOf(t, auth, gateway)
+}
+
+// A server that says 401 for ever causes one refresh, one sign-in and an error.
+func TestUnauthorizedForEver(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	server.on("initialize", func(w http.ResponseWriter, r *fakeRequest) bool {
+		w.Header().Set("WWW-Authenticate", bearerChallenge(server.base+server.prmPath, "invalid_token", "tools"))
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	})
+	user := newUser(t, auth, server)
+	user.remember(server)
+	p := user.start("-u", server.url)
+	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "401") {
+		t.Errorf("got %q, want the status", got.Message)
+	}
+	if tokens := len(auth.sentForms()); auth.count("authorize") != 1 || tokens != 2 || server.count("initialize") != 3 || len(user.openings()) != 1 {
+		t.Errorf("got %q, want the token, a refreshed one, one from a sign-in, and an end", fakeStory(server.fakeOrigin, auth.fakeOrigin))
+	}
+}
+
+// A token endpoint that repeats what it was told, as many do to be helpful,
+// does not bring it into an error, a log, a trace or the page.
+func TestEchoedSecrets(t *testing.T) {
+	for name, echo := range map[string]func(r *fakeRequest, form url.Values) (code, description string){
+		"all of it": func(r *fakeRequest, _ url.Values) (string, string) { return "invalid_grant", string(r.body) },
+		"the code, cut": func(_ *fakeRequest, f url.Values) (string, string) {
+			return "invalid_grant", "bad code " + f.Get("code")[:20] + "..."
+		},
+		"the verifier":  func(_ *fakeRequest, f url.Values) (string, string) { return "invalid_grant", f.Get("code_verifier") },
+		"as error code": func(_ *fakeRequest, f url.Values) (string, string) { return f.Get("code"), "" },
+		"authentication": func(r *fakeRequest, _ url.Values) (string, string) {
+			return "invalid_grant", r.Header.Get("Authorization")
+		},
+		"the secret": func(r *fakeRequest, _ url.Values) (string, string) {
+			_, secret, _ := r.BasicAuth()
+			return "invalid_grant", "got " + secret
+		},
+	} {
+		echo := echo
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.methods = []string{"client_secret_basic"}
+			var header string
+			auth.answers = func(w http.ResponseWriter, r *fakeRequest, _ oauthReply) bool {
+				form, _ := url.ParseQuery(string(r.body))
+				code, description := echo(r, form)
+				auth.change(func() {
+					header = strings.TrimPrefix(r.Header.Get("Authorization"), "Basic ")
+					auth.known = append(auth.known, header) // the harness looks for it everywhere
+				})
+				writeJSON(w, http.StatusBadRequest, map[string]any{"error": code, "error_description": description})
+				return true
+			}
+			user := newUser(t, auth, server)
+			p := user.start("-u", server.url, "--log-level", "debug")
+			got := p.failure(p.request("initialize", initializeParams))
+			page := user.lastPage()
+			p.closeStdin()
+			p.wait()
+			traces, _ := os.ReadFile(user.tracesFile())
+			for _, secret := range auth.secrets() {
+				piece := secret[len(secret)-20 : len(secret)-10]
+				for where, text := range map[string]string{
+					"the answer": got.Message, "stderr": printedURL.ReplaceAllString(p.stderr(), ""), "the page": page.Body, "the traces": string(traces),
+				} {
+					if strings.Contains(text, piece) {
+						t.Errorf("%s holds a piece of the secret %.10s…", where, secret)
+					}
+				}
+			}
+			if !strings.Contains(got.Message, "token endpoint of ") {
+				t.Errorf("got %q", got.Message)
+			}
+		})
+	}
+}
+
+// At the most talkative, through sign-in, refresh, step-up and failures, no
+// secret is told (every test's end looks for them in stdout, stderr and
+// traces), and the cache has them in the credentials file alone.
+func TestSecretsStayInTheCredentialsFile(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.scope, auth.methods = anyValue, []string{"client_secret_post"}
+	server.needs = map[string]string{"tools/call echo": "write"}
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url, "--log-level", "debug")
+	p.initialize()
+	p.echo("step up")
+	auth.expireAccess()
+	p.call("tools/list", "")
+	p.closeStdin()
+	p.wait()
+	files, err := filepath.Glob(filepath.Join(user.cache, "*"))
+	fatal(t, err)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		fatal(t, err)
+		if file != user.credentialsFile(server.url) {
+			text := strings.ReplaceAll(string(data), `\u0026`, "&")
+			user.checkSecrets(filepath.Base(file), printedURL.ReplaceAllString(text, ""))
+		}
+		checkMode(t, file, 0o600)
+	}
+	if len(files) < 3 {
+		t.Errorf("got %q, want credentials, traces and locks", files)
+	}
+}
+
+// What a server supplies and the program sends back in headers or parameters
+// is sent as one value of that name, or not at all.
+func TestInjection(t *testing.T) {
+	t.Run("session id", func(t *testing.T) {
+		for name, id := range map[string]string{
+			"space": "a b", "tab": "a\tX-Injected: 1", "not ASCII": "\xff\xfe", "too long": strings.Repeat("x", maxSessionID+1),
+		} {
+			id := id
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				server := startMCP(t, "http/1.1")
+				server.sessions, server.lenient = false, true
+				server.on("initialize", func(w http.ResponseWriter, r *fakeRequest) bool {
+					answerRaw(w, "Mcp-Session-Id: "+id, r.msg.result(`{"protocolVersion":"2025-11-25"}`))
+					return true
+				})
+				p := startProxy(t, "-u", server.url)
+				p.initialize()
+				p.echo("without a session")
+				wantNoHeader(t, server.fakeOrigin, "Mcp-Session-Id")
+			})
+		}
+	})
+	t.Run("protocol version", func(t *testing.T) {
+		t.Parallel()
+		server := startMCP(t)
+		server.lenient, server.version = true, "2025-11-25\r\nX-Injected: 1"
+		p := startProxy(t, "-u", server.url)
+		p.initialize()
+		p.echo("without a version")
+		wantNoHeader(t, server.fakeOrigin, "X-Injected", "Mcp-Protocol-Version")
+	})
+	t.Run("event id", func(t *testing.T) {
+		t.Parallel()
+		server := startMCP(t)
+		server.reply("tools/call echo", func(w http.ResponseWriter, r *fakeRequest) bool {
+			startEvents(w).send("id: 1\x01X-Injected: 1\nretry: 10\ndata:")
+			return true
+		})
+		p := startProxy(t, "-u", server.url)
+		p.initialize()
+		p.failure(p.request("tools/call", echoParams("breaks"))) // and is not resumed
+		wantNoHeader(t, server.fakeOrigin, "X-Injected", "Last-Event-Id")
+		var at cursor
+		if at.moved(&event{id: "1\x01X-Injected: 1", hasID: true}); at.id != "" {
+			t.Errorf("the id %q is kept", at.id) // net/http would refuse it, at every attempt to resume
+		}
+	})
+	t.Run("nonce", func(t *testing.T) {
+		t.Parallel()
+		server, auth := startProtected(t)
+		for _, o := range []*fakeOrigin{server.fakeOrigin, auth.fakeOrigin} {
+			o.on("*", func(w http.ResponseWriter, r *fakeRequest) bool {
+				w.Header().Set("DPoP-Nonce", "SENTINEL")
+				w.Header().Set("Authentication-Info", "nextnonce=SENTINEL")
+				return false
+			})
+		}
+		p := newUser(t, auth, server).start("-u", server.url)
+		p.initialize()
+		p.echo("no nonce")
+		for _, o := range []*fakeOrigin{server.fakeOrigin, auth.fakeOrigin} {
+			wantNothingOf(t, &fakeAuth{fakeOrigin: o}, o, "SENTINEL")
+		}
+	})
+	t.Run("token", func(t *testing.T) {
+		t.Parallel()
+		server, auth := startProtected(t)
+		auth.answers = func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool {
+			reply.doc["access_token"] = "x\r\nX-Injected: 1"
+			return false
+		}
+		p := newUser(t, auth, server).start("-u", server.url)
+		if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "no usable access token") {
+			t.Errorf("got %q", got.Message)
+		}
+		wantNoHeader(t, server.fakeOrigin, "X-Injected", "Authorization")
+	})
+	t.Run("registration", func(t *testing.T) {
+		for name, change := range map[string]map[string]any{
+			"client id": {"client_id": "x\r\nX-Injected: 1"}, "client secret": {"client_secret": "x\r\nX-Injected: 1"},
+		} {
+			change := change
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				server, auth := startProtected(t)
+				auth.registered = func(doc map[string]any) {
+					for member, value := range change {
+						doc[member] = value
+					}
+				}
+				wantRefusedSignIn(t, newUser(t, auth, server), server, "no valid client_id and client_secret")
+			})
+		}
+	})
+	t.Run("parameters", func(t *testing.T) {
+		t.Parallel()
+		server, auth := startProtected(t)
+		const scope = `tools&client_id=evil#x%26`
+		auth.scope = scope
+		auth.registered = func(doc map[string]any) {
+			c := auth.clients[doc["client_id"].(string)]
+			c.id = "id&redirect_uri=https://evil.example/%0d%0a"
+			auth.clients[c.id], doc["client_id"] = c, c.id
+		}
+		server.challenge = func(string) string {
+			return fmt.Sprintf(`Bearer realm="x\"\\", scope="%s", resource_metadata="%s"`, strings.Replace(scope, "&", `\&`, 1), server.base+server.prmPath)
+		}
+		newUser(t, auth, server).start("-u", server.url).initialize() // the fakes want each parameter once, and as it was
+		if got := auth.asked("client_id"); len(got) != 1 || got[0] != "id&redirect_uri=https://evil.example/%0d%0a" {
+			t.Errorf("client_id: got %q", got)
+		}
+	})
+}
+
+// answerRaw writes an HTTP/1.1 answer byte for byte.
+func answerRaw(w http.ResponseWriter, header, body string) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", header, len(body), body)
+}
+
+func wantNoHeader(t *testing.T, o *fakeOrigin, names ...string) {
+	t.Helper()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range o.seen {
+		for _, name := range names {
+			if got := r.Header.Values(name); len(got) != 0 {
+				t.Errorf("%s: got %s: %q", r.label, name, got)
+			}
+		}
+	}
+}
+
+// Where the system shows processes to everybody, it shows no secret: neither
+// of the program, nor of the sign-in that it detached, nor of the browser.
+func TestProcessListHoldsNoSecret(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	redirect := fmt.Sprintf("http://127.0.0.1:%d/cb", freePort(t))
+	auth.methods = []string{"client_secret_post"}
+	c := auth.addClient("the-client", "client_secret_post", redirect)
+	user := newUser(t, auth, server)
+	user.env["GOOGLE_CLIENT_ID"], user.env["GOOGLE_CLIENT_SECRET"] = c.id, c.secret
+	user.remember(server) // its tokens must not show either
+	auth.revokeAll()
+	release := auth.hold("token authorization_code")
+	p := user.start("-u", server.url, "--redirect-uri", redirect)
+	id := p.request("initialize", initializeParams)
+	auth.await("token authorization_code", 1) // now there are all three, and all secrets
+	detached := 0
+	for _, pid := range user.processes() {
+		cmdline, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
+		fatal(t, err)
+		args := strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")
+		user.checkSecrets("the process list", printedURL.ReplaceAllString(strings.Join(args, " "), "<sign-in URL>"))
+		if slices.Equal(args[1:], []string{detachedCommand}) {
+			detached++
+		}
+	}
+	if got := len(user.processes()); runtime.GOOS == "linux" && (got != 3 || detached != 1) {
+		t.Errorf("got %d processes, %d of them the detached sign-in, want 3 and 1", got, detached)
+	}
+	release()
+	p.result(id)
+}
