@@ -434,6 +434,13 @@ type document struct {
 	expected int
 }
 
+// newDocument holds a text that is there already, and is finished.
+func newDocument(raw []byte) *document {
+	d := &document{chunks: [][]byte{raw}, held: len(raw), received: len(raw)}
+	d.scan.feed(raw)
+	return d
+}
+
 // grow announces how many bytes are to come in all, so that no memory is left over.
 func (d *document) grow(n int) { d.expected = n }
 

@@ -569,13 +569,7 @@ func newOwnID() []byte { return []byte(ownIDPrefix + newState() + `"`) }
 
 func isOwnID(id []byte) bool { return bytes.HasPrefix(id, []byte(ownIDPrefix)) }
 
-func withID(raw, id []byte) []byte {
-	var d document
-	if _, err := d.Write(raw); err != nil || d.finish() != nil { // it was parsed before
-		panic("not a message")
-	}
-	return join(d.withID(id))
-}
+func withID(raw, id []byte) []byte { return join(newDocument(raw).withID(id)) }
 
 // turn lets one at a time through; unlike a mutex, waiting for it ends with ctx.
 type turn chan struct{}

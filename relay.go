@@ -115,10 +115,28 @@ func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent se
 	case d.size() == 0:
 		return p.awaitListener(ctx, c, resp.StatusCode)
 	}
-	if d.finish() != nil || !isAnswer(d) {
-		return p.badAnswer(resp.StatusCode, "with something that is no JSON-RPC response ("+mediaName(media)+")")
+	return p.relayBody(ctx, c, d, resp.StatusCode, media)
+}
+
+// relayBody passes on what a body holds, which may be no answer at all.
+func (p *proxy) relayBody(ctx context.Context, c *call, d *document, status int, media string) error {
+	err := d.finish()
+	switch {
+	case errors.Is(err, errNotObject) && d.isArray():
+		p.fromServer(c, d)
+		if c.settled.Load() {
+			return nil
+		}
+		return p.badAnswer(status, "with a batch that does not answer the request")
+	case err == nil && isAnswer(d) && d.has("error"):
+		p.succeed(c, d) // whatever its id
+		return nil
+	case err == nil && isAnswer(d):
+		return p.deliver(c, d)
+	case status == http.StatusAccepted:
+		return p.awaitListener(ctx, c, status) // "Accepted", say Express and Starlette
 	}
-	return p.deliver(c, d)
+	return p.badAnswer(status, "with something that is no JSON-RPC response ("+mediaName(media)+")")
 }
 
 const eventStream = "text/event-stream"
@@ -217,13 +235,24 @@ func (p *proxy) relayEvents(c *call, body io.ReadCloser, at *cursor) error {
 	}
 }
 
-// fromServer passes a message of the server's on. c is the call whose stream
-// it came on, nil for a stream that belongs to none.
+// fromServer passes on what an event holds. c is the call whose stream it came
+// on, nil for a stream that belongs to none.
 func (p *proxy) fromServer(c *call, d *document) {
-	if err := d.finish(); err != nil {
+	switch err := d.finish(); {
+	case errors.Is(err, errNotObject) && d.isArray():
+		// A batch, which revision 2025-03-26 allows a server and no later one.
+		for _, raw := range elements(d.bytes()) {
+			p.oneFromServer(c, newDocument(raw))
+		}
+	case err != nil:
 		p.log.warnf("%s sent an event that is not JSON-RPC", p.server.Host)
-		return
+	default:
+		p.oneFromServer(c, d)
 	}
+}
+
+// oneFromServer passes on a message that may turn out to be none.
+func (p *proxy) oneFromServer(c *call, d *document) {
 	version, _ := unquote(d.field("jsonrpc"))
 	method, _ := unquote(d.field("method"))
 	switch {
