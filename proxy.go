@@ -102,6 +102,7 @@ func (p *proxy) serve(ctx context.Context, stdin io.Reader) error {
 	var err error
 	select {
 	case err = <-eof:
+		p.endSubscriptions()
 		p.drain(ctx)
 	case <-ctx.Done():
 	}
@@ -137,14 +138,32 @@ func waitFor(ctx context.Context, wg *sync.WaitGroup) {
 func (p *proxy) stop() {
 	p.mu.Lock()
 	p.stopping = true
-	open := make([]*call, 0, len(p.calls))
-	for _, c := range p.calls {
-		open = append(open, c)
-	}
 	p.mu.Unlock()
-	for _, c := range open {
+	for _, c := range p.open() {
 		p.fail(c, errStopping)
 	}
+}
+
+// endSubscriptions ends what has no end of its own: at EOF nobody is left who
+// could cancel it.
+func (p *proxy) endSubscriptions() {
+	for _, c := range p.open() {
+		if c.m.method == "subscriptions/listen" {
+			p.fail(c, errStopping)
+			c.cancel()
+		}
+	}
+}
+
+// open lists the requests that wait for their answers.
+func (p *proxy) open() []*call {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]*call, 0, len(p.calls))
+	for _, c := range p.calls {
+		all = append(all, c)
+	}
+	return all
 }
 
 func (p *proxy) read(ctx context.Context, lines *lineReader) error {
