@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -325,12 +326,45 @@ func (s *fakeMCP) check(r *fakeRequest) {
 	switch {
 	case modern != "" && version != modern:
 		s.complain(r, "got MCP-Protocol-Version %q, want %q", version, modern)
-	case modern != "" || r.msg.Method == "initialize":
+	case modern != "":
+		s.checkModern(r)
+	case r.msg.Method == "initialize":
 	case !ready:
 		s.complain(r, "came before initialize was answered")
 	case version != spoken:
 		s.complain(r, "got MCP-Protocol-Version %q, want %q", version, spoken)
 	}
+}
+
+// checkModern compares the headers of revision 2026-07-28 with the body.
+func (s *fakeMCP) checkModern(r *fakeRequest) {
+	if got := r.Header.Get("Mcp-Method"); got != r.msg.Method {
+		s.complain(r, "got Mcp-Method %q, want %q", got, r.msg.Method)
+	}
+	want := ""
+	switch p := r.msg.params(); r.msg.Method {
+	case "tools/call", "prompts/get":
+		want = p.Name
+	case "resources/read":
+		want = p.URI
+	}
+	if got := r.Header.Get("Mcp-Name"); plainHeaderValue(got) != want {
+		s.complain(r, "got Mcp-Name %q, want %q", got, want)
+	}
+	if got := r.Header.Get("Mcp-Session-Id"); got != "" {
+		s.complain(r, "got session id %q, want none", got)
+	}
+}
+
+// plainHeaderValue decodes what the specification's "Value Encoding" made.
+func plainHeaderValue(value string) string {
+	coded, prefixed := strings.CutPrefix(value, "=?base64?")
+	coded, suffixed := strings.CutSuffix(coded, "?=")
+	plain, err := base64.StdEncoding.DecodeString(coded)
+	if !prefixed || !suffixed || err != nil {
+		return value
+	}
+	return string(plain)
 }
 
 // session returns the status that refuses the request, or 0.

@@ -195,6 +195,18 @@ func (p *testProxy) request(method, params string) (id string) {
 	return id
 }
 
+// modernMeta is what makes a message one of revision 2026-07-28.
+const modernMeta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"test","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}`
+
+// modern sends a request of revision 2026-07-28 with the next id. params are members, or "".
+func (p *testProxy) modern(method, params string) (id string) {
+	p.t.Helper()
+	if params != "" {
+		params += ","
+	}
+	return p.request(method, "{"+params+modernMeta+"}")
+}
+
 func (p *testProxy) notify(method, params string) {
 	p.t.Helper()
 	p.send(fmt.Sprintf(`{"jsonrpc":"2.0","method":%q%s}`, method, paramsOf(params)))

@@ -214,9 +214,6 @@ func TestOddAnswers(t *testing.T) {
 	}
 }
 
-// modernMeta is what makes a message one of revision 2026-07-28.
-const modernMeta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"test","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}`
-
 // One stream may bring the answers to other requests as well.
 func TestAnswersToSeveralRequestsInOneStream(t *testing.T) {
 	t.Parallel()
