@@ -28,12 +28,12 @@ type legacy struct {
 	stop     context.CancelFunc
 }
 
-// wanted tells whether the connection must be opened before m: by the user's
-// choice, or because it was there and broke.
-func (l *legacy) wanted(m *message) bool {
+// chosen tells whether this is the way of all messages: by the user's choice,
+// or because the server was found to know no other.
+func (l *legacy) chosen() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return (l.mode == "sse" || l.known) && m.version == "" && l.endpoint == nil
+	return l.mode == "sse" || l.known
 }
 
 // possible tells whether a refusal of the first POST may mean an old server:
@@ -50,19 +50,24 @@ func (l *legacy) active() bool {
 	return l.endpoint != nil
 }
 
+// close ends the connection; the next message opens another.
 func (l *legacy) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.endpoint = nil
 	if l.stop != nil {
 		l.stop()
 	}
 }
 
-// connectLegacy opens the connection for m. A connection that broke took its
-// session with it, so the client's own initialize is said again.
+// connectLegacy opens the connection for m, if there is none. A connection that
+// broke took its session with it, so the client's own initialize is said again.
 func (p *proxy) connectLegacy(ctx context.Context, m *message) error {
+	if p.legacy.active() {
+		return nil
+	}
 	if isOwnID(m.id) {
-		return nil // it is part of connecting
+		return p.streamEnded() // it is part of connecting
 	}
 	if err := p.legacy.opening.take(ctx); err != nil {
 		return err
@@ -74,31 +79,27 @@ func (p *proxy) connectLegacy(ctx context.Context, m *message) error {
 	if err := p.openLegacy(ctx); err != nil {
 		return err
 	}
-	s := &p.session
-	s.mu.Lock()
-	initialize, initialized := s.initialize, s.initialized
-	s.mu.Unlock()
-	if initialize == nil || m.method == "initialize" {
+	if m.method == "initialize" || !p.session.initializedBefore() {
 		return nil
 	}
-	p.log.infof("%s ended the connection: initializing again", p.server.Host)
-	if _, err := p.ask(ctx, initialize); err != nil || initialized == nil {
-		return err
+	err := p.initializeAgain(ctx)
+	if err != nil {
+		p.legacy.close() // nobody may speak in a session that was not opened
 	}
-	return p.legacyNotify(ctx, initialized)
+	return err
 }
 
 // openLegacy opens the stream and waits for the endpoint event.
 func (p *proxy) openLegacy(ctx context.Context) error {
 	stream, stop := context.WithCancel(context.Background())
-	found := make(chan error, 1)
+	found := make(chan error, 1) // whoever wants to know waits for the first
 	ended := make(chan struct{})
 	p.routines.Add(1)
 	go func() {
 		defer p.routines.Done()
 		defer close(ended)
 		defer stop()
-		found <- p.listenLegacy(stream, stop, ended, found)
+		tell(found, p.listenLegacy(stream, stop, ended, found))
 	}()
 	timer := time.NewTimer(endpointWait)
 	defer timer.Stop()
@@ -114,6 +115,13 @@ func (p *proxy) openLegacy(ctx context.Context) error {
 		stop()
 	}
 	return err
+}
+
+func tell(found chan<- error, err error) {
+	select {
+	case found <- err:
+	default:
+	}
 }
 
 // listenLegacy reads the one stream until it ends; nil goes to found when the
@@ -133,6 +141,9 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return p.refusal(resp)
+	}
+	if mediaType(resp) != eventStream {
+		return p.badAnswer(resp.StatusCode, "with something that is no event stream")
 	}
 	l := &p.legacy
 	defer func() {
@@ -160,10 +171,7 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 			l.mu.Lock()
 			l.known, l.endpoint, l.ended, l.stop = true, endpoint, ended, stop
 			l.mu.Unlock()
-			select {
-			case found <- nil:
-			default: // named again
-			}
+			tell(found, nil)
 		case "", "message":
 			p.fromServer(nil, e.data)
 		}
@@ -207,7 +215,11 @@ func (p *proxy) legacyPost(ctx context.Context, m *message) (ended chan struct{}
 	return ended, nil
 }
 
+// legacyNotify delivers a notification or a response.
 func (p *proxy) legacyNotify(ctx context.Context, m *message) error {
+	if err := p.connectLegacy(ctx, m); err != nil {
+		return err
+	}
 	_, err := p.legacyPost(ctx, m)
 	if err == nil && m.method == "notifications/initialized" {
 		p.session.mu.Lock()
@@ -222,6 +234,9 @@ func (p *proxy) legacyCall(ctx context.Context, c *call) error {
 	if c.m.version != "" {
 		// Revision 2024-11-05 could not even refuse it in a way that a client understands.
 		return &rpcError{Code: codeMethodNotFound, Message: "mcp-proxy: the server speaks revision 2024-11-05 only; open with initialize"}
+	}
+	if err := p.connectLegacy(ctx, c.m); err != nil {
+		return err
 	}
 	c.sent.Store(true)
 	ended, err := p.legacyPost(ctx, c.m)

@@ -435,12 +435,7 @@ func (p *proxy) notify(ctx context.Context, m *message, turn []<-chan struct{}) 
 		return err
 	}
 	for renewed := false; ; renewed = true {
-		if p.legacy.wanted(m) {
-			if err := p.connectLegacy(ctx, m); err != nil {
-				return err
-			}
-		}
-		if p.legacy.active() {
+		if p.legacy.chosen() {
 			return p.legacyNotify(ctx, m)
 		}
 		resp, sent, err := p.post(ctx, m)
@@ -475,14 +470,9 @@ func (p *proxy) notify(ctx context.Context, m *message, turn []<-chan struct{}) 
 // roundTrip sends a request and relays until it is answered. An error means
 // that it was not.
 func (p *proxy) roundTrip(ctx context.Context, c *call) error {
-	if p.legacy.wanted(c.m) {
-		if err := p.connectLegacy(ctx, c.m); err != nil {
-			return err
-		}
-	}
 	renewed, relisted := false, false
 	for {
-		if p.legacy.active() {
+		if p.legacy.chosen() {
 			return p.legacyCall(ctx, c)
 		}
 		c.sent.Store(true)

@@ -75,6 +75,13 @@ func (s *session) listener() <-chan struct{} {
 	return s.listening
 }
 
+// initializedBefore tells whether the client has opened a session.
+func (s *session) initializedBefore() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.initialize != nil
+}
+
 // sessionOpened notes what the answer to initialize says, before the client sees it.
 func (p *proxy) sessionOpened(m *message, id string, answer *document) {
 	version, _ := unquote(member(answer.field("result"), "protocolVersion"))
@@ -364,8 +371,9 @@ func (p *proxy) initializeAgain(ctx context.Context) error {
 
 // notifyAgain delivers a notification that was delivered to an earlier session.
 func (p *proxy) notifyAgain(ctx context.Context, m *message) error {
-	if p.legacy.active() {
-		return p.legacyNotify(ctx, m)
+	if p.legacy.chosen() {
+		_, err := p.legacyPost(ctx, m)
+		return err
 	}
 	resp, _, err := p.post(ctx, m)
 	if err != nil {
