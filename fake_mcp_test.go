@@ -176,6 +176,11 @@ func (s *fakeMCP) label(r *fakeRequest) string {
 	case r.Method != http.MethodPost:
 		return r.Method
 	}
+	return messageLabel(r)
+}
+
+// messageLabel reads the message that was POSTed.
+func messageLabel(r *fakeRequest) string {
 	if json.Unmarshal(r.body, &r.msg) != nil {
 		return "not JSON"
 	}
