@@ -10,14 +10,17 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -138,7 +141,25 @@ func (a *awake) RoundTrip(req *http.Request) (*http.Response, error) {
 	if a.slept(time.Now()) {
 		a.CloseIdleConnections()
 	}
-	return a.Transport.RoundTrip(req)
+	var connected atomic.Bool
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
+	resp, err := a.Transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	if err != nil && !connected.Load() && isHangUp(err) {
+		err = unsentError{err}
+	}
+	return resp, err
+}
+
+// unsentError is a connection that broke before there was any to send on:
+// while TLS or the way through a proxy was being agreed on.
+type unsentError struct{ error }
+
+func (e unsentError) Unwrap() error { return e.error }
+
+// isHangUp tells whether the other side closed the connection.
+func isHangUp(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, io.EOF) || errors.As(err, &op) && (op.Op == "read" || op.Op == "write") && !op.Timeout()
 }
 
 func (a *awake) slept(now time.Time) bool {
@@ -225,7 +246,14 @@ func plainNetworkError(err error) string {
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Err != nil {
+		var call *os.SyscallError // "connect: connection refused"
+		if errors.As(op.Err, &call) {
+			return op.Op + ": " + call.Err.Error()
+		}
 		return op.Op + ": " + op.Err.Error()
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return "the connection was closed"
 	}
 	// net/http quotes what the server sent: a status line, a Location.
 	text, _, _ := strings.Cut(err.Error(), "\"")
@@ -253,7 +281,8 @@ func networkErrorType(err error) string {
 // only then may any request be sent again.
 func notSent(err error) bool {
 	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
+	var unsent unsentError
+	if errors.As(err, &op) && op.Op == "dial" || errors.As(err, &unsent) {
 		return true
 	}
 	// net/http exports no value for it: the server had closed the kept
