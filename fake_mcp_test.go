@@ -503,15 +503,15 @@ func (s *fakeMCP) serveDelete(w http.ResponseWriter, r *fakeRequest) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// encoded compresses what is written through it; flush sends what there is.
-func encoded(w http.ResponseWriter, encoding string) (out http.ResponseWriter, flush func()) {
+// encoded compresses what is written through it; flush sends what there is, end ends it.
+func encoded(w http.ResponseWriter, encoding string) (out http.ResponseWriter, flush, end func()) {
 	flusher := w.(http.Flusher)
 	if encoding != "gzip" {
-		return w, flusher.Flush
+		return w, flusher.Flush, func() {}
 	}
 	w.Header().Set("Content-Encoding", encoding)
 	z := gzip.NewWriter(w)
-	return gzipResponse{w, z}, func() { z.Flush(); flusher.Flush() }
+	return gzipResponse{w, z}, func() { z.Flush(); flusher.Flush() }, func() { z.Close() }
 }
 
 type gzipResponse struct {

@@ -148,6 +148,7 @@ type fakeOrigin struct {
 	conns  int
 	active int
 	closed bool
+	server *http.Server
 }
 
 // fakeOrder counts the requests of all origins, so that they can be told in order.
@@ -169,6 +170,7 @@ func startOrigin(t testing.TB, protocols ...string) *fakeOrigin {
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: o.countConn,
 	}
+	o.server = server
 	o.listen(server, listener, protocols)
 	t.Cleanup(func() {
 		cancel()
@@ -195,6 +197,18 @@ func (o *fakeOrigin) listen(server *http.Server, listener net.Listener, protocol
 	o.base = "https://" + listener.Addr().String()
 	server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{testShared().pki.leaf}, NextProtos: protocols}
 	go server.ServeTLS(listener, "", "")
+}
+
+// shutdown makes the server go away politely; what it returns is closed when it is gone.
+func (o *fakeOrigin) shutdown() <-chan struct{} {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		ctx, cancel := patience()
+		defer cancel()
+		o.server.Shutdown(ctx)
+	}()
+	return gone
 }
 
 type fakeConnKey struct{}

@@ -299,7 +299,7 @@ func TestStreamWithoutEnd(t *testing.T) {
 	closed := make(chan struct{}, 2)
 	endless := func(encoding string) fakeAnswer {
 		return func(w http.ResponseWriter, r *fakeRequest) bool {
-			w, flush := encoded(w, encoding)
+			w, flush, _ := encoded(w, encoding)
 			says(200, "text/event-stream", "data: "+r.msg.result(`{"content":[]}`)+"\n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\n")(w, r)
 			flush()
 			<-r.Context().Done()
