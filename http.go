@@ -130,22 +130,48 @@ func portOf(u *url.URL) string {
 	return map[string]string{"http": "80", "https": "443"}[strings.ToLower(u.Scheme)]
 }
 
-// awake drops the idle connections when the machine slept: their peers are
-// gone, and a request on one of them would wait for an answer that never comes.
+// awake leaves the old connections behind when the machine slept: their peers
+// are gone, and a request on one of them would wait for an answer that never
+// comes. It says, too, when an error came before there was a connection.
 type awake struct {
-	*http.Transport
+	// clock tells two times since the program began. Where the machine sleeps
+	// the monotonic one stands still (but on Windows, which notices dead
+	// connections soon by itself).
+	clock func() (wall, monotonic time.Duration)
 
-	mu   sync.Mutex // guards last
-	last time.Time  // of the last request
+	mu        sync.Mutex // guards what follows
+	transport *http.Transport
+	ahead     time.Duration // how far the wall clock was ahead at the last request
+}
+
+func newAwake(transport *http.Transport) *awake {
+	began := time.Now()
+	return &awake{transport: transport, clock: func() (wall, monotonic time.Duration) {
+		now := time.Now()
+		return now.Round(0).Sub(began.Round(0)), now.Sub(began) // Round(0) strips the monotonic reading
+	}}
+}
+
+// current is the transport for a request that is made now. After a sleep it is
+// another: an HTTP/2 connection with an open stream would not count as idle,
+// and would be used for what comes.
+func (a *awake) current() *http.Transport {
+	wall, monotonic := a.clock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	slept := wall-monotonic-a.ahead > sleepSlack
+	a.ahead = wall - monotonic
+	if slept {
+		a.transport.CloseIdleConnections()
+		a.transport = a.transport.Clone()
+	}
+	return a.transport
 }
 
 func (a *awake) RoundTrip(req *http.Request) (*http.Response, error) {
-	if a.slept(time.Now()) {
-		a.CloseIdleConnections()
-	}
 	var connected atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
-	resp, err := a.Transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	resp, err := a.current().RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
 	if err != nil && !connected.Load() && isHangUp(err) {
 		err = unsentError{err}
 	}
@@ -162,18 +188,6 @@ func (e unsentError) Unwrap() error { return e.error }
 func isHangUp(err error) bool {
 	var op *net.OpError
 	return errors.Is(err, io.EOF) || errors.As(err, &op) && (op.Op == "read" || op.Op == "write") && !op.Timeout()
-}
-
-func (a *awake) slept(now time.Time) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	last := a.last
-	a.last = now
-	if last.IsZero() {
-		return false
-	}
-	wall := now.Round(0).Sub(last.Round(0)) // Round(0) strips the monotonic reading
-	return wall-now.Sub(last) > sleepSlack
 }
 
 // traced makes a span of every attempt: redirects and retries are attempts of their own.

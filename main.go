@@ -126,7 +126,7 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	if !cfg.noTrace && cfg.cacheDir != "" {
 		a.trace = newTracer(filepath.Join(cfg.cacheDir, "traces.jsonl"), programVersion(), log)
 	}
-	via := &awake{Transport: transport}
+	via := newAwake(transport)
 	a.client = newMCPClient(cfg.server, traced{via, a.trace, true})
 	if cfg.headers.Get("Authorization") == "" {
 		oauthClient := &http.Client{Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.allowHTTP)}
