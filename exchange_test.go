@@ -232,7 +232,7 @@ func TestEndDuringOverload(t *testing.T) {
 
 // dialing replaces how the proxy of a test gets its connections.
 func dialing(p *proxy, dial func(ctx context.Context, network, address string) (net.Conn, error)) {
-	p.client.Transport.(traced).RoundTripper.(*awake).DialContext = dial
+	p.client.Transport.(traced).RoundTripper.(*awake).transport.DialContext = dial
 }
 
 // roundTripped sends a tools/call and says what becomes of it.
@@ -242,7 +242,7 @@ func roundTripped(p *proxy) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	discard(resp)
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("status %d", resp.StatusCode)
 	}

@@ -58,6 +58,13 @@ func (w *fakeWire) dialed() int {
 	return w.accepted
 }
 
+// asked lists what was asked of it as a proxy.
+func (w *fakeWire) asked() []*http.Request {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]*http.Request{}, w.connects...)
+}
+
 // cut closes all connections.
 func (w *fakeWire) cut() {
 	w.change(func() {

@@ -324,7 +324,6 @@ func newTestProxy(t *testing.T, server string) *proxy {
 	fatal(t, err)
 	a, err := newApp(cfg, nil)
 	fatal(t, err)
-	t.Cleanup(a.client.CloseIdleConnections)
 	_, stop := context.WithCancelCause(context.Background())
 	return newProxy(cfg, a.client, nil, &lineWriter{w: io.Discard, stop: stop}, nil, nil)
 }
