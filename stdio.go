@@ -73,16 +73,12 @@ func errorAnswer(id []byte, e *rpcError) []byte {
 	if id == nil {
 		id = []byte("null")
 	}
-	answer := struct {
-		Version string          `json:"jsonrpc"`
-		ID      json.RawMessage `json:"id"`
-		Error   *rpcError       `json:"error"`
-	}{"2.0", id, e}
-	line, err := json.Marshal(answer)
+	object, err := json.Marshal(e)
 	if err != nil { // data holds numbers and strings only
 		panic(err)
 	}
-	return line
+	// The id goes back as it was written: Marshal would escape what it likes to.
+	return bytes.Join([][]byte{[]byte(`{"jsonrpc":"2.0","id":`), id, []byte(`,"error":`), object, {'}'}}, nil)
 }
 
 // parseMessage says what a line is. The error says why it is not a JSON-RPC
@@ -157,14 +153,13 @@ func (l *lineReader) next() (line, id []byte, err error) {
 func (l *lineReader) line() (line, id []byte, err error) {
 	for {
 		piece, err := l.r.ReadSlice('\n')
-		if err == bufio.ErrBufferFull {
-			if len(line)+len(piece) > l.limit {
-				return nil, l.passOver(line, piece), errTooLong
-			}
-			line = append(line, piece...)
-			continue
+		if len(bytes.TrimRight(piece, "\r\n"))+len(line) > l.limit {
+			return nil, l.passOver(line, piece, err), errTooLong
 		}
 		line = append(line, piece...)
+		if err == bufio.ErrBufferFull {
+			continue
+		}
 		if err == io.EOF && len(bytes.TrimSpace(line)) > 0 {
 			err = nil // the next call says EOF again
 		}
@@ -172,22 +167,20 @@ func (l *lineReader) line() (line, id []byte, err error) {
 	}
 }
 
-// passOver reads to the end of an over-long line, keeping nothing of it but its id.
-func (l *lineReader) passOver(line, piece []byte) []byte {
+// passOver reads to the end of an over-long line, keeping nothing of it but
+// its id. What is no request has none to answer: a response bears the server's.
+func (l *lineReader) passOver(line, piece []byte, err error) []byte {
 	var s scanner
 	s.feed(line)
-	for {
-		s.feed(piece)
-		var err error
+	s.feed(piece)
+	for err == bufio.ErrBufferFull {
 		piece, err = l.r.ReadSlice('\n')
-		if err != bufio.ErrBufferFull {
-			s.feed(piece)
-			if s.finish() != nil {
-				return nil // what looks like an id may be a piece of something else
-			}
-			return s.idValue()
-		}
+		s.feed(piece)
 	}
+	if id := s.idValue(); s.finish() == nil && s.has("method") && validID(id) {
+		return id
+	}
+	return nil // what looks like an id may be a piece of something else
 }
 
 // lineWriter is the only writer of stdout.
