@@ -266,6 +266,27 @@ func TestMetadataOfAnotherIssuer(t *testing.T) {
 	}
 }
 
+// Without PKCE a stolen code is worth a token (MCP 2026-07-28, Authorization
+// Code Protection): no sign-in begins.
+func TestServerWithoutPKCE(t *testing.T) {
+	for name, methods := range map[string]any{"nothing said": nil, "plain alone": []string{"plain"}, "in small letters": []string{"s256"}} {
+		methods := methods
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.metadata = func(doc map[string]any) {
+				if doc["code_challenge_methods_supported"] = methods; methods == nil {
+					delete(doc, "code_challenge_methods_supported")
+				}
+			}
+			wantRefusedSignIn(t, newUser(t, auth, server), server, "does not offer PKCE with S256")
+			if auth.count("register") != 0 {
+				t.Errorf("got %q", auth.labels())
+			}
+		})
+	}
+}
+
 // The mix-up (RFC 9207, section 1): a server sends the user to sign in at an
 // honest one, in the hope of being brought the honest one's code.
 func TestMixUp(t *testing.T) {
