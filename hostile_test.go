@@ -323,12 +323,12 @@ func TestTokenGoesNowhereElse(t *testing.T) {
 		}
 	}
 	for name, lure := range map[string]func(server *fakeMCP, evil, plain *fakeOrigin){
-		"301":        redirect(301, "evil"),
-		"302":        redirect(302, "evil"),
-		"303":        redirect(303, "evil"),
-		"307":        redirect(307, "evil"),
-		"308":        redirect(308, "evil"),
-		"307 to htt": redirect(307, "http"),
+		"301":         redirect(301, "evil"),
+		"302":         redirect(302, "evil"),
+		"303":         redirect(303, "evil"),
+		"307":         redirect(307, "evil"),
+		"308":         redirect(308, "evil"),
+		"307 to http": redirect(307, "http"),
 		"HTTP+SSE endpoint": func(server *fakeMCP, evil, _ *fakeOrigin) {
 			server.on("initialize", func(w http.ResponseWriter, r *fakeRequest) bool {
 				w.WriteHeader(http.StatusMethodNotAllowed)

@@ -312,3 +312,17 @@ func TestParseTokenAnswer(t *testing.T) {
 		}
 	}
 }
+
+// What a server makes up in the place of an error code does not become an
+// attribute of a trace.
+func TestErrorTypeOfTraces(t *testing.T) {
+	for want, err := range map[string]error{
+		"invalid_grant": &tokenError{Code: "invalid_grant", Status: 400},
+		"refused":       &tokenError{Code: "SENTINEL of the server", Status: 400},
+		"503":           &tokenError{Status: 503},
+	} {
+		if got := errorType(fmt.Errorf("wrapped: %w", err)); got != want {
+			t.Errorf("%v: got %q, want %q", err, got, want)
+		}
+	}
+}
