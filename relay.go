@@ -273,10 +273,10 @@ func (p *proxy) oneFromServer(c *call, d *document) {
 func (p *proxy) deliver(c *call, d *document) error {
 	target := p.answered(c, d.field("id"))
 	if target == nil {
-		if c != nil && c.settled.Load() {
-			return nil // said twice
-		}
 		return fmt.Errorf("%s answered a request that was not asked", p.server.Host)
+	}
+	if target.settled.Load() {
+		return nil // said twice
 	}
 	if target.m.method == "initialize" && target.m.version == "" && d.has("result") {
 		sessionID := target.sessionID
@@ -292,15 +292,20 @@ func (p *proxy) deliver(c *call, d *document) error {
 	return nil
 }
 
-// answered finds the call that a response with this id answers: the one with
-// just this id, else c where its id may be meant, else any whose id may be.
+// answered finds the call that a response with this id answers: c where it has
+// just this id, else the one that has, else c where its id may be meant, else
+// any whose id may be. c comes first because the client may use an id again: what
+// follows an answer on its stream is said twice, and no answer to the next call.
 func (p *proxy) answered(c *call, id []byte) *call {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if c != nil && bytes.Equal(id, c.m.id) {
+		return c
+	}
 	if exact := p.calls[string(id)]; exact != nil {
 		return exact
 	}
-	if c != nil && !c.settled.Load() && (isNull(id) || sameID(id, c.m.id)) {
+	if c != nil && (isNull(id) || sameID(id, c.m.id)) {
 		return c
 	}
 	if isNull(id) {
