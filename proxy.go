@@ -102,36 +102,40 @@ func (p *proxy) serve(ctx context.Context, stdin io.Reader) error {
 	var err error
 	select {
 	case err = <-eof:
-		p.endSubscriptions()
 		p.drain(ctx)
 	case <-ctx.Done():
 	}
-	p.stop()
+	end := context.Background()
+	within(end, endTime, func(context.Context) { p.stop() }) // a host that does not read would hold it up
 	stopWork()
-	end, cancel := context.WithTimeout(context.Background(), endTime)
-	defer cancel()
-	p.endSession(end)
-	waitFor(end, &p.routines)
+	within(end, endTime, func(ctx context.Context) {
+		p.endSession(ctx)
+		p.routines.Wait()
+	})
 	return err
 }
 
-// drain waits for what is in flight, at most drainTime.
-func (p *proxy) drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, drainTime)
+// within waits for what do does, until ctx ends or d has passed.
+func within(ctx context.Context, d time.Duration, do func(context.Context)) {
+	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	if p.auth != nil {
-		defer time.AfterFunc(signInDrain, p.auth.leave).Stop()
-	}
-	waitFor(ctx, &p.pending)
-}
-
-func waitFor(ctx context.Context, wg *sync.WaitGroup) {
 	done := make(chan struct{})
-	go func() { wg.Wait(); close(done) }()
+	go func() { defer close(done); do(ctx) }()
 	select {
 	case <-done:
 	case <-ctx.Done():
 	}
+}
+
+// drain waits for what is in flight, at most drainTime.
+func (p *proxy) drain(ctx context.Context) {
+	if p.auth != nil {
+		defer time.AfterFunc(signInDrain, p.auth.leave).Stop()
+	}
+	within(ctx, drainTime, func(context.Context) {
+		p.endSubscriptions()
+		p.pending.Wait()
+	})
 }
 
 // stop answers every open request with an error and lets no further one in.
