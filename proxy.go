@@ -219,14 +219,20 @@ func (p *proxy) dispatch(ctx context.Context, m *message) {
 			// What the next message brings about must find the subscription.
 			p.delivered = c.reached
 		}
-		p.routines.Add(1)
+		if !p.enter() {
+			cancel() // whoever stops has answered it
+			return
+		}
 		go p.forward(ctx, c, turn)
+		return
+	}
+	if !p.enter() {
+		span.end()
 		return
 	}
 	delivered := make(chan struct{})
 	p.delivered = delivered
 	p.pending.Add(1)
-	p.routines.Add(1)
 	go func() {
 		defer p.routines.Done()
 		defer p.pending.Done()
@@ -237,6 +243,18 @@ func (p *proxy) dispatch(ctx context.Context, m *message) {
 			p.log.warnf("%s was not delivered: %v", nameOf(m), err)
 		}
 	}()
+}
+
+// enter counts a message's goroutine, unless the end has begun: the count is
+// waited for then, and must not rise.
+func (p *proxy) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopping {
+		return false
+	}
+	p.routines.Add(1)
+	return true
 }
 
 func nameOf(m *message) string {
