@@ -508,6 +508,9 @@ func (d *document) finish() error {
 	return d.scan.finish()
 }
 
+// whole tells whether an object or array is closed: nothing but white space may follow.
+func (d *document) whole() bool { return d.scan.state == atEnd }
+
 func (d *document) size() int            { return d.held }
 func (d *document) isArray() bool        { return d.scan.isArray() }
 func (d *document) has(name string) bool { return d.scan.has(name) }

@@ -102,8 +102,13 @@ func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent se
 	if resp.ContentLength > 0 {
 		d.grow(int(resp.ContentLength))
 	}
-	_, err := io.Copy(d, resp.Body)
+	w := &wholeMessage{document: d, body: resp.Body}
+	_, err := io.Copy(w, resp.Body)
+	if w.linger != nil {
+		w.linger.Stop()
+	}
 	switch {
+	case d.whole(): // however the body went on or broke off
 	case errors.Is(err, errTooLong):
 		return fmt.Errorf("the answer is longer than %d MiB", maxMessage>>20)
 	case ctx.Err() != nil:
@@ -116,6 +121,22 @@ func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent se
 		return p.awaitListener(ctx, c, resp.StatusCode)
 	}
 	return p.relayBody(ctx, c, d, resp.StatusCode, media)
+}
+
+// wholeMessage is a body that need not end in good order, or at all, once the
+// message in it is whole.
+type wholeMessage struct {
+	*document
+	body   io.Closer
+	linger *time.Timer
+}
+
+func (w *wholeMessage) Write(p []byte) (int, error) {
+	n, err := w.document.Write(p)
+	if w.linger == nil && w.whole() {
+		w.linger = hangUp(w.body, lingerTime)
+	}
+	return n, err
 }
 
 // relayBody passes on what a body holds, which may be no answer at all.
