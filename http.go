@@ -187,7 +187,7 @@ func (e unsentError) Unwrap() error { return e.error }
 // isHangUp tells whether the other side closed the connection.
 func isHangUp(err error) bool {
 	var op *net.OpError
-	return errors.Is(err, io.EOF) || errors.As(err, &op) && (op.Op == "read" || op.Op == "write") && !op.Timeout()
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op) && (op.Op == "read" || op.Op == "write") && !op.Timeout()
 }
 
 // traced makes a span of every attempt: redirects and retries are attempts of their own.
