@@ -276,13 +276,13 @@ func TestRefusedConnectionIsTriedAgain(t *testing.T) {
 
 // A connection that breaks before the request is written is like a refused one; a wrong certificate is not.
 func TestConnectionClosedInTheHandshake(t *testing.T) {
-	for _, reset := range []bool{false, true} {
-		reset := reset
-		t.Run(fmt.Sprintf("reset %v", reset), func(t *testing.T) {
+	for name, after := range map[string]int{"at once": 0, "reset": 0, "in the middle": 300} {
+		name, after := name, after
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startMCP(t)
 			wire := startWire(t, server.fakeOrigin)
-			wire.change(func() { wire.refuse, wire.reset = 2, reset })
+			wire.change(func() { wire.refuse, wire.after, wire.reset = 2, after, name == "reset" })
 			p := startProxy(t, "-u", wire.base()+"/mcp")
 			p.initialize()
 			if got := server.count("initialize"); got != 1 || wire.dialed() < 3 {

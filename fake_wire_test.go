@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -18,8 +19,9 @@ type fakeWire struct {
 	t        testing.TB
 	listener net.Listener
 	to       string           // address that new connections are led to
-	refuse   int              // how many of the next connections are closed before a byte passes
-	reset    bool             // closing is a reset
+	refuse   int              // how many of the next connections break
+	after    int              // so many bytes from the origin
+	reset    bool             // breaking is a reset
 	conns    map[net.Conn]int // open ones of the program, and their numbers
 	accepted int
 	connects []*http.Request // what was asked of it as a CONNECT proxy
@@ -87,27 +89,28 @@ func (w *fakeWire) serve() {
 		if err != nil {
 			return
 		}
-		refused := false
+		limit := int64(math.MaxInt64)
 		w.change(func() {
 			w.accepted++
-			if refused = w.refuse > 0; refused {
-				w.refuse--
-				w.closeConn(conn)
-				return
-			}
 			w.conns[conn] = w.accepted
+			if w.refuse > 0 {
+				w.refuse--
+				limit = int64(w.after)
+			}
 		})
-		if !refused {
-			go w.forward(conn)
-		}
+		go w.forward(conn, limit)
 	}
 }
 
-func (w *fakeWire) forward(conn net.Conn) {
+// forward passes bytes on, so many of the origin's.
+func (w *fakeWire) forward(conn net.Conn, limit int64) {
 	defer w.change(func() {
-		conn.Close()
+		w.closeConn(conn)
 		delete(w.conns, conn)
 	})
+	if limit == 0 {
+		return
+	}
 	in := bufio.NewReader(conn)
 	w.mu.Lock()
 	to, proxy, status := w.to, w.proxy, w.status
@@ -132,6 +135,6 @@ func (w *fakeWire) forward(conn net.Conn) {
 		io.Copy(out, in)
 		out.Close()
 	}()
-	io.Copy(conn, out)
+	io.CopyN(conn, out, limit)
 	out.Close()
 }
