@@ -5,13 +5,19 @@ SYSTEMS := linux darwin windows
 ARCHS   := amd64 arm64
 CONFORMANCE := 0.2.0-alpha.12
 
-.PHONY: build test format lint check demo conformance release clean
+.PHONY: build test soak-tokens format lint check demo conformance release clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) .
 
 test:
 	go test -race -count=1 ./...
+
+# A minute of traffic with tokens that live for two seconds, and half a minute
+# of waiting for a sign-in. It prints what was counted.
+soak-tokens: build
+	MCP_PROXY_TEST_TRAFFIC=60s MCP_PROXY_TEST_IDLE=30s MCP_PROXY_TEST_BINARY=$(CURDIR)/$(BINARY) \
+		go test -count=1 -v -run='^(TestTokensUnderTraffic|TestWaitingCostsLittle)$$'
 
 format:
 	gofmt -w .

@@ -10,6 +10,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"time"
 )
@@ -28,19 +30,20 @@ const (
 	detachedReady   = "ready"
 	maxOrder        = 1 << 20          // bytes
 	detachWait      = 10 * time.Second // for the detached process to come up
-	maxDetached     = 3                // started by one message
+	followGrace     = 3 * time.Second  // for the leader to say that its time is over
+	maxDetached     = 3                // started for one message
 	firstFollow     = 20 * time.Millisecond
 	followInterval  = 500 * time.Millisecond // a shorter one would cost a waiting process 1 ms of CPU a second
-	windowInterval  = time.Minute
-	maxWindows      = 3         // per windowInterval, whatever they are for
-	lockLogin       = "login"   // held while somebody signs in
-	lockRefresh     = "refresh" // held from reading a token to storing its successor
+	lockLogin       = "login"                // held while somebody signs in
+	lockRefresh     = "refresh"              // held from reading a token to storing its successor
 )
 
 // detachedOrder is what the detached process is told.
 type detachedOrder struct {
 	Args      []string  `json:"args"`
 	Challenge challenge `json:"challenge"`
+	Used      string    `json:"used,omitempty"` // the token that will not do
+	Seen      time.Time `json:"seen"`           // when the sign-in before this one ended
 	Parent    string    `json:"traceparent,omitempty"`
 }
 
@@ -55,7 +58,7 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	if now := o.reread().Token.Access; now != used && now != "" {
 		return nil
 	}
-	if o.failedAt.After(asked) {
+	if o.failedAt.After(asked) || isLasting(o.failure) && time.Since(o.failedAt) < brakeTime {
 		return o.failure
 	}
 	ctx, span := o.trace.start(ctx, "oauth wait for sign-in", spanInternal)
@@ -69,12 +72,7 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 		case <-waiting.Done():
 		}
 	}()
-	var err error
-	if o.store.persistent() {
-		err = o.follow(waiting, ch, used)
-	} else {
-		err = o.lead(waiting, ch) // nowhere to hand a token over: it must be this process
-	}
+	err := o.follow(waiting, ch, used)
 	if errors.Is(context.Cause(waiting), errLeft) {
 		return errLeft
 	}
@@ -85,6 +83,7 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 		}
 		return err
 	}
+	o.verdicts.gain(o.held())
 	o.log.notice("mcp-proxy: signed in to " + o.cfg.server.Host)
 	return nil
 }
@@ -96,40 +95,65 @@ func (o *oauth) leave() { close(o.leaving) }
 
 // follow waits until somebody has signed in, and starts a leader when there is none.
 func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
-	asked := time.Now()
-	shown := ""
-	started := 0
+	bound, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout+followGrace)
+	defer cancel()
+	seen := o.store.loadLogin(o.key).Ended
+	shown, started, here := "", 0, false
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
 		unlock, free, err := o.store.tryLock(o.key, lockLogin)
 		if err != nil {
 			return err
 		}
 		state := o.store.loadLogin(o.key)
-		if going := !free && state.Ended.IsZero(); state.URL != shown && (going || state.Ended.After(asked)) {
-			shown = state.URL
-			o.show(shown)
+		over := state.endedSince(seen)
+		if going := !free && state.Ended.IsZero(); state.URL != "" && state.URL != shown && (going || over) {
+			o.show(state.URL)
 		}
+		shown = state.URL // also of one that died: it leads nowhere
 		if free {
-			now := o.reread().Token.Access
-			unlock()
+			done, err := o.outcome(state, over, used)
 			switch {
-			case now != used && now != "":
-				return nil
-			case state.Ended.After(asked):
-				return state.failure()
+			case done:
 			case started == maxDetached:
-				return errors.New("the sign-in ended without an outcome")
+				done, err = true, errors.New("the sign-in ended without an outcome")
+			case here || !o.store.keeps(o.key): // nowhere to hand a token over
+				done, err = true, o.lead(ctx, ch)
+			}
+			unlock()
+			if done {
+				return err
 			}
 			started++
-			if err := o.detach(ctx, ch); err != nil {
+			if err := o.detach(ctx, detachedOrder{Challenge: ch, Used: used, Seen: seen}); err != nil && ctx.Err() == nil {
 				o.log.warnf("the sign-in runs in this process: %v", err)
-				return o.lead(ctx, ch)
+				here = true
 			}
 		}
-		if !sleep(ctx, pause) {
+		if !sleep(bound, pause) {
+			if ctx.Err() == nil {
+				return o.nobodySignedIn()
+			}
 			return ctx.Err()
 		}
 	}
+}
+
+// outcome tells whether the sign-in is done with, and how. The caller has its lock.
+func (o *oauth) outcome(state loginState, over bool, used string) (done bool, err error) {
+	now := o.reread().Token.Access
+	switch {
+	case now != used && now != "":
+		return true, nil
+	case over && (state.Error != "" || now != ""):
+		return true, state.failure()
+	}
+	return false, nil
+}
+
+// endedSince tells whether another sign-in has ended than the one that the
+// note spoke of when it was seen. Times are not put in order: clocks jump.
+func (st loginState) endedSince(seen time.Time) bool {
+	return !st.Ended.IsZero() && !st.Ended.Equal(seen)
 }
 
 // failure is the outcome of somebody else's sign-in.
@@ -138,6 +162,9 @@ func (st loginState) failure() error {
 		return errors.New("the sign-in ended without a token that the server takes")
 	}
 	err := error(authError{errors.New(st.Error)})
+	if st.Lasting {
+		err = lastingFailure{err}
+	}
 	if st.Hint != "" {
 		err = withHint(err, "%s", st.Hint)
 	}
@@ -146,18 +173,19 @@ func (st loginState) failure() error {
 
 // detach starts the process that leads the sign-in, and returns when it holds
 // the lock or has found that somebody else does.
-func (o *oauth) detach(ctx context.Context, ch challenge) error {
+func (o *oauth) detach(ctx context.Context, order detachedOrder) error {
 	program, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	order, err := json.Marshal(detachedOrder{o.cfg.args, ch, spanOf(ctx).traceparent()})
+	order.Args, order.Parent = o.cfg.args, spanOf(ctx).traceparent()
+	text, err := json.Marshal(order)
 	if err != nil {
 		return err
 	}
 	cmd := exec.Command(program, detachedCommand)
 	cmd.SysProcAttr = detachedProcess()
-	cmd.Stdin = bytes.NewReader(order)
+	cmd.Stdin = bytes.NewReader(text)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -193,11 +221,17 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 	if err != nil {
 		return err
 	}
+	if cfg.cacheDir != "" {
+		if cfg.cacheDir, err = filepath.Abs(cfg.cacheDir); err != nil {
+			return err
+		}
+	}
 	a, err := newApp(cfg, nil)
 	if err != nil {
 		return err
 	}
 	defer a.close()
+	leaveDirectory()
 	unlock, free, err := a.auth.store.tryLock(a.auth.key, lockLogin)
 	if err != nil {
 		return err
@@ -207,7 +241,22 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 		return nil
 	}
 	defer unlock()
+	// While this process came up another one may have led and ended.
+	now := a.auth.reread().Token.Access
+	if now != order.Used && now != "" || a.auth.store.loadLogin(a.auth.key).endedSince(order.Seen) {
+		return nil
+	}
+	a.auth.handsOver = true
 	return a.auth.lead(withRemoteParent(ctx, order.Parent), order.Challenge)
+}
+
+// leaveDirectory lets go of the host's working directory, which may be on a
+// disk that is to be unmounted. What was named relative to it is read before.
+func leaveDirectory() {
+	x509.SystemCertPool() // reads $SSL_CERT_FILE, once
+	if dir, err := os.Getwd(); err == nil {
+		os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
+	}
 }
 
 // leader is the one sign-in that is going on.
@@ -231,7 +280,7 @@ func (o *oauth) lead(ctx context.Context, ch challenge) error {
 	l.update(func(st *loginState) {
 		st.Ended = time.Now()
 		if err != nil {
-			st.Error, st.Hint, st.Code = err.Error(), hintOf(err), exitCode(err)
+			st.Error, st.Hint, st.Code, st.Lasting = err.Error(), hintOf(err), exitCode(err), isLasting(err)
 		}
 	})
 	return err
@@ -271,30 +320,6 @@ func (l *leader) window(ctx context.Context, address, purpose string) {
 	if err := openBrowser(l.cfg.browser, address); err != nil {
 		l.log.warnf("no browser could be opened (%v): open the URL by hand", err)
 	}
-}
-
-// recent are the windows of the last minute; one from the future is of a clock
-// that jumped, and does not count.
-func recent(windows []window, now time.Time) []window {
-	var kept []window
-	for _, w := range windows {
-		if age := now.Sub(w.Opened); age >= 0 && age < windowInterval {
-			kept = append(kept, w)
-		}
-	}
-	return kept
-}
-
-// brake is how long the next window has to wait.
-func brake(windows []window, purpose string, now time.Time) time.Duration {
-	windows = recent(windows, now)
-	var wait time.Duration
-	for i, w := range windows {
-		if w.Purpose == purpose || len(windows)-i >= maxWindows {
-			wait = windowInterval - now.Sub(w.Opened)
-		}
-	}
-	return wait
 }
 
 // show tells the user where to sign in. The URL stands on a line of its own,

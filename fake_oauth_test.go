@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fakeAuth is an authorization server. Its switches are set before the first
@@ -32,6 +33,7 @@ type fakeAuth struct {
 	scope         string                   // what scope must be, "" for absent; anyValue
 	scopes        []string                 // scopes_supported
 	expiresIn     any                      // of access tokens: a number, a string, or nil for absent
+	lives         time.Duration            // of access tokens, whatever expiresIn says; 0: for good
 	rotates       bool                     // a refresh gives a new refresh token; the old one revokes the grant
 	denies        bool                     // the user says no, whatever the browser does
 	responds      func(back url.Values)    // changes the authorization response
@@ -149,6 +151,9 @@ func (a *fakeAuth) grant(c *fakeClient, resource, scope string) (access, refresh
 func (a *fakeAuth) newAccess(g *fakeGrant) string {
 	token := a.secret("access")
 	a.access[token] = g
+	if a.lives > 0 {
+		time.AfterFunc(a.lives, func() { a.change(func() { delete(a.access, token) }) })
+	}
 	return token
 }
 

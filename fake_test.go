@@ -21,6 +21,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"sort"
@@ -124,6 +125,7 @@ type fakeRequest struct {
 	order int64       // its place among the requests of all origins
 	at    time.Time   // when it came
 	done  bool        // its handler has returned
+	part  fakePart    // who serves it; nil: nobody
 }
 
 // fakeAnswer answers a request, or leaves it (false) to whoever comes next.
@@ -227,7 +229,7 @@ func (o *fakeOrigin) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	r := &fakeRequest{Request: req, body: body, order: fakeOrder.Add(1), at: time.Now()}
 	r.conn = req.Context().Value(fakeConnKey{}).(int)
-	part := o.partFor(r)
+	r.part = o.partFor(r)
 	if !o.record(r) {
 		return
 	}
@@ -235,11 +237,11 @@ func (o *fakeOrigin) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if !o.pass(r) || o.hooked(w, r) {
 		return
 	}
-	if part == nil {
+	if r.part == nil {
 		http.NotFound(w, req)
 		return
 	}
-	part.serve(w, r)
+	r.part.serve(w, r)
 }
 
 func (o *fakeOrigin) partFor(r *fakeRequest) fakePart {
@@ -305,6 +307,28 @@ func (o *fakeOrigin) hold(label string) (release func()) {
 		o.change(func() { delete(o.gates, label) })
 		close(gate)
 	}
+}
+
+// answerLate has the requests of that label served at once, and answered when
+// release is called: what a client that has gone meanwhile will never know.
+func (o *fakeOrigin) answerLate(label string) (release func()) {
+	gate := make(chan struct{})
+	o.on(label, func(w http.ResponseWriter, r *fakeRequest) bool {
+		answer := httptest.NewRecorder()
+		r.part.serve(answer, r)
+		select {
+		case <-gate:
+		case <-r.Context().Done():
+			return true
+		}
+		for name, values := range answer.Header() {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(answer.Code)
+		w.Write(answer.Body.Bytes())
+		return true
+	})
+	return sync.OnceFunc(func() { close(gate) })
 }
 
 // await waits until n requests of that label have come in and returns the last of them.

@@ -69,6 +69,9 @@ func (u *testUser) start(args ...string) *testProxy {
 	fatal(u.t, err)
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, stdout, stderr
 	p.stdin, p.stdout = hostIn, hostOut
+	if u.prepare != nil {
+		u.prepare(p.cmd)
+	}
 	fatal(u.t, p.cmd.Start())
 	for _, theirs := range []*os.File{stdin, stdout, stderr} {
 		theirs.Close()

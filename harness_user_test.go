@@ -70,6 +70,7 @@ type testUser struct {
 	browser string            // consent | deny | ignore
 	env     map[string]string // beside the usual; "" removes
 	binary  string            // "": the test binary in the program's role
+	prepare func(*exec.Cmd)   // changes how start starts a process
 	keepers []testKeeper
 	dir     string
 	started []*testProxy

@@ -179,22 +179,25 @@ func (o *oauth) oneSignIn(ctx context.Context, c *credentials, cb *callback, fou
 	stopAsking()
 	if err != nil {
 		if ctx.Err() != nil {
-			return withHint(authErrorf("nobody signed in to %s within %v", o.cfg.server.Host, o.cfg.loginTimeout), "mcp-proxy login -u %s", o.cfg.server.Redacted())
+			return o.nobodySignedIn()
 		}
 		return err
 	}
 	form := url.Values{"grant_type": {grantCode}, "code": {code}, "redirect_uri": {c.Client.RedirectURI}, "code_verifier": {verifier}}
 	addResource(form, c.Resource)
-	t, err := o.tokenWithRetry(ctx, c, form)
-	cb.outcome(err)
-	if err != nil {
-		return o.explainRefusal(err)
+	c.Token, err = o.tokenWithRetry(ctx, c, form)
+	if err == nil {
+		if c.Token.Scope == "" {
+			c.Token.Scope = c.RequestedScope // RFC 6749, section 5.1: unchanged when it is left out
+		}
+		err = o.keepNew(ctx, c)
 	}
-	if t.Scope == "" {
-		t.Scope = c.RequestedScope // RFC 6749, section 5.1: unchanged when it is left out
-	}
-	c.Token = t
-	return o.keepNew(ctx, c)
+	cb.outcome(err) // after the token is stored: that is what the page says
+	return o.explainRefusal(err)
+}
+
+func (o *oauth) nobodySignedIn() error {
+	return withHint(authErrorf("nobody signed in to %s within %v", o.cfg.server.Host, o.cfg.loginTimeout), "mcp-proxy login -u %s", o.cfg.server.Redacted())
 }
 
 // keepNew stores what a sign-in brought. A refresh that is going on would
@@ -205,7 +208,9 @@ func (o *oauth) keepNew(ctx context.Context, c *credentials) error {
 		return err
 	}
 	defer unlock()
-	o.keep(c)
+	if err := o.keep(c); err != nil && o.handsOver {
+		return fmt.Errorf("the token cannot be stored: %w", err)
+	}
 	return nil
 }
 

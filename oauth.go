@@ -1,8 +1,9 @@
 package main
 
-// A valid access token for this server: from the cache, refreshed, or by
-// signing in; and the token endpoint. How a user signs in is login.go's, who
-// of several processes does it is detach.go's.
+// A valid access token for this server: what is held, what a 401 or 403 about
+// it leads to, and the token endpoint. When a token is refreshed is refresh.go's
+// matter, how a user signs in login.go's, who of several processes does it
+// detach.go's, and how often any of it may happen brakes.go's.
 
 import (
 	"context"
@@ -24,7 +25,6 @@ const (
 	tokenTimeout      = 30 * time.Second // for one request to the token endpoint
 	maxTokenAnswer    = 1 << 20          // bytes
 	maxTokenAttempts  = 3                // while the token endpoint is out of order
-	maxRefreshMargin  = time.Minute      // before expiry
 	maxTokenLife      = 10 * 365 * 24 * time.Hour
 	maxStepUps        = 2 // per message
 	maxOtherTokens    = 3 // tokens of other processes that a message tries
@@ -55,12 +55,22 @@ type oauth struct {
 	trace    *tracer
 	discover *discoverer
 
-	refreshing turn          // one refresh at a time in this process
-	rejected   string        // the refresh token that is no good; guarded by refreshing
-	signingIn  turn          // one sign-in at a time; the token may have to be refreshed meanwhile
-	failure    error         // of the last sign-in; guarded by signingIn
-	failedAt   time.Time     // guarded by signingIn
-	leaving    chan struct{} // closed when nobody waits for a sign-in any more
+	refreshing      turn      // one refresh at a time in this process
+	rejected        string    // the refresh token that is no good; guarded by refreshing
+	refreshFailure  error     // of the last refresh that failed; guarded by refreshing
+	refreshFailedAt time.Time // guarded by refreshing
+
+	signingIn turn          // one sign-in at a time; the token may have to be refreshed meanwhile
+	failure   error         // of the last sign-in; guarded by signingIn
+	failedAt  time.Time     // guarded by signingIn
+	leaving   chan struct{} // closed when nobody waits for a sign-in any more
+	handsOver bool          // a token that cannot be stored is of no use: others wait for it
+
+	verdicts verdicts
+
+	// Held from reading or writing the file to noting what it holds: else what
+	// was read before a refresh could be taken for what came after it.
+	storing sync.Mutex
 
 	mu     sync.Mutex // guards cached
 	cached *credentials
@@ -87,6 +97,8 @@ func (o *oauth) current() *credentials {
 
 // reread takes what another process may have stored since.
 func (o *oauth) reread() *credentials {
+	o.storing.Lock()
+	defer o.storing.Unlock()
 	c := o.load()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -109,51 +121,23 @@ func (o *oauth) usable(c *credentials) bool {
 	return o.cfg.clientID == "" || c.Client.Source != sourceGiven || c.Client.ID == o.cfg.clientID
 }
 
-func (o *oauth) keep(c *credentials) {
+// keep makes c the credentials of this process and, unless there is an error,
+// of all others.
+func (o *oauth) keep(c *credentials) error {
+	o.storing.Lock()
+	defer o.storing.Unlock()
 	o.mu.Lock()
 	o.cached = c
 	o.mu.Unlock()
-	if err := o.store.save(o.key, c); err != nil {
+	err := o.store.save(o.key, c)
+	if err != nil {
 		o.log.debugf("the token lives in memory only: %v", err) // the store has warned
 	}
+	return err
 }
 
 // held is the token as it is, without any network.
 func (o *oauth) held() string { return o.current().Token.Access }
-
-// token is the access token to send, "" when there is none yet: a server that
-// needs one will say so. A token about to expire is refreshed first.
-func (o *oauth) token(ctx context.Context) (string, error) {
-	t := o.current().Token
-	if !t.due(time.Now()) || t.Refresh == "" {
-		return t.Access, nil
-	}
-	err := o.refresh(ctx, t.Access)
-	switch {
-	case err == nil:
-		return o.held(), nil
-	case ctx.Err() != nil:
-		return "", ctx.Err()
-	case isRejected(err) || time.Now().Before(t.Expiry):
-		// Still good, or the server's challenge shall say what to ask for.
-		return t.Access, nil
-	}
-	return "", err
-}
-
-// due tells whether a token is to be refreshed: a tenth of its life before it
-// expires, at most a minute. A fixed margin would refresh a token that lives
-// for 30 s on every call.
-func (t token) due(now time.Time) bool {
-	if t.Access == "" || t.Expiry.IsZero() {
-		return false
-	}
-	margin := t.Expiry.Sub(t.Obtained) / 10
-	if margin > maxRefreshMargin || margin < 0 {
-		margin = maxRefreshMargin
-	}
-	return !now.Before(t.Expiry.Add(-margin))
-}
 
 // authAttempts is what one message has caused so far.
 type authAttempts struct {
@@ -177,22 +161,33 @@ func (o *oauth) challenged(ctx context.Context, resp *http.Response, used string
 	if !ours {
 		return false, nil // the server wants another scheme
 	}
+	o.verdicts.refused(used, time.Now())
 	if o.reread().Token.Access != used && o.held() != "" && a.otherTokens < maxOtherTokens {
 		a.otherTokens++
 		return true, nil
 	}
-	if used != "" && !a.refreshed && o.current().Token.Refresh != "" {
+	revoked := false
+	if used != "" && !a.refreshed && o.current().Token.Refresh != "" && o.verdicts.allowRefresh(time.Now()) {
 		a.refreshed = true
 		err := o.refresh(ctx, used)
 		if err == nil {
 			return true, nil
 		}
-		if !isRejected(err) {
+		if revoked = isRejected(err); !revoked {
 			return false, err
 		}
 	}
-	if a.signedIn || a.noSignIn {
+	switch {
+	case a.noSignIn:
 		return false, nil
+	case a.signedIn:
+		if ch.Error == insufficientScope {
+			o.verdicts.insatiable(time.Now())
+		}
+		return false, o.refusesNewToken()
+	}
+	if err := o.allowSignIn(ch, used, revoked); err != nil {
+		return false, err
 	}
 	a.signedIn = true
 	return true, o.signIn(ctx, ch, used)
@@ -206,73 +201,16 @@ func (o *oauth) stepUp(ctx context.Context, ch challenge, used string, a *authAt
 	case now.Token.Access != used && now.Token.Access != "" && a.otherTokens < maxOtherTokens:
 		a.otherTokens++
 		return true, nil
-	case a.noSignIn || a.stepUps >= maxStepUps:
+	case a.stepUps >= maxStepUps:
+		o.verdicts.insatiable(time.Now())
+		return false, nil
+	case a.noSignIn || !o.verdicts.allowStepUp(time.Now()):
 		return false, nil
 	case used != "" && unionScope(now.RequestedScope, ch.Scope) == now.RequestedScope:
 		return false, nil // all of it was asked for already, and not granted
 	}
 	a.stepUps++
 	return true, o.signIn(ctx, ch, used)
-}
-
-// refresh replaces the token used by a new one, once for all goroutines and
-// processes that want it: a rotated refresh token used twice would revoke the
-// whole grant (OAuth 2.1, section 4.3.1).
-func (o *oauth) refresh(ctx context.Context, used string) error {
-	if err := o.refreshing.take(ctx); err != nil {
-		return err
-	}
-	defer o.refreshing.give()
-	if now := o.current().Token; now.Access != used {
-		return nil
-	}
-	unlock, err := o.store.lock(ctx, o.key, lockRefresh)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	c := *o.reread()
-	if c.Token.Access != used && !c.Token.due(time.Now()) {
-		return nil // another process did it
-	}
-	ctx, span := o.trace.start(ctx, "oauth refresh", spanInternal)
-	defer span.end()
-	t, err := o.refreshed(ctx, &c)
-	if err != nil {
-		span.fail(errorType(err))
-		if isRejected(err) {
-			o.rejected = c.Token.Refresh
-		}
-		if isUnknownClient(err) && c.Client.Source == sourceRegistered {
-			// The authorization server lost our registration: with the old id the
-			// user would only see its error page, which never comes back to us.
-			o.keep(&credentials{Issuer: c.Issuer, RequestedScope: c.RequestedScope})
-		}
-		return err
-	}
-	c.Token = t
-	o.keep(&c)
-	o.log.infof("refreshed the token for %s", o.cfg.server.Host)
-	return nil
-}
-
-func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
-	if c.Token.Refresh == "" || c.TokenEndpoint == "" || c.Token.Refresh == o.rejected {
-		return token{}, &tokenError{Code: "invalid_grant"}
-	}
-	form := url.Values{"grant_type": {grantRefresh}, "refresh_token": {c.Token.Refresh}}
-	addResource(form, c.Resource)
-	t, err := o.tokenWithRetry(ctx, c, form)
-	if err != nil {
-		return token{}, err
-	}
-	if t.Refresh == "" {
-		t.Refresh = c.Token.Refresh // RFC 6749, section 6: it stays when none is sent
-	}
-	if t.Scope == "" {
-		t.Scope = c.Token.Scope
-	}
-	return t, nil
 }
 
 // addResource names the server that the token is for (RFC 8707, section 2).
@@ -528,6 +466,8 @@ func parseTokenAnswer(status int, body []byte, now time.Time) (token, error) {
 		// RFC 6749, section 7.1: a token of a type that is not understood must not be used.
 		return token{}, &tokenError{Code: "unsupported_token_type", Description: excerpt(a.TokenType), Status: status}
 	}
+	// The monotonic clock stands still while the machine sleeps, and tokens grow old.
+	now = now.Round(0)
 	t := token{Access: a.AccessToken, Refresh: a.RefreshToken, Type: "Bearer", Scope: a.Scope, Obtained: now}
 	if life := expiresIn(a.ExpiresIn); life > 0 {
 		t.Expiry = now.Add(life)

@@ -111,6 +111,9 @@ func (p *proxy) serve(ctx context.Context, stdin io.Reader) error {
 	within(end, endTime, func(ctx context.Context) {
 		p.endSession(ctx)
 		p.routines.Wait()
+		if p.auth != nil {
+			p.auth.settle(ctx)
+		}
 	})
 	return err
 }
@@ -132,9 +135,12 @@ func (p *proxy) drain(ctx context.Context) {
 	if p.auth != nil {
 		defer time.AfterFunc(signInDrain, p.auth.leave).Stop()
 	}
-	within(ctx, drainTime, func(context.Context) {
+	within(ctx, drainTime, func(ctx context.Context) {
 		p.endSubscriptions()
 		p.pending.Wait()
+		if p.auth != nil {
+			p.auth.settle(ctx)
+		}
 	})
 }
 

@@ -47,6 +47,11 @@ type registered struct {
 	AuthMethod   string `json:"token_endpoint_auth_method"`
 }
 
+// registrationRefused is the server's word, or its trouble, and not the network's.
+type registrationRefused struct{ error }
+
+func (r registrationRefused) Unwrap() error { return r.error }
+
 // register makes a client at m's registration endpoint that is sent back to
 // redirectURI. Its AuthMethod is always set.
 func (d *discoverer) register(ctx context.Context, m *serverMetadata, redirectURI string) (client, error) {
@@ -60,7 +65,7 @@ func (d *discoverer) register(ctx context.Context, m *serverMetadata, redirectUR
 		err = fmt.Errorf("register a client: %w", err)
 	}
 	if err != nil && !errors.As(err, new(noAnswer)) {
-		err = withHint(err, "give --client-id (register a client at %s by hand)", excerpt(endpoint.Host))
+		err = withHint(registrationRefused{err}, "give --client-id (register a client at %s by hand)", excerpt(endpoint.Host))
 	}
 	return c, err
 }

@@ -82,6 +82,7 @@ type loginState struct {
 	Error   string    `json:"error,omitempty"`
 	Hint    string    `json:"hint,omitempty"`
 	Code    int       `json:"code,omitempty"`    // the exit code that the failure stands for
+	Lasting bool      `json:"lasting,omitempty"` // the same would come out if it were tried again at once
 	Windows []window  `json:"windows,omitempty"` // browser windows opened lately
 }
 
@@ -141,6 +142,15 @@ func openStore(dir string, log *logger) *store {
 // persistent tells whether other processes will see what this one saves.
 func (s *store) persistent() bool { return s.usable() == nil }
 
+// keeps tells whether credentials saved for the key will be found by other
+// processes: no newer program's file is in their place, nor a directory, and
+// there is room. What can be tried is tried with the note of the sign-in, whose
+// lock the caller has.
+func (s *store) keeps(k storeKey) bool {
+	info, err := os.Lstat(s.path(k.file()))
+	return s.persistent() && !(err == nil && info.IsDir()) && !s.isNewer(k.file()) && s.saveLogin(k, s.loadLogin(k)) == nil
+}
+
 func (s *store) usable() error {
 	s.once.Do(func() {
 		if err := makePrivateDir(s.dir, s.warn); err != nil {
@@ -178,8 +188,8 @@ func (s *store) save(k storeKey, c *credentials) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := s.parse(k.file()); errors.Is(err, errNewer) {
-		return s.settle(k.file(), data, fmt.Errorf("%s: %w", s.path(k.file()), err))
+	if s.isNewer(k.file()) {
+		return s.settle(k.file(), data, fmt.Errorf("%s: %w", s.path(k.file()), errNewer))
 	}
 	return s.write(k.file(), data)
 }
@@ -288,8 +298,11 @@ func (s *store) kernelLock(name string) (*os.File, bool, error) {
 		return nil, true, nil
 	}
 	f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|warily, 0o600)
+	if errors.Is(err, fs.ErrNotExist) && os.MkdirAll(s.dir, 0o700) == nil { // removed meanwhile
+		f, err = os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|warily, 0o600)
+	}
 	if err != nil {
-		if probe(s.dir) != nil { // removed, filled up or made read-only meanwhile
+		if probe(s.dir) != nil { // filled up or made read-only meanwhile
 			return nil, true, nil
 		}
 		return nil, false, withHint(err, "remove %s", s.path(name))
@@ -312,25 +325,39 @@ var (
 	errForeign = errors.New("it is for another server or profile")
 )
 
-// parse looks at the version first: a newer file need not even have our types. There is no older format,
-// so a file without a version is none of ours.
 func (s *store) parse(name string) (*credentials, fs.FileInfo, error) {
 	data, seen, err := s.read(name)
 	if err != nil {
 		return nil, nil, err
 	}
+	c, err := decodeCredentials(data)
+	return c, seen, err
+}
+
+// isNewer looks at the disk, whatever stands for the file in memory.
+func (s *store) isNewer(name string) bool {
+	data, _, err := readPrivate(s.path(name), func(string, ...any) {})
+	if err == nil {
+		_, err = decodeCredentials(data)
+	}
+	return errors.Is(err, errNewer)
+}
+
+// decodeCredentials looks at the version first: a newer file need not even have our types. There is no
+// older format, so a file without a version is none of ours.
+func decodeCredentials(data []byte) (*credentials, error) {
 	var head struct{ Version int }
 	if json.Unmarshal(data, &head) != nil || head.Version < 1 {
-		return nil, seen, errDamaged
+		return nil, errDamaged
 	}
 	if head.Version > storeVersion {
-		return nil, seen, errNewer
+		return nil, errNewer
 	}
 	c := new(credentials)
 	if json.Unmarshal(data, c) != nil {
-		return nil, seen, errDamaged
+		return nil, errDamaged
 	}
-	return c, seen, nil
+	return c, nil
 }
 
 // storable brings times into the years that RFC 3339 can write: "expires_in": 999999999999 exists.

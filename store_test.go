@@ -639,3 +639,61 @@ func FuzzStoreFile(f *testing.F) {
 		}
 	})
 }
+
+// The user may remove the cache under running processes: their locks still exclude each other.
+func TestStoreLocksAreRecreated(t *testing.T) {
+	s, said := testStore(t, filepath.Join(closedDir(t), "cache"))
+	other, _ := testStore(t, s.dir)
+	for i := 0; i < 2; i++ {
+		release, ok, err := s.tryLock(testKey, lockRefresh)
+		if !ok || err != nil {
+			t.Fatalf("got %v, %v, want the lock", ok, err)
+		}
+		if _, ok, err := other.tryLock(testKey, lockRefresh); ok || err != nil {
+			t.Errorf("got %v, %v for a lock that somebody has", ok, err)
+		}
+		release()
+		if err := os.RemoveAll(s.dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantSaid(t, said(), "")
+}
+
+// What a newer version wrote stays, however often this one saves, and nobody is told to look there.
+func TestStoreKeeps(t *testing.T) {
+	s, _ := testStore(t, closedDir(t))
+	if !s.keeps(testKey) {
+		t.Error("an empty directory keeps nothing")
+	}
+	mustSave(t, s, testKey, testCredentials(1))
+	if !s.keeps(testKey) {
+		t.Error("credentials are not kept")
+	}
+	path := s.path(testKey.file())
+	const newer = `{"version":2}`
+	if err := os.WriteFile(path, []byte(newer), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < 3; i++ {
+		if s.keeps(testKey) {
+			t.Error("a newer version's file is to be replaced")
+		}
+		if err := s.save(testKey, testCredentials(2)); !errors.Is(err, errNewer) {
+			t.Errorf("got %v, want %v", err, errNewer)
+		}
+		wantAccess(t, s.load(testKey), testCredentials(2))
+	}
+	if data, err := os.ReadFile(path); string(data) != newer {
+		t.Errorf("got %q (%v), want the newer version's file", data, err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if s.keeps(testKey) {
+		t.Error("a directory is to be replaced")
+	}
+}

@@ -1,0 +1,280 @@
+package main
+
+// What stops the loops that a broken server could send the program into:
+// browser windows, sign-ins, registrations, refreshes, step-ups.
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestBrake(t *testing.T) {
+	now := time.Date(2026, 7, 28, 12, 0, 0, 0, time.UTC)
+	ago := func(d time.Duration, purpose string) window { return window{now.Add(-d), purpose} }
+	const s = time.Second
+	for _, test := range []struct {
+		name    string
+		windows []window
+		want    time.Duration
+	}{
+		{"none yet", nil, 0},
+		{"the same just now", []window{ago(0, "a")}, time.Minute},
+		{"the same 20 s ago", []window{ago(20*s, "a")}, 40 * s},
+		{"the same a minute ago", []window{ago(time.Minute, "a")}, 0},
+		{"another just now", []window{ago(0, "b")}, 0},
+		{"two others", []window{ago(5*s, "b"), ago(2*s, "c")}, 0},
+		{"three others: until the first is a minute old", []window{ago(50*s, "b"), ago(20*s, "c"), ago(2*s, "d")}, 10 * s},
+		{"four others", []window{ago(50*s, "b"), ago(20*s, "c"), ago(2*s, "d"), ago(s, "e")}, 40 * s},
+		{"the same among others", []window{ago(30*s, "a"), ago(2*s, "c")}, 30 * s},
+		{"the same twice", []window{ago(50*s, "a"), ago(10*s, "a")}, 50 * s},
+		{"in the future: the clock was set back", []window{ago(-time.Hour, "a")}, 0},
+		{"a moment in the future", []window{ago(-s, "a")}, 0},
+		{"years ago: the clock was set forward", []window{ago(100000*time.Hour, "a")}, 0},
+		{"at no time", []window{{time.Time{}, "a"}}, 0},
+	} {
+		if got := brake(test.windows, "a", now); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+func TestRecent(t *testing.T) {
+	now := time.Date(2026, 7, 28, 12, 0, 0, 0, time.UTC)
+	var all []window
+	for _, age := range []time.Duration{time.Hour, time.Minute, time.Minute - 1, time.Second, 0, -1, -time.Hour} {
+		all = append(all, window{now.Add(-age), age.String()})
+	}
+	var got []string
+	for _, w := range recent(all, now) {
+		got = append(got, w.Purpose)
+	}
+	if want := []string{"59.999999999s", "1s", "0s"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if kept := recent(nil, now); kept != nil {
+		t.Errorf("got %v of none", kept)
+	}
+}
+
+func TestVerdicts(t *testing.T) {
+	now := time.Date(2026, 7, 28, 12, 0, 0, 0, time.UTC)
+	var v verdicts
+	want := func(what string, refresh, stepUp bool) {
+		t.Helper()
+		if got := v.allowRefresh(now); got != refresh {
+			t.Errorf("%s: allowRefresh: got %v, want %v", what, got, refresh)
+		}
+		if got := v.allowStepUp(now); got != stepUp {
+			t.Errorf("%s: allowStepUp: got %v, want %v", what, got, stepUp)
+		}
+	}
+	want("at first", true, true)
+	v.took("old")
+	for i := 0; i < 10; i++ {
+		v.refused("old", now) // it expired
+		v.refused("", now)
+		v.refused("new", now) // with ten messages
+	}
+	want("one new token refused", true, true)
+	for i := 0; i < maxFruitless; i++ {
+		v.refused(fmt.Sprint(i), now)
+	}
+	want("several in a row", false, true)
+	now = now.Add(brakeTime - 1)
+	want("within a minute", false, true)
+	now = now.Add(1)
+	want("a minute later", true, true)
+	v.refused("again", now)
+	want("in vain again", false, true)
+	v.took("good")
+	want("after all", true, true)
+	if v.hasTaken("old") || v.hasTaken("again") || !v.hasTaken("good") {
+		t.Error("only the last token that was taken counts as good")
+	}
+	v.insatiable(now)
+	want("a scope too many", true, false)
+	now = now.Add(brakeTime)
+	want("a minute later", true, true)
+}
+
+// A sign-in is not repeated while the last one cannot have been enough.
+func TestAllowSignIn(t *testing.T) {
+	const never = time.Duration(1<<63 - 1)
+	step := func(scope string) challenge { return challenge{Error: insufficientScope, Scope: scope} }
+	for _, test := range []struct {
+		name                string
+		last                loginState
+		ago                 time.Duration // since the last sign-in ended
+		used, taken, gained string        // "now" is what the store holds
+		revoked             bool
+		ch                  challenge
+		want                bool
+	}{
+		{name: "nobody ever signed in", ago: never, used: "now", want: true},
+		{name: "a moment ago, the token was refused", ago: time.Second, used: "now", want: false},
+		{name: "59 s ago", ago: 59 * time.Second, used: "now", want: false},
+		{name: "a minute ago", ago: time.Minute, used: "now", want: true},
+		{name: "the token was good, and is no more", ago: time.Second, used: "now", taken: "now", want: true},
+		{name: "there was no token", ago: time.Second, want: true},
+		{name: "the token was an older one", ago: time.Second, used: "old", want: true},
+		{name: "the last sign-in failed", last: loginState{Error: "no"}, ago: time.Second, used: "now", want: true},
+		{name: "in the future: the clock was set back", ago: -time.Hour, used: "now", want: true},
+		{name: "the grant was revoked since", ago: time.Second, used: "now", revoked: true, want: true},
+		{name: "or never was any good", ago: time.Second, used: "now", gained: "now", revoked: true, want: false},
+		{name: "a scope more", ago: time.Second, used: "now", ch: step("read write"), want: true},
+		{name: "no scope more", ago: time.Second, used: "now", ch: step("read"), want: false},
+	} {
+		st, _ := testStore(t, closedDir(t))
+		mustSave(t, st, testKey, &credentials{RequestedScope: "read", Client: client{ID: "id"}, Token: token{Access: "now"}})
+		o := &oauth{cfg: &config{server: parsedURL(t, testKey.server)}, key: testKey, store: st}
+		if test.ago != never {
+			test.last.Ended = time.Now().Add(-test.ago)
+			fatal(t, st.saveLogin(testKey, test.last))
+		}
+		o.verdicts.took(test.taken)
+		o.verdicts.gain(test.gained)
+		if err := o.allowSignIn(test.ch, test.used, test.revoked); (err == nil) != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
+		}
+	}
+}
+
+// Signed in, used, taken away, all within a minute: the user is shown where to
+// sign in again, and no second window comes.
+func TestSecondSignInWithinAMinute(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url)
+	p.initialize()
+	p.echo("used")
+	auth.revokeAll()
+	id := p.request("tools/call", echoParams("again"))
+	user.paste(p.awaitURL(2))
+	p.echoed(id, "again")
+	user.awaitEnd(p)
+	if got := len(user.openings()); got != 1 {
+		t.Errorf("got %d browser windows, want 1", got)
+	}
+}
+
+// refuse answers all requests of that label with a status and a challenge.
+func (s *fakeMCP) refuse(label string, status int, challenge func() string) {
+	s.on(label, func(w http.ResponseWriter, r *fakeRequest) bool {
+		w.Header().Set("WWW-Authenticate", challenge())
+		w.WriteHeader(status)
+		io.WriteString(w, "no")
+		return true
+	})
+}
+
+// A server that refuses every token, also the one just made for it, is not
+// answered with refreshes and sign-ins for ever.
+func TestServerRefusesEveryToken(t *testing.T) {
+	for name, rotates := range map[string]bool{"refresh": true, "no refresh token": false} {
+		rotates := rotates
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startModernProtected(t)
+			user := newUser(t, auth, server)
+			if !rotates {
+				auth.on("token refresh_token", func(w http.ResponseWriter, _ *fakeRequest) bool {
+					writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_grant"})
+					return true
+				})
+			}
+			server.refuse("tools/call echo", http.StatusUnauthorized, func() string {
+				return bearerChallenge(server.base+server.prmPath, "invalid_token", "tools")
+			})
+			p, other := user.start("-u", server.url), user.start("-u", server.url)
+			for i := 0; i < 10; i++ {
+				p.failure(p.modernEcho("x"))
+			}
+			message := p.failure(p.modernEcho("x")).Message
+			if !strings.Contains(message, "just given") {
+				t.Errorf("got %q, want it to say that the server does not take the new token", message)
+			}
+			if rotates { // else it looks to the other process as if the user's grant were revoked
+				other.failure(other.modernEcho("x"))
+			}
+			user.awaitEnd(p, other)
+			got := fmt.Sprintf("%d windows, %d registrations, %d codes", len(user.openings()), auth.count("register"), auth.count("token authorization_code"))
+			if want := "1 windows, 1 registrations, 1 codes"; got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			// Each process may find out by itself.
+			if got := auth.count("token refresh_token"); got > 2*maxFruitless {
+				t.Errorf("got %d refreshes for 12 messages, want at most %d", got, 2*maxFruitless)
+			}
+			if got := server.count("tools/call echo"); got > 40 {
+				t.Errorf("12 messages were sent %d times", got)
+			}
+		})
+	}
+}
+
+// A server that registers everybody and then knows nobody.
+func TestRegistrationLoop(t *testing.T) {
+	for name, test := range map[string]struct {
+		label                  string
+		status                 int
+		body                   string
+		registrations, windows int
+	}{
+		"unknown at the token endpoint": {"token authorization_code", 401, `{"error":"invalid_client"}`, maxRegistrations, maxRegistrations},
+		"registration refused":          {"register", 400, `{"error":"invalid_client_metadata"}`, 1, 0},
+		"registration out of order":     {"register", 500, `oops`, 1, 0},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startModernProtected(t)
+			user := newUser(t, auth, server)
+			auth.on(test.label, func(w http.ResponseWriter, _ *fakeRequest) bool {
+				w.WriteHeader(test.status)
+				io.WriteString(w, test.body)
+				return true
+			})
+			p := user.start("-u", server.url)
+			for i := 0; i < 10; i++ {
+				p.failure(p.modernEcho("x"))
+			}
+			user.awaitEnd(p)
+			if got := auth.count("register"); got > test.registrations {
+				t.Errorf("got %d registrations, want at most %d", got, test.registrations)
+			}
+			if got := len(user.openings()); got != test.windows {
+				t.Errorf("got %d browser windows, want %d", got, test.windows)
+			}
+		})
+	}
+}
+
+// A server that always thinks of another scope.
+func TestStepUpLoop(t *testing.T) {
+	t.Parallel()
+	server, auth := startModernProtected(t)
+	user := newUser(t, auth, server)
+	auth.scope = anyValue
+	user.remember(server)
+	n := 0
+	server.refuse("tools/call echo", http.StatusForbidden, func() string {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		n++
+		return bearerChallenge(server.base+server.prmPath, "insufficient_scope", fmt.Sprintf("scope%d", n))
+	})
+	p := user.start("-u", server.url)
+	for i := 0; i < 10; i++ {
+		p.failure(p.modernEcho("x"))
+	}
+	user.awaitEnd(p)
+	if got := len(user.openings()); got != maxStepUps || auth.count("authorize") != maxStepUps {
+		t.Errorf("got %d browser windows and %d sign-ins, want %d each", got, auth.count("authorize"), maxStepUps)
+	}
+}

@@ -1,0 +1,167 @@
+package main
+
+// Keeping the token good: when it is to be renewed, once for all goroutines and
+// processes that want it. What the token endpoint is asked and says is oauth.go's.
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"time"
+)
+
+const (
+	maxRefreshMargin = time.Minute      // before expiry
+	refreshTime      = 2 * tokenTimeout // for all of a refresh, the wait for another process's included
+	refreshPause     = 10 * time.Second // from a failure to the next attempt, as long as the token is good
+)
+
+// token is the access token to send, "" when there is none yet: a server that
+// needs one will say so. One that has expired is refreshed first; one that is
+// about to expire is sent, and nobody waits for its successor.
+func (o *oauth) token(ctx context.Context) (string, error) {
+	t, now := o.current().Token, time.Now()
+	if t.Refresh == "" || !t.due(now) {
+		return t.Access, nil
+	}
+	if now.Before(t.Expiry) {
+		o.refreshAhead(ctx, t.Access)
+		return t.Access, nil
+	}
+	err := o.refresh(ctx, t.Access)
+	switch {
+	case err == nil:
+		return o.held(), nil
+	case isRejected(err):
+		return t.Access, nil // the server's challenge shall say what to ask for
+	}
+	return "", err
+}
+
+// due tells whether a token is to be refreshed: a tenth of its life before it
+// expires, at most a minute. A fixed margin would refresh a token that lives
+// for 30 s on every call.
+func (t token) due(now time.Time) bool {
+	if t.Access == "" || t.Expiry.IsZero() {
+		return false
+	}
+	margin := t.Expiry.Sub(t.Obtained) / 10
+	if margin > maxRefreshMargin || margin < 0 {
+		margin = maxRefreshMargin
+	}
+	return !now.Before(t.Expiry.Add(-margin))
+}
+
+// refresh replaces the token used by a new one, once for all goroutines and
+// processes that want it: a rotated refresh token used twice would revoke the
+// whole grant (OAuth 2.1, section 4.3.1). Those who wait together share one
+// failure: a token endpoint that hangs is not waited for by one after the other.
+func (o *oauth) refresh(ctx context.Context, used string) error {
+	asked := time.Now()
+	if err := o.refreshing.take(ctx); err != nil {
+		return err
+	}
+	if o.current().Token.Access != used {
+		o.refreshing.give()
+		return nil
+	}
+	if o.refreshFailedAt.After(asked) {
+		defer o.refreshing.give()
+		return o.refreshFailure
+	}
+	select {
+	case err := <-o.startRefresh(ctx, used):
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// refreshAhead starts a refresh unless one is going on or failed a moment ago.
+func (o *oauth) refreshAhead(ctx context.Context, used string) {
+	select {
+	case o.refreshing <- struct{}{}:
+	default:
+		return
+	}
+	if time.Since(o.refreshFailedAt) < refreshPause || o.current().Token.Access != used {
+		o.refreshing.give()
+		return
+	}
+	o.startRefresh(ctx, used)
+}
+
+// startRefresh needs the turn and gives it back. What has begun goes on when
+// nobody waits for it any more: the authorization server may have taken the
+// refresh token back already, and its successor would be lost.
+func (o *oauth) startRefresh(ctx context.Context, used string) <-chan error {
+	done := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTime)
+	go func() {
+		defer cancel()
+		defer o.refreshing.give()
+		err := o.refreshNow(ctx, used)
+		if err != nil {
+			o.refreshFailure, o.refreshFailedAt = err, time.Now()
+		}
+		done <- err
+	}()
+	return done
+}
+
+// settle waits for the refresh that is going on, so that its outcome is stored.
+func (o *oauth) settle(ctx context.Context) {
+	if o.refreshing.take(ctx) == nil {
+		o.refreshing.give()
+	}
+}
+
+func (o *oauth) refreshNow(ctx context.Context, used string) error {
+	unlock, err := o.store.lock(ctx, o.key, lockRefresh)
+	if err != nil {
+		return fmt.Errorf("wait for another process's refresh: %w", err)
+	}
+	defer unlock()
+	c := *o.reread()
+	if c.Token.Access != used && !c.Token.due(time.Now()) {
+		return nil // another process did it
+	}
+	ctx, span := o.trace.start(ctx, "oauth refresh", spanInternal)
+	defer span.end()
+	t, err := o.refreshed(ctx, &c)
+	if err != nil {
+		span.fail(errorType(err))
+		if isRejected(err) {
+			o.rejected = c.Token.Refresh
+		}
+		if isUnknownClient(err) && c.Client.Source == sourceRegistered {
+			// The authorization server lost our registration: with the old id the
+			// user would only see its error page, which never comes back to us.
+			o.keep(&credentials{Issuer: c.Issuer, RequestedScope: c.RequestedScope})
+		}
+		return err
+	}
+	c.Token = t
+	o.keep(&c)
+	o.log.infof("refreshed the token for %s", o.cfg.server.Host)
+	return nil
+}
+
+func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
+	if c.Token.Refresh == "" || c.TokenEndpoint == "" || c.Token.Refresh == o.rejected {
+		return token{}, &tokenError{Code: "invalid_grant"}
+	}
+	form := url.Values{"grant_type": {grantRefresh}, "refresh_token": {c.Token.Refresh}}
+	addResource(form, c.Resource)
+	t, err := o.tokenWithRetry(ctx, c, form)
+	if err != nil {
+		return token{}, err
+	}
+	if t.Refresh == "" {
+		t.Refresh = c.Token.Refresh // RFC 6749, section 6: it stays when none is sent
+	}
+	if t.Scope == "" {
+		t.Scope = c.Token.Scope
+	}
+	return t, nil
+}
