@@ -152,5 +152,9 @@ func (l lastingFailure) Unwrap() error { return l.error }
 func isLasting(err error) bool {
 	var told lastingFailure
 	var refused registrationRefused
+	var answer *responseError
+	if errors.As(err, &answer) {
+		return answer.code != "server_error" && answer.code != "temporarily_unavailable"
+	}
 	return isRejected(err) || errors.As(err, &told) || errors.As(err, &refused)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -218,35 +219,45 @@ func TestServerRefusesEveryToken(t *testing.T) {
 	}
 }
 
-// A server that registers everybody and then knows nobody.
-func TestRegistrationLoop(t *testing.T) {
+// A server that registers everybody and then knows nobody, and others that say
+// no whatever the user does.
+func TestSignInLoop(t *testing.T) {
+	say := func(status int, body string) fakeAnswer {
+		return func(w http.ResponseWriter, _ *fakeRequest) bool {
+			w.WriteHeader(status)
+			io.WriteString(w, body)
+			return true
+		}
+	}
 	for name, test := range map[string]struct {
 		label                  string
-		status                 int
-		body                   string
+		answer                 fakeAnswer
 		registrations, windows int
 	}{
-		"unknown at the token endpoint": {"token authorization_code", 401, `{"error":"invalid_client"}`, maxRegistrations, maxRegistrations},
-		"registration refused":          {"register", 400, `{"error":"invalid_client_metadata"}`, 1, 0},
-		"registration out of order":     {"register", 500, `oops`, 1, 0},
+		"unknown at the token endpoint": {"token authorization_code", say(401, `{"error":"invalid_client"}`), maxRegistrations, maxRegistrations},
+		"no token for the code":         {"token authorization_code", say(400, `{"error":"invalid_target"}`), 1, 1},
+		"registration refused":          {"register", say(400, `{"error":"invalid_client_metadata"}`), 1, 0},
+		"registration out of order":     {"register", say(500, "oops"), 1, 0},
+		"refused at the authorization endpoint": {"authorize", func(w http.ResponseWriter, r *fakeRequest) bool {
+			q := r.URL.Query()
+			back := url.Values{"error": {"invalid_scope"}, "state": {q.Get("state")}, "iss": {"https://" + r.Host}}
+			http.Redirect(w, r.Request, q.Get("redirect_uri")+"?"+back.Encode(), http.StatusFound)
+			return true
+		}, 1, 1},
 	} {
 		test := test
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, auth := startModernProtected(t)
 			user := newUser(t, auth, server)
-			auth.on(test.label, func(w http.ResponseWriter, _ *fakeRequest) bool {
-				w.WriteHeader(test.status)
-				io.WriteString(w, test.body)
-				return true
-			})
+			auth.on(test.label, test.answer)
 			p := user.start("-u", server.url)
 			for i := 0; i < 10; i++ {
 				p.failure(p.modernEcho("x"))
 			}
 			user.awaitEnd(p)
-			if got := auth.count("register"); got > test.registrations {
-				t.Errorf("got %d registrations, want at most %d", got, test.registrations)
+			if got := auth.count("register"); got != test.registrations {
+				t.Errorf("got %d registrations, want %d", got, test.registrations)
 			}
 			if got := len(user.openings()); got != test.windows {
 				t.Errorf("got %d browser windows, want %d", got, test.windows)

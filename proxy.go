@@ -111,9 +111,7 @@ func (p *proxy) serve(ctx context.Context, stdin io.Reader) error {
 	within(end, endTime, func(ctx context.Context) {
 		p.endSession(ctx)
 		p.routines.Wait()
-		if p.auth != nil {
-			p.auth.settle(ctx)
-		}
+		p.auth.settle(ctx)
 	})
 	return err
 }
@@ -138,9 +136,7 @@ func (p *proxy) drain(ctx context.Context) {
 	within(ctx, drainTime, func(ctx context.Context) {
 		p.endSubscriptions()
 		p.pending.Wait()
-		if p.auth != nil {
-			p.auth.settle(ctx)
-		}
+		p.auth.settle(ctx)
 	})
 }
 

@@ -111,7 +111,7 @@ func (o *oauth) startRefresh(ctx context.Context, used string) <-chan error {
 
 // settle waits for the refresh that is going on, so that its outcome is stored.
 func (o *oauth) settle(ctx context.Context) {
-	if o.refreshing.take(ctx) == nil {
+	if o != nil && o.refreshing.take(ctx) == nil {
 		o.refreshing.give()
 	}
 }
