@@ -1,11 +1,11 @@
-BINARY  := mcp-proxy
+EXE     := $(shell go env GOEXE)
+BINARY  := mcp-proxy$(EXE)
 LDFLAGS := -s -w
 LINT    := v2.15.0
-SYSTEMS := linux darwin windows
-ARCHS   := amd64 arm64
+TARGETS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 CONFORMANCE := 0.2.0-alpha.12
 
-.PHONY: build test soak-tokens format lint check demo conformance release clean
+.PHONY: build test soak-tokens format vet lint check demo conformance release release-check clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) .
@@ -22,11 +22,14 @@ soak-tokens: build
 format:
 	gofmt -w .
 
-lint: .tools/$(LINT)/golangci-lint
+vet:
 	go vet ./...
-	.tools/$(LINT)/golangci-lint run
+	go vet release.go
 
-.tools/$(LINT)/golangci-lint:
+lint: vet .tools/$(LINT)/golangci-lint$(EXE)
+	.tools/$(LINT)/golangci-lint$(EXE) run
+
+.tools/$(LINT)/golangci-lint$(EXE):
 	GOBIN=$(CURDIR)/.tools/$(LINT) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT)
 
 check: format lint test
@@ -34,7 +37,7 @@ check: format lint test
 # The main job, without any account: a local OAuth-protected server, the real
 # binary, a scripted browser.
 demo: build
-	@mkdir -p dist && go test -c -o dist/demo.test . && MCP_PROXY_TEST_AS=demo dist/demo.test ./$(BINARY)
+	@mkdir -p dist && go test -c -o dist/demo.test$(EXE) . && MCP_PROXY_TEST_AS=demo dist/demo.test$(EXE) ./$(BINARY)
 
 # The official conformance suite against the built binary; needs npm.
 conformance: build .conformance/$(CONFORMANCE)
@@ -47,17 +50,14 @@ conformance: build .conformance/$(CONFORMANCE)
 		@modelcontextprotocol/conformance@$(CONFORMANCE)
 	touch $@
 
-# Archives for every system, with checksums; the same sources give the same bytes.
+# Archives for every system, with checksums, the same on every machine that has
+# the same version of Go: see release.go. VERSION, if given, must be HEAD's tag.
 release:
-	rm -rf dist && mkdir -p dist
-	@set -e; for os in $(SYSTEMS); do for arch in $(ARCHS); do \
-		name=$(BINARY)-$$os-$$arch; exe=$(BINARY); [ $$os = windows ] && exe=$(BINARY).exe; \
-		mkdir -p dist/$$name; cp README.md LICENSE dist/$$name/; \
-		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS) -buildid=' -o dist/$$name/$$exe .; \
-		tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C dist -cf - $$name | gzip -n -9 > dist/$$name.tar.gz; \
-		rm -r dist/$$name; echo $$name.tar.gz; \
-	done; done
-	cd dist && sha256sum *.tar.gz > SHA256SUMS
+	go run release.go -version '$(VERSION)' $(TARGETS)
+
+# Releases the last commit twice, in two folders, and compares the bytes.
+release-check:
+	MCP_PROXY_RELEASE_TARGETS='$(TARGETS)' go test -count=1 -timeout=30m -run='^TestReleaseIsReproducible$$' .
 
 clean:
-	rm -rf $(BINARY) $(BINARY).exe dist .conformance
+	rm -rf mcp-proxy mcp-proxy.exe dist .conformance
