@@ -97,8 +97,12 @@ func newDemoStory(t testing.TB, binary string) *demoStory {
 func (d *demoStory) tell() {
 	say("An MCP server at %s wants OAuth tokens from %s.", d.server.url, d.auth.issuer)
 	say("Both are fakes on this machine. The client knows nothing of OAuth; it starts:\n")
-	fmt.Printf("    mcp-proxy -u %s\n", d.server.url)
-	d.proxy = d.user.start("-u", d.server.url)
+	args := []string{"-u", d.server.url}
+	if systemVerifier { // elsewhere SSL_CERT_FILE says whom to trust
+		args = append(args, "--ca-cert", testShared().pki.file)
+	}
+	fmt.Printf("    mcp-proxy %s\n", strings.Join(args, " "))
+	d.proxy = d.user.start(args...)
 
 	say("\nThe client says hello. There is no token yet, so the user has to sign in, once:")
 	d.exchange("initialize", initializeParams)

@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -342,6 +343,25 @@ func (p *testProxy) closeStdin() { p.stdin.Close() }
 func (p *testProxy) closeStdout() {
 	p.change(func() { p.eof = true })
 	p.stdout.Close()
+}
+
+// stopSignals are what a host stops the program with. Windows knows no signals
+// between processes: hosts close stdin there, or kill.
+func stopSignals() map[string]os.Signal {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	return map[string]os.Signal{"SIGTERM": syscall.SIGTERM, "SIGINT": os.Interrupt}
+}
+
+// endings are the ways in which a host ends the program.
+func endings() map[string]func(p *testProxy) {
+	all := map[string]func(p *testProxy){"EOF": func(p *testProxy) { p.closeStdin() }}
+	for name, s := range stopSignals() {
+		s := s
+		all[name] = func(p *testProxy) { p.signal(s) }
+	}
+	return all
 }
 
 func (p *testProxy) signal(s os.Signal) {

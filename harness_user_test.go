@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -132,6 +134,9 @@ func (u *testUser) environ() (env []string) {
 	if u.binary == "" {
 		vars[testRole] = "proxy"
 	}
+	if systemVerifier {
+		vars["GODEBUG"] = fallbackRoots
+	}
 	for name, value := range u.env {
 		vars[name] = value
 	}
@@ -141,6 +146,27 @@ func (u *testUser) environ() (env []string) {
 		}
 	}
 	return env
+}
+
+// systemVerifier: the system checks certificates itself, and Go does not look
+// at SSL_CERT_FILE there (crypto/x509, SystemCertPool).
+const systemVerifier = runtime.GOOS == "darwin" || runtime.GOOS == "windows"
+
+// fallbackRoots lets crypto/x509.SetFallbackRoots win over the system's verifier.
+const fallbackRoots = "x509usefallbackroots=1"
+
+// trustTestRoots is for the test binary in the program's role, so that a
+// test's SSL_CERT_FILE means the same on every system.
+func trustTestRoots() {
+	file := os.Getenv("SSL_CERT_FILE")
+	if !systemVerifier || file == "" {
+		return
+	}
+	pem, err := os.ReadFile(file)
+	must(err)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	x509.SetFallbackRoots(roots)
 }
 
 // command is the program with these arguments.

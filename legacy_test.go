@@ -6,10 +6,8 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -370,11 +368,7 @@ func TestLegacyAuthorization(t *testing.T) {
 
 // The end closes the stream, and there is nothing to DELETE.
 func TestLegacyEnds(t *testing.T) {
-	for name, end := range map[string]func(p *testProxy){
-		"EOF":     func(p *testProxy) { p.closeStdin() },
-		"SIGINT":  func(p *testProxy) { p.signal(os.Interrupt) },
-		"SIGTERM": func(p *testProxy) { p.signal(syscall.SIGTERM) },
-	} {
+	for name, end := range endings() {
 		end := end
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -48,6 +48,6 @@ func tryLock(f *os.File) (bool, error) {
 // unlock gives the lock back and closes f. After a mere close the system unlocks when it finds the time
 // (LockFileEx, remarks).
 func unlock(f *os.File) {
-	unlockFileEx.Call(f.Fd(), 0, 1, 0, uintptr(unsafe.Pointer(lockedByte())))
+	_, _, _ = unlockFileEx.Call(f.Fd(), 0, 1, 0, uintptr(unsafe.Pointer(lockedByte())))
 	f.Close()
 }

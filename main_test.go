@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -28,6 +27,7 @@ func TestMain(m *testing.M) {
 	case "", "helper": // a helper is a test's second process
 		os.Exit(cleaned(m.Run))
 	case "proxy":
+		trustTestRoots()
 		main()
 	case "conformance-client":
 		os.Exit(conformanceClient())
@@ -267,10 +267,7 @@ func TestSignInTimesOut(t *testing.T) {
 
 // A host that gives up while the user has not signed in yet is answered and obeyed.
 func TestEndDuringSignIn(t *testing.T) {
-	for name, end := range map[string]func(p *testProxy){
-		"SIGTERM": func(p *testProxy) { p.signal(syscall.SIGTERM) },
-		"EOF":     func(p *testProxy) { p.closeStdin() },
-	} {
+	for name, end := range endings() {
 		end := end
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

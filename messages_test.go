@@ -11,10 +11,8 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -266,7 +264,7 @@ func TestRawJSONPasses(t *testing.T) {
 
 // The host stops the program: what is in flight is answered, the session is ended.
 func TestTermination(t *testing.T) {
-	for name, s := range map[string]os.Signal{"SIGTERM": syscall.SIGTERM, "SIGINT": os.Interrupt} {
+	for name, s := range stopSignals() {
 		s := s
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -532,11 +530,7 @@ func TestCancelledIsForwarded(t *testing.T) {
 
 // The end of the session is told, and a server that does not answer is not waited for.
 func TestSessionIsEnded(t *testing.T) {
-	for name, end := range map[string]func(p *testProxy){
-		"EOF":     func(p *testProxy) { p.closeStdin() },
-		"SIGINT":  func(p *testProxy) { p.signal(os.Interrupt) },
-		"SIGTERM": func(p *testProxy) { p.signal(syscall.SIGTERM) },
-	} {
+	for name, end := range endings() {
 		for _, stuck := range []bool{false, true} {
 			end, stuck := end, stuck
 			t.Run(fmt.Sprintf("%s stuck %v", name, stuck), func(t *testing.T) {
