@@ -560,22 +560,27 @@ func TestSessionIsEnded(t *testing.T) {
 
 // A host may go on talking while the program ends.
 func TestMessagesDuringTheEnd(t *testing.T) {
-	t.Parallel()
-	server := startMCP(t)
-	p := startProxy(t, "-u", server.url)
-	p.initialize()
-	p.echo("x")
-	p.change(func() { p.killed = true }) // answers to what came too late may be missing
-	p.signal(syscall.SIGTERM)
-	for ended := false; !ended; {
-		_, err := io.WriteString(p.stdin, strings.Repeat(`{"jsonrpc":"2.0","method":"notifications/x"}`+"\n", 100))
-		ended = err != nil
-	}
-	p.wait()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.exit != 0 {
-		t.Errorf("exit code: got %d, want 0", p.exit)
+	for name, s := range stopSignals() {
+		s := s
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			p := startProxy(t, "-u", server.url)
+			p.initialize()
+			p.echo("x")
+			p.change(func() { p.killed = true }) // answers to what came too late may be missing
+			p.signal(s)
+			for ended := false; !ended; {
+				_, err := io.WriteString(p.stdin, strings.Repeat(`{"jsonrpc":"2.0","method":"notifications/x"}`+"\n", 100))
+				ended = err != nil
+			}
+			p.wait()
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.exit != 0 {
+				t.Errorf("exit code: got %d, want 0", p.exit)
+			}
+		})
 	}
 }
 
