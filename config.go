@@ -1,18 +1,15 @@
 package main
 
 // Flags and environment, read here and nowhere else, become one config value
-// that is complete and valid before any I/O happens.
+// that is complete and valid before any I/O happens. How flags are written is
+// flags.go's, what stands outside the command line is environment.go's.
 
 import (
-	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -58,118 +55,6 @@ func (u usageError) Unwrap() error { return u.error }
 
 func usagef(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
-}
-
-// repeated is a flag that may be given several times.
-type repeated []string
-
-func (r *repeated) String() string     { return strings.Join(*r, ", ") }
-func (r *repeated) Set(v string) error { *r = append(*r, v); return nil }
-
-// options are the flags' texts as the user wrote them, env:NAME unresolved.
-type options struct {
-	url, clientID, clientSecret, metadataURL, scope, resource, redirectURI string
-	profile, caCert, clientCert, clientKey, transport, timeout, logLevel   string
-	authParams, headers                                                    repeated
-	allowHTTP, noBrowser, noTrace, version                                 bool
-}
-
-func (o *options) flags() *flag.FlagSet {
-	f := flag.NewFlagSet("mcp-proxy", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	for _, name := range []string{"u", "url"} {
-		f.Func(name, "", o.setURL)
-	}
-	for _, name := range []string{"i", "client-id"} {
-		f.StringVar(&o.clientID, name, "", "")
-	}
-	for _, name := range []string{"s", "client-secret"} {
-		f.StringVar(&o.clientSecret, name, "", "")
-	}
-	for _, name := range []string{"H", "header"} {
-		f.Var(&o.headers, name, "")
-	}
-	f.StringVar(&o.metadataURL, "client-metadata-url", "", "")
-	f.StringVar(&o.scope, "scope", "", "")
-	f.StringVar(&o.resource, "resource", "", "")
-	f.StringVar(&o.redirectURI, "redirect-uri", "", "")
-	f.Var(&o.authParams, "auth-param", "")
-	f.StringVar(&o.profile, "profile", "", "")
-	f.StringVar(&o.caCert, "ca-cert", "", "")
-	f.StringVar(&o.clientCert, "client-cert", "", "")
-	f.StringVar(&o.clientKey, "client-key", "", "")
-	f.StringVar(&o.transport, "transport", "auto", "")
-	f.BoolVar(&o.allowHTTP, "allow-http", false, "")
-	f.BoolVar(&o.noBrowser, "no-browser", false, "")
-	f.StringVar(&o.timeout, "login-timeout", "5m", "")
-	f.StringVar(&o.logLevel, "log-level", "warn", "")
-	f.BoolVar(&o.noTrace, "no-trace", false, "")
-	f.BoolVar(&o.version, "version", false, "")
-	return f
-}
-
-func (o *options) setURL(value string) error {
-	if o.url != "" {
-		return fmt.Errorf("--url is given twice")
-	}
-	o.url = value
-	return nil
-}
-
-// parseArgs reads the whole command line. flag.ErrHelp asks for the usage text.
-func parseArgs(args []string, getenv func(string) string) (*config, error) {
-	c := &config{}
-	if len(args) > 0 {
-		switch args[0] {
-		case "login", detachedCommand:
-			c.command, args = args[0], args[1:]
-		}
-	}
-	c.args = args
-	if c.command == detachedCommand {
-		return c, nil // its arguments come on stdin
-	}
-	var o options
-	given, err := o.parse(args)
-	if err != nil {
-		return nil, err
-	}
-	if o.version {
-		c.showVersion = true
-		return c, nil
-	}
-	return c, c.fill(&o, given, getenv)
-}
-
-// parse returns which flags were given. The URL may stand alone anywhere.
-func (o *options) parse(args []string) (given map[string]bool, err error) {
-	f := o.flags()
-	for {
-		if err := f.Parse(args); err != nil {
-			if errors.Is(err, flag.ErrHelp) {
-				return nil, err
-			}
-			return nil, withHint(usagef("%s", flagProblem(err)), "mcp-proxy -h lists the flags")
-		}
-		if f.NArg() == 0 {
-			break
-		}
-		if o.setURL(f.Arg(0)) != nil {
-			return nil, withHint(usagef("unexpected argument %q: there is a --url already", f.Arg(0)), "mcp-proxy -h lists the flags")
-		}
-		args = f.Args()[1:]
-	}
-	given = map[string]bool{}
-	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
-	return given, nil
-}
-
-// flagProblem says in the words of this program what package flag found.
-func flagProblem(err error) string {
-	if name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
-		return "unknown flag --" + name
-	}
-	return err.Error()
 }
 
 func (c *config) fill(o *options, given map[string]bool, getenv func(string) string) error {
@@ -221,27 +106,6 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 		}
 	}
 	return nil
-}
-
-// environment resolves env:NAME and remembers the first variable that is missing.
-type environment struct {
-	getenv func(string) string
-	err    error
-}
-
-func (e *environment) lookup(flagName, variable string) string {
-	value := e.getenv(variable)
-	if value == "" && e.err == nil {
-		e.err = withHint(usagef("%s: the environment variable %s is not set", flagName, variable), "export %s=… in the client's configuration (\"env\"), or give the value itself", variable)
-	}
-	return value
-}
-
-func (e *environment) expand(flagName, value string) string {
-	if variable, ok := strings.CutPrefix(value, "env:"); ok {
-		return e.lookup(flagName, variable)
-	}
-	return value
 }
 
 const urlHint = "mcp-proxy -u https://mcp.example.com/mcp"
@@ -330,38 +194,6 @@ func (c *config) setAuthParams(params []string, env *environment) error {
 			return withHint(usagef("--auth-param: %s is set by the proxy itself", name), "--scope, --resource, --client-id and --redirect-uri are flags of their own")
 		}
 		c.authParams.Add(name, env.expand("--auth-param", value))
-	}
-	return env.err
-}
-
-var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
-
-// reservedHeaders are the proxy's own, or would break HTTP's framing.
-var reservedHeaders = map[string]bool{
-	"Accept": true, "Content-Type": true, "Content-Length": true, "Transfer-Encoding": true, "Connection": true, "Host": true,
-	"Upgrade": true, "Te": true, "Trailer": true, "Last-Event-Id": true, "Mcp-Session-Id": true, "Mcp-Protocol-Version": true,
-}
-
-func (c *config) setHeaders(headers []string, env *environment) error {
-	c.headers = http.Header{}
-	for _, h := range headers {
-		name, value, ok := strings.Cut(h, ":")
-		if !ok || !isToken(name) {
-			return withHint(usagef("--header: want 'Name: value'"), "-H 'X-Api-Key: env:API_KEY'")
-		}
-		name = http.CanonicalHeaderKey(name)
-		if reservedHeaders[name] {
-			return withHint(usagef("--header: %s is set by the proxy itself", name), "leave it out")
-		}
-		value = env.expand("--header "+name, strings.TrimSpace(value))
-		value = variable.ReplaceAllStringFunc(value, func(v string) string {
-			return env.lookup("--header "+name, variable.FindStringSubmatch(v)[1])
-		})
-		// RFC 9110, section 5.5: a line break would start another header.
-		if strings.ContainsAny(value, "\r\n\x00") {
-			return withHint(usagef("--header: the value of %s holds a line break", name), "one --header for each header")
-		}
-		c.headers.Add(name, value)
 	}
 	return env.err
 }
