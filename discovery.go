@@ -85,6 +85,11 @@ func (d *discoverer) discover(ctx context.Context, server *url.URL, c challenge)
 	if err != nil {
 		return nil, err
 	}
+	return d.serverFor(ctx, server, prm)
+}
+
+// serverFor finds the authorization server that prm names; nil: the MCP server has none.
+func (d *discoverer) serverFor(ctx context.Context, server *url.URL, prm *resourceMetadata) (_ *authorization, err error) {
 	var m *serverMetadata
 	if prm == nil {
 		prm = &resourceMetadata{Resource: withoutFragment(server)}

@@ -72,6 +72,8 @@ type oauth struct {
 	// was read before a refresh could be taken for what came after it.
 	storing sync.Mutex
 
+	shown func(address string) // called with every sign-in page that the user is shown; may be nil
+
 	mu     sync.Mutex // guards cached
 	cached *credentials
 }
@@ -79,11 +81,13 @@ type oauth struct {
 func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tracer) *oauth {
 	resource := c.resource
 	return &oauth{
-		cfg: c, key: storeKey{c.server.String(), c.profile}, store: st, http: client, log: log, trace: trace,
+		cfg: c, key: newStoreKey(c), store: st, http: client, log: log, trace: trace,
 		discover:   &discoverer{http: client, allowHTTP: c.allowHTTP, resource: resource, log: log},
 		refreshing: newTurn(), signingIn: newTurn(), leaving: make(chan struct{}),
 	}
 }
+
+func newStoreKey(c *config) storeKey { return storeKey{c.server.String(), c.profile} }
 
 // current are the credentials as this process knows them; never nil.
 func (o *oauth) current() *credentials {
@@ -220,8 +224,9 @@ func addResource(form url.Values, resource string) {
 	}
 }
 
-// tokenError is an answer of the token endpoint that is an error.
+// tokenError is an answer of an endpoint that is an error.
 type tokenError struct {
+	Endpoint    string
 	Code        string // RFC 6749, section 5.2; "" when the answer was none of it
 	Description string
 	Status      int
@@ -229,7 +234,7 @@ type tokenError struct {
 }
 
 func (e *tokenError) Error() string {
-	text := "token endpoint of " + e.Host
+	text := e.Endpoint + " of " + e.Host
 	if e.Code == "" && e.Status < 300 {
 		return text + ": the answer is no token"
 	}
@@ -341,16 +346,37 @@ func otherMethod(method string) string {
 
 // requestToken sends one request to the token endpoint, whatever the grant.
 func (o *oauth) requestToken(ctx context.Context, c *credentials, form url.Values) (token, error) {
-	endpoint, err := checkEndpoint(c.TokenEndpoint, o.cfg.allowHTTP)
+	a, err := o.postForm(ctx, "token endpoint", c.TokenEndpoint, c, form)
 	if err != nil {
 		return token{}, err
+	}
+	t, err := parseTokenAnswer(a.status, a.body, time.Now())
+	return t, a.explain(err)
+}
+
+// endpointAnswer is what an endpoint of the authorization server says to a form.
+type endpointAnswer struct {
+	endpoint, host string
+	secrets        []string // what it was told in confidence
+	status         int
+	body           []byte
+}
+
+// confidential are the parameters whose values an answer must not repeat.
+var confidential = []string{"client_secret", "code", "code_verifier", "refresh_token", "token"}
+
+// postForm sends a form, and with it what shows who the client is.
+func (o *oauth) postForm(ctx context.Context, name, address string, c *credentials, form url.Values) (*endpointAnswer, error) {
+	endpoint, err := checkEndpoint(address, o.cfg.allowHTTP)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", name, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
 	body, basic := authenticate(c.Client, form)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint.String(), strings.NewReader(body.Encode()))
 	if err != nil {
-		return token{}, err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
@@ -358,12 +384,12 @@ func (o *oauth) requestToken(ctx context.Context, c *credentials, form url.Value
 	if basic != "" {
 		req.Header.Set("Authorization", basic)
 	}
-	// A redirected token request would show the secrets in it to another address.
+	// A redirected request would show the secrets in it to another address.
 	noRedirect := *o.http
 	noRedirect.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	resp, err := noRedirect.Do(req)
 	if err != nil {
-		return token{}, fmt.Errorf("token endpoint: %w", networkFailure(endpoint.Host, err))
+		return nil, fmt.Errorf("%s: %w", name, networkFailure(endpoint.Host, err))
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer))
@@ -371,15 +397,23 @@ func (o *oauth) requestToken(ctx context.Context, c *credentials, form url.Value
 		err = ctx.Err() // hung up at the bound, a body may look complete
 	}
 	if err != nil {
-		return token{}, fmt.Errorf("token endpoint: %w", networkFailure(endpoint.Host, err))
+		return nil, fmt.Errorf("%s: %w", name, networkFailure(endpoint.Host, err))
 	}
-	t, err := parseTokenAnswer(resp.StatusCode, answer, time.Now())
+	secrets := []string{c.Client.Secret, strings.TrimPrefix(basic, "Basic ")}
+	for _, parameter := range confidential {
+		secrets = append(secrets, body.Get(parameter))
+	}
+	return &endpointAnswer{name, endpoint.Host, secrets, resp.StatusCode, answer}, nil
+}
+
+// explain says in a refusal where it comes from.
+func (a *endpointAnswer) explain(err error) error {
 	var refused *tokenError
 	if errors.As(err, &refused) {
-		refused.Host = excerpt(endpoint.Host)
-		refused.hide(c.Client.Secret, strings.TrimPrefix(basic, "Basic "), form.Get("code"), form.Get("code_verifier"), form.Get("refresh_token"))
+		refused.Endpoint, refused.Host = a.endpoint, excerpt(a.host)
+		refused.hide(a.secrets...)
 	}
-	return t, err
+	return err
 }
 
 // authenticate adds what shows who the client is (RFC 6749, section 2.3.1).
@@ -441,18 +475,9 @@ type tokenAnswer struct {
 }
 
 func parseTokenAnswer(status int, body []byte, now time.Time) (token, error) {
-	var a tokenAnswer
-	// A member of another type counts as absent: Twitch sends the scopes as a list.
-	if err := json.Unmarshal(body, &a); err != nil && !errors.As(err, new(*json.UnmarshalTypeError)) {
-		// GitHub answers form-encoded whatever Accept says on some of its endpoints.
-		form, err := url.ParseQuery(strings.TrimSpace(string(body)))
-		if err != nil || form.Get("access_token") == "" && form.Get("error") == "" {
-			return token{}, &tokenError{Status: status}
-		}
-		a = tokenAnswer{
-			AccessToken: form.Get("access_token"), TokenType: form.Get("token_type"), RefreshToken: form.Get("refresh_token"),
-			Scope: form.Get("scope"), ExpiresIn: form.Get("expires_in"), Error: form.Get("error"), ErrorDescription: form.Get("error_description"),
-		}
+	a, ok := readTokenAnswer(body)
+	if !ok {
+		return token{}, &tokenError{Status: status}
 	}
 	switch {
 	case a.Error != "":
@@ -473,6 +498,24 @@ func parseTokenAnswer(status int, body []byte, now time.Time) (token, error) {
 		t.Expiry = now.Add(life)
 	}
 	return t, nil
+}
+
+// readTokenAnswer is false for what no token endpoint says.
+func readTokenAnswer(body []byte) (a tokenAnswer, ok bool) {
+	// A member of another type counts as absent: Twitch sends the scopes as a list.
+	err := json.Unmarshal(body, &a)
+	if err == nil || errors.As(err, new(*json.UnmarshalTypeError)) {
+		return a, true
+	}
+	// GitHub answers form-encoded whatever Accept says on some of its endpoints.
+	form, err := url.ParseQuery(strings.TrimSpace(string(body)))
+	if err != nil || form.Get("access_token") == "" && form.Get("error") == "" {
+		return tokenAnswer{}, false
+	}
+	return tokenAnswer{
+		AccessToken: form.Get("access_token"), TokenType: form.Get("token_type"), RefreshToken: form.Get("refresh_token"),
+		Scope: form.Get("scope"), ExpiresIn: form.Get("expires_in"), Error: form.Get("error"), ErrorDescription: form.Get("error_description"),
+	}, true
 }
 
 // expiresIn reads the seconds; 0 means unknown, and then only a 401 tells. At
