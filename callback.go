@@ -190,7 +190,7 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := cb.check(q)
 	cb.answers <- a
 	if a.err != nil {
-		writePage(w, http.StatusBadRequest, pageFailed(a.err))
+		writePage(w, http.StatusForbidden, pageFailed(a.err)) // 400 is for what does not end the sign-in
 		return
 	}
 	select {

@@ -267,7 +267,7 @@ func TestIssuerOfTheResponse(t *testing.T) {
 			case !test.ok && !strings.Contains(got.Message, "does not come from"):
 				t.Errorf("got %q, want a word about the issuer", got.Message)
 			}
-			if got := len(auth.sentForms()); got != 0 || page.Status != http.StatusBadRequest {
+			if got := len(auth.sentForms()); got != 0 || page.Status != http.StatusForbidden {
 				t.Errorf("got %d requests for a token and a page with status %d", got, page.Status)
 			}
 		})

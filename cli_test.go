@@ -50,6 +50,13 @@ func TestUsageErrors(t *testing.T) {
 		{"header with a line end", []string{"-u", url, "-H", "X-Key: a\r\nX-Other: b"}, "--header"},
 		{"authorization parameter", []string{"-u", url, "--auth-param", "offline"}, "--auth-param"},
 		{"client certificate without key", []string{"-u", url, "--client-cert", "cert.pem"}, "--client-key"},
+		{"login without a server", []string{"login"}, "--url"},
+		{"doctor without a server", []string{"doctor"}, "--url"},
+		{"logout without a server", []string{"logout"}, "--url"},
+		{"JSON of a login", []string{"login", url, "--json"}, "--json"},
+		{"all of a login", []string{"login", url, "--all"}, "--all"},
+		{"all and one", []string{"logout", "--all", "-u", url}, "--all"},
+		{"login with a header of one's own", []string{"login", url, "-H", "Authorization: Bearer x"}, "--header"},
 		{"metadata document over http", []string{"-u", url, "--client-metadata-url", "http://app.example.invalid/c"}, "--client-metadata-url"},
 	} {
 		test := test
@@ -79,7 +86,7 @@ func TestHelpAndVersion(t *testing.T) {
 	t.Parallel()
 	for _, arg := range []string{"-h", "--help"} {
 		stdout, stderr, exit := newUser(t).run(arg)
-		for _, want := range []string{"mcp-proxy -u ", "--client-id", "GOOGLE_CLIENT_ID", "--login-timeout"} {
+		for _, want := range []string{"mcp-proxy -u ", "--client-id", "GOOGLE_CLIENT_ID", "--login-timeout", "mcp-proxy logout ", "mcp-proxy status ", "mcp-proxy doctor "} {
 			if !strings.Contains(stdout, want) {
 				t.Errorf("%s: got %q, want %q in it", arg, stdout, want)
 			}

@@ -16,10 +16,12 @@ import (
 
 // config is what the user asked for.
 type config struct {
-	command string   // "", "login" or an internal one
+	command string   // one of commands, "" to serve
 	args    []string // as given after the command, for the detached sign-in
+	json    bool     // status
+	all     bool     // logout
 
-	server  *url.URL
+	server  *url.URL // nil for a command about all that is cached
 	profile string
 
 	clientID          string
@@ -91,6 +93,7 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 		return env.err
 	}
 	checks := []func() error{
+		func() error { return c.setCommand(o) },
 		func() error { return c.setServer(server) },
 		func() error { return c.setClient(given) },
 		func() error { return c.setRedirectURI(redirect) },
@@ -108,9 +111,28 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 	return nil
 }
 
+func (c *config) setCommand(o *options) error {
+	c.json, c.all = o.json, o.all
+	switch {
+	case c.json && c.command != "status":
+		return withHint(usagef("--json is a flag of status"), "mcp-proxy status --json")
+	case c.all && c.command != "logout":
+		return withHint(usagef("--all is a flag of logout"), "mcp-proxy logout --all")
+	case c.all && o.url != "":
+		return withHint(usagef("--all and --url exclude each other"), "mcp-proxy logout --all signs out everywhere")
+	}
+	return nil
+}
+
+// needsServer is false for a command about all that is cached.
+func (c *config) needsServer() bool { return c.command != "status" && !c.all }
+
 const urlHint = "mcp-proxy -u https://mcp.example.com/mcp"
 
 func (c *config) setServer(raw string) error {
+	if raw == "" && !c.needsServer() {
+		return nil
+	}
 	if raw == "" {
 		return withHint(usagef("no server: --url is missing"), urlHint)
 	}
@@ -171,7 +193,7 @@ func (c *config) setResource() error {
 	}
 	// RFC 8707, section 2: an absolute URI without a fragment.
 	if u, err := url.Parse(c.resource); err != nil || !u.IsAbs() || u.Fragment != "" {
-		return withHint(usagef("--resource: must be an absolute URI without a fragment, or none"), "--resource %s", c.server)
+		return withHint(usagef("--resource: must be an absolute URI without a fragment, or none"), "--resource https://mcp.example.com/mcp")
 	}
 	return nil
 }

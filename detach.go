@@ -336,16 +336,27 @@ func (o *oauth) show(address string) {
 		text += fmt.Sprintf("\nhint: this is an SSH session; first run on your own machine: ssh -L %s:localhost:%s %s", port, port, o.cfg.sshServer)
 	}
 	o.log.notice(text)
+	if o.shown != nil {
+		o.shown(address)
+	}
 }
 
 func callbackPort(address string) string {
+	if redirect := redirectOf(address); redirect != nil {
+		return redirect.Port()
+	}
+	return ""
+}
+
+// redirectOf is where a sign-in page sends the browser back to; nil if it does not.
+func redirectOf(address string) *url.URL {
 	u, err := url.Parse(address)
 	if err != nil {
-		return ""
+		return nil
 	}
 	redirect, err := url.Parse(u.Query().Get("redirect_uri"))
-	if err != nil {
-		return ""
+	if err != nil || redirect.Host == "" {
+		return nil
 	}
-	return redirect.Port()
+	return redirect
 }

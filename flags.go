@@ -8,8 +8,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
+
+// commands are the words that may come first. Without one the program serves.
+var commands = []string{"login", "logout", "status", "doctor", detachedCommand}
 
 // repeated is a flag that may be given several times.
 type repeated []string
@@ -22,7 +26,7 @@ type options struct {
 	url, clientID, clientSecret, metadataURL, scope, resource, redirectURI string
 	profile, caCert, clientCert, clientKey, transport, timeout, logLevel   string
 	authParams, headers                                                    repeated
-	allowHTTP, noBrowser, noTrace, version                                 bool
+	allowHTTP, noBrowser, noTrace, version, json, all                      bool
 }
 
 func (o *options) flags() *flag.FlagSet {
@@ -56,6 +60,8 @@ func (o *options) flags() *flag.FlagSet {
 	f.StringVar(&o.logLevel, "log-level", "warn", "")
 	f.BoolVar(&o.noTrace, "no-trace", false, "")
 	f.BoolVar(&o.version, "version", false, "")
+	f.BoolVar(&o.json, "json", false, "")
+	f.BoolVar(&o.all, "all", false, "")
 	return f
 }
 
@@ -70,11 +76,8 @@ func (o *options) setURL(value string) error {
 // parseArgs reads the whole command line. flag.ErrHelp asks for the usage text.
 func parseArgs(args []string, getenv func(string) string) (*config, error) {
 	c := &config{}
-	if len(args) > 0 {
-		switch args[0] {
-		case "login", detachedCommand:
-			c.command, args = args[0], args[1:]
-		}
+	if len(args) > 0 && slices.Contains(commands, args[0]) {
+		c.command, args = args[0], args[1:]
 	}
 	c.args = args
 	if c.command == detachedCommand {

@@ -56,13 +56,19 @@ func startProxy(t testing.TB, args ...string) *testProxy {
 // start starts the program as a host does. A forgotten sign-in ends soon.
 func (u *testUser) start(args ...string) *testProxy {
 	u.t.Helper()
+	stdin, hostIn, err := os.Pipe()
+	fatal(u.t, err)
+	return u.startWith(stdin, hostIn, args...)
+}
+
+// startWith starts the program with stdin, of which hostIn is the other end.
+func (u *testUser) startWith(stdin, hostIn *os.File, args ...string) *testProxy {
+	u.t.Helper()
 	p := &testProxy{t: u.t, user: u, sent: map[string]bool{}, answered: map[string][]testMessage{}}
 	if !slices.Contains(args, "--login-timeout") {
 		args = append(slices.Clone(args), "--login-timeout", testPatience.String())
 	}
 	p.cmd = u.command(args...)
-	stdin, hostIn, err := os.Pipe()
-	fatal(u.t, err)
 	hostOut, stdout, err := os.Pipe()
 	fatal(u.t, err)
 	p.log = filepath.Join(u.dir, fmt.Sprintf("stderr-%d", len(u.started)))

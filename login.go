@@ -70,14 +70,23 @@ func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, e
 	d := *o.discover
 	d.known = o.reread().Issuer
 	found, err := d.discover(ctx, o.cfg.server, ch)
-	if err == nil && !found.server.defaulted {
+	if err == nil {
 		err = found.server.checkPKCE()
 	}
 	if err != nil {
 		span.fail("discovery")
-		return nil, err
+		return nil, unusable(err)
 	}
 	return found, nil
+}
+
+// unusable tells metadata that is no good, which is for somebody to mend, from
+// metadata that did not come.
+func unusable(err error) error {
+	if errors.As(err, new(noAnswer)) {
+		return err
+	}
+	return authError{err}
 }
 
 // scopeFor is what to ask for: what this request needs, and what was asked for
@@ -143,8 +152,7 @@ func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *crede
 		}
 	}
 	if m.RegistrationEndpoint == "" {
-		return nil, withHint(authErrorf("%s needs a client id: its authorization server offers no registration", o.cfg.server.Host),
-			"set GOOGLE_CLIENT_ID or give --client-id (register a client at %s by hand)", excerpt(m.Issuer))
+		return nil, o.noClient(m)
 	}
 	cb, err := listenForRegistration(o.cfg.redirectURI)
 	if err != nil {
@@ -163,6 +171,11 @@ func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *crede
 		o.keep(c) // a sign-in that fails must not lead to a registration each time
 	}
 	return cb, nil
+}
+
+func (o *oauth) noClient(m *serverMetadata) error {
+	return withHint(authErrorf("%s needs a client id: its authorization server offers no registration", o.cfg.server.Host),
+		"set GOOGLE_CLIENT_ID or give --client-id (register a client at %s by hand)", excerpt(m.Issuer))
 }
 
 // oneSignIn takes the user through the authorization endpoint and redeems the code.

@@ -4,8 +4,11 @@
 // HTTP and does what authorization asks for: discovery, registration, PKCE, the
 // browser, the callback, keeping tokens and refreshing them.
 //
-//	mcp-proxy -u URL [flags]         serve MCP on stdin and stdout
-//	mcp-proxy login -u URL [flags]   sign in now, in a terminal
+//	mcp-proxy -u URL [flags]          serve MCP on stdin and stdout
+//	mcp-proxy login -u URL [flags]    sign in now, in a terminal
+//	mcp-proxy logout -u URL           revoke the tokens and forget them
+//	mcp-proxy status [-u URL]         what is cached
+//	mcp-proxy doctor -u URL [flags]   what works, what fails, what would help
 //
 // Files, in $MCP_PROXY_CACHE_DIR, else $XDG_CACHE_HOME/mcp-proxy, else
 // ~/.cache/mcp-proxy: one NAME.json per server and profile with its credentials,
@@ -29,12 +32,14 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"syscall"
 )
 
 const usage = `Usage: mcp-proxy -u URL [flags]          serve MCP on stdin and stdout for the server at URL
        mcp-proxy login -u URL [flags]    sign in now, before any client starts it
+       mcp-proxy logout -u URL           revoke the tokens and forget them; --all: of all servers
+       mcp-proxy status [-u URL]         what is cached, without secrets; --json
+       mcp-proxy doctor -u URL [flags]   walk the way to the server, say what fails and what helps
 
 The server:
   -u, --url URL                https URL of the MCP server; may stand alone
@@ -64,6 +69,8 @@ Otherwise:
       --no-trace               write no traces.jsonl
       --version
   -h, --help
+      --json                   status as JSON
+      --all                    logout from all servers
 
 Every value may be env:NAME, the name of an environment variable.
 
@@ -77,7 +84,7 @@ func main() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	stop()
-	if err != nil {
+	if err != nil && !errors.As(err, new(toldError)) {
 		(&logger{w: os.Stderr}).report(err)
 	}
 	os.Exit(exitCode(err))
@@ -102,19 +109,28 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return err
 	}
 	defer a.close()
-	if cfg.command == "login" {
-		return a.login(ctx)
+	switch cfg.command {
+	case "login":
+		return a.login(ctx, stdin)
+	case "logout":
+		return a.logout(ctx)
+	case "status":
+		return a.status(stdout)
+	case "doctor":
+		return a.doctor(ctx, stdout)
 	}
 	return a.serve(ctx, stdin, stdout)
 }
 
 // app is what the commands share.
 type app struct {
-	cfg    *config
-	log    *logger
-	trace  *tracer
-	client *http.Client // for the MCP server
-	auth   *oauth       // nil: the user gave an Authorization header
+	cfg         *config
+	log         *logger
+	trace       *tracer
+	store       *store
+	client      *http.Client // for the MCP server
+	oauthClient *http.Client // for authorization servers
+	auth        *oauth       // nil: the user gave an Authorization header, or no server
 }
 
 func newApp(cfg *config, log *logger) (*app, error) {
@@ -122,18 +138,20 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &app{cfg: cfg, log: log}
-	if !cfg.noTrace && cfg.cacheDir != "" {
+	a := &app{cfg: cfg, log: log, store: openStore(cfg.cacheDir, log)}
+	if !cfg.noTrace && cfg.cacheDir != "" && cfg.command != "status" && cfg.command != "doctor" {
 		a.trace = newTracer(filepath.Join(cfg.cacheDir, "traces.jsonl"), programVersion(), log)
 	}
 	via := newAwake(transport)
 	a.client = newMCPClient(cfg.server, traced{via, a.trace, true})
-	if cfg.headers.Get("Authorization") == "" {
-		oauthClient := &http.Client{Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.allowHTTP)}
-		a.auth = newOAuth(cfg, openStore(cfg.cacheDir, log), oauthClient, log, a.trace)
+	a.oauthClient = &http.Client{Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.allowHTTP)}
+	if cfg.server != nil && cfg.headers.Get("Authorization") == "" {
+		a.auth = a.oauth(cfg)
 	}
 	return a, nil
 }
+
+func (a *app) oauth(cfg *config) *oauth { return newOAuth(cfg, a.store, a.oauthClient, a.log, a.trace) }
 
 func (a *app) close() { a.trace.close() }
 
@@ -142,52 +160,6 @@ func (a *app) serve(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 	defer stop(nil)
 	out := &lineWriter{w: stdout, stop: stop}
 	return newProxy(a.cfg, a.client, a.auth, out, a.log, a.trace).serve(ctx, stdin)
-}
-
-// login asks the server what it wants, and signs in here, in the foreground.
-func (a *app) login(ctx context.Context) error {
-	if a.auth == nil {
-		return usagef("login: the Authorization header given with --header turns OAuth off")
-	}
-	ch, needed, err := a.challenge(ctx)
-	if err != nil {
-		return err
-	}
-	if !needed {
-		fmt.Fprintf(a.log.w, "mcp-proxy: %s asks for no sign-in\n", a.cfg.server.Host)
-		return nil
-	}
-	unlock, err := a.auth.store.lock(ctx, a.auth.key, lockLogin)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := a.auth.lead(ctx, ch); err != nil {
-		return err
-	}
-	a.log.notice("mcp-proxy: signed in to " + a.cfg.server.Host)
-	return nil
-}
-
-// challenge sends a ping without a token: a server that wants one says so.
-func (a *app) challenge(ctx context.Context) (challenge, bool, error) {
-	const ping = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.cfg.server.String(), strings.NewReader(ping))
-	if err != nil {
-		return challenge{}, false, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json, text/event-stream")
-	for name, values := range a.cfg.headers {
-		req.Header[name] = values
-	}
-	resp, err := a.client.Do(req)
-	if err != nil {
-		return challenge{}, false, networkFailure(a.cfg.server.Host, err)
-	}
-	discard(resp)
-	ch, _ := parseChallenge(resp.Header)
-	return ch, resp.StatusCode == http.StatusUnauthorized, nil
 }
 
 // exitCode is the table of the package comment.

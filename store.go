@@ -178,6 +178,22 @@ func (s *store) load(k storeKey) *credentials {
 	return nil
 }
 
+// look returns the credentials as they are and touches nothing, not even a damaged file; nil if there are
+// none.
+func (s *store) look(k storeKey) (*credentials, error) {
+	c, _, err := s.parse(k.file())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err == nil && (c.Server != k.server || c.Profile != k.profile):
+		err = errForeign
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "read", Path: s.path(k.file()), Err: err}
+	}
+	return c, nil
+}
+
 // save writes the credentials under the key's name. After an error, which has been said, load returns
 // them all the same in this process.
 func (s *store) save(k storeKey, c *credentials) error {
@@ -192,6 +208,16 @@ func (s *store) save(k storeKey, c *credentials) error {
 		return s.settle(k.file(), data, fmt.Errorf("%s: %w", s.path(k.file()), errNewer))
 	}
 	return s.write(k.file(), data)
+}
+
+// knows tells whether there is anything to forget, were it unreadable.
+func (s *store) knows(k storeKey) bool {
+	for _, name := range []string{k.file(), k.file() + ".corrupt", k.login()} {
+		if _, err := os.Lstat(s.path(name)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // remove forgets the credentials, and the damaged file that may still hold a token.
@@ -239,6 +265,16 @@ func (s *store) loadLogin(k storeKey) loginState {
 		return loginState{}
 	}
 	return st
+}
+
+// removeLogin leaves the note of a sign-in that is going on, and says so: others find its page by it.
+func (s *store) removeLogin(k storeKey) (going bool, err error) {
+	unlock, free, err := s.tryLock(k, lockLogin)
+	if err != nil || !free {
+		return !free, err
+	}
+	defer unlock()
+	return false, s.settle(k.login(), nil, removePrivate(s.path(k.login())))
 }
 
 func (s *store) saveLogin(k storeKey, st loginState) error {

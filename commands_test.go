@@ -1,0 +1,431 @@
+package main
+
+// What the commands say, in the six situations that a user may be in: the
+// transcripts are in testdata. MCP_PROXY_TEST_GOLDEN=write writes them anew.
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestCommands(t *testing.T) {
+	type situation struct {
+		server *fakeMCP
+		auth   *fakeAuth
+		user   *testUser
+		url    string
+	}
+	for name, prepare := range map[string]func(s *situation){
+		"healthy": func(s *situation) { s.user.remember(s.server) },
+		"down": func(s *situation) {
+			s.url = fmt.Sprintf("https://127.0.0.1:%d/mcp", freePort(s.user.t))
+			s.server.url = s.url
+			s.user.remember(s.server)
+		},
+		"wrong-certificate": func(s *situation) {
+			s.user.remember(s.server)
+			s.user.env["SSL_CERT_FILE"], s.user.env["SSL_CERT_DIR"] = "", ""
+		},
+		"no-registration": func(s *situation) { s.auth.registers = false },
+		"expired":         func(s *situation) { s.user.remember(s.server, expired) },
+		"empty":           func(*situation) {},
+	} {
+		name, prepare := name, prepare
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &situation{}
+			s.server, s.auth = startProtected(t)
+			s.user, s.url = newUser(t, s.auth, s.server), s.server.url
+			prepare(s)
+			var transcript strings.Builder
+			for _, args := range [][]string{
+				{"status"}, {"status", "--json"}, {"doctor", "-u", s.url}, {"login", "-u", s.url}, {"logout", "-u", s.url}, {"status", "-u", s.url},
+			} {
+				stdout, stderr, exit := s.user.run(args...)
+				fmt.Fprintf(&transcript, "$ mcp-proxy %s\n%s%s[exit code %d]\n\n", strings.Join(args, " "), stdout, stderr, exit)
+			}
+			checkGolden(t, name, alike(transcript.String(), s.user.cache, s.url, s.auth.base))
+		})
+	}
+}
+
+// checkGolden compares with a file of testdata.
+func checkGolden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".txt")
+	if os.Getenv("MCP_PROXY_TEST_GOLDEN") == "write" {
+		fatal(t, os.MkdirAll("testdata", 0o755))
+		fatal(t, os.WriteFile(file, []byte(got), 0o644))
+		return
+	}
+	want, err := os.ReadFile(file)
+	fatal(t, err)
+	if got == strings.ReplaceAll(string(want), "\r\n", "\n") {
+		return
+	}
+	gotLines, wantLines := strings.Split(got, "\n"), strings.Split(string(want), "\n")
+	for i := 0; i < len(gotLines) && i < len(wantLines); i++ {
+		if gotLines[i] != wantLines[i] {
+			t.Fatalf("%s:%d:\ngot  %s\nwant %s\n\nall of it:\n%s", file, i+1, gotLines[i], wantLines[i], got)
+		}
+	}
+	t.Fatalf("%s: got %d lines, want %d:\n%s", file, len(gotLines), len(wantLines), got)
+}
+
+// alike makes equal what differs from run to run, keeping the width of tables.
+func alike(text, cache string, urls ...string) string {
+	text = strings.ReplaceAll(text, cache, "CACHE")
+	for i, port := range []string{"11111", "22222"} {
+		text = strings.ReplaceAll(text, ":"+hostPort(urls[i]), ":"+port)
+	}
+	for _, variable := range []struct{ pattern, constant string }{
+		{`(http://127\.0\.0\.1:)\d{5}`, "${1}33333"},
+		{`client-[\w-]{24}`, "client-" + strings.Repeat("x", 24)},
+		{`\?\S*response_type=code\S*`, "?…"},
+		{`"\d{4}-\d\d-\d\dT[\d:.]+Z"`, `"TIME"`},
+		{`until \d{4}-\d\d-\d\d`, "until DATE"},
+		{`in \d+(\.\d+)?m?s\b`, "in TIME"},
+		{`mcp-proxy \S+, https`, "mcp-proxy VERSION, https"},
+		{`dial: .*`, "dial: connection refused, in the system's words"},
+	} {
+		text = regexp.MustCompile(variable.pattern).ReplaceAllString(text, variable.constant)
+	}
+	return text
+}
+
+func hostPort(address string) string {
+	port := address[strings.LastIndex(address, ":")+1:]
+	return strings.TrimSuffix(port, "/mcp")
+}
+
+// What the commands do beside what they say.
+
+func TestLogoutRevokes(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.methods = []string{"client_secret_post"}
+	user := newUser(t, auth, server)
+	user.run("login", "-u", server.url)
+	refused := filepath.Join(user.cache, filepath.Base(user.credentialsFile(server.url))+".corrupt")
+	fatal(t, os.WriteFile(refused, []byte("{"), 0o600))
+	if _, stderr, exit := user.run("logout", server.url); exit != 0 {
+		t.Fatalf("got exit code %d, %q", exit, stderr)
+	}
+	var hints []string
+	for _, r := range auth.requests("revoke") {
+		form, _ := url.ParseQuery(string(r.body))
+		hints = append(hints, form.Get("token_type_hint"))
+	}
+	if want := []string{"refresh_token", "access_token"}; !slices.Equal(hints, want) {
+		t.Errorf("revoked %q, want %q", hints, want)
+	}
+	for _, g := range auth.refresh {
+		if !g.revoked {
+			t.Error("a grant was not revoked")
+		}
+	}
+	left, _ := filepath.Glob(filepath.Join(user.cache, "*"))
+	for _, file := range left {
+		if ext := filepath.Ext(file); ext != ".lock" && filepath.Base(file) != "traces.jsonl" {
+			t.Errorf("%s is left", filepath.Base(file))
+		}
+	}
+}
+
+// Nothing that goes wrong with revoking keeps the tokens here.
+func TestLogoutForgetsWhatItCannotRevoke(t *testing.T) {
+	for name, test := range map[string]struct {
+		exit    int
+		says    string
+		answers int // status of the revocation endpoint
+		edit    func(doc map[string]any)
+	}{
+		"out of order":   {2, "not revoked", 503, nil},
+		"none":           {0, "revokes no tokens", 0, func(doc map[string]any) { delete(doc, "revocation_endpoint") }},
+		"over http":      {5, "not revoked", 0, func(doc map[string]any) { doc["revocation_endpoint"] = "http://192.0.2.1/revoke" }},
+		"no tokens":      {0, "nobody was signed in", 0, func(doc map[string]any) { delete(doc, "token") }},
+		"only an access": {0, "are revoked", 0, func(doc map[string]any) { delete(doc["token"].(map[string]any), "refresh_token") }},
+	} {
+		name, test := name, test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			user := newUser(t, auth, server)
+			edits := []func(map[string]any){}
+			if test.edit != nil {
+				edits = append(edits, test.edit)
+			}
+			user.remember(server, edits...)
+			if test.answers != 0 {
+				auth.on("revoke", func(w http.ResponseWriter, _ *fakeRequest) bool {
+					w.WriteHeader(test.answers)
+					return true
+				})
+			}
+			_, stderr, exit := user.run("logout", "-u", server.url)
+			if exit != test.exit || !strings.Contains(stderr, test.says) {
+				t.Errorf("got exit code %d, %q, want %d and %q", exit, stderr, test.exit, test.says)
+			}
+			if _, err := os.Stat(user.credentialsFile(server.url)); err == nil {
+				t.Error("the credentials are still there")
+			}
+		})
+	}
+}
+
+// Two servers and two accounts: status narrows, logout hits one, --all the rest.
+func TestManyServers(t *testing.T) {
+	t.Parallel()
+	one, auth := startProtected(t)
+	two := startMCP(t)
+	two.auth, two.scope = auth, "tools"
+	auth.resource = anyValue
+	user := newUser(t, auth, one, two)
+	user.remember(one)
+	user.remember(two)
+	if _, stderr, exit := user.run("login", "-u", one.url, "--profile", "work"); exit != 0 {
+		t.Fatal(stderr)
+	}
+	rows := func(args ...string) (rows []map[string]any) {
+		stdout, _, _ := user.run(append([]string{"status", "--json"}, args...)...)
+		fatal(t, json.Unmarshal([]byte(stdout), &rows))
+		return rows
+	}
+	for _, test := range []struct {
+		args []string
+		want int
+	}{
+		{nil, 3}, {[]string{"-u", one.url}, 2}, {[]string{"-u", one.url, "--profile", "work"}, 1},
+		{[]string{"--profile", "work"}, 1}, {[]string{"-u", two.url + "/other"}, 0},
+	} {
+		if got := rows(test.args...); len(got) != test.want {
+			t.Errorf("status %q: got %d rows, want %d", test.args, len(got), test.want)
+		}
+	}
+	user.run("logout", "-u", one.url, "--profile", "work")
+	if got := rows(); len(got) != 2 || got[0]["profile"] != nil || got[1]["profile"] != nil {
+		t.Errorf("after logout: got %v", got)
+	}
+	if _, stderr, exit := user.run("logout", "--all"); exit != 0 || strings.Count(stderr, "signed out") != 2 || len(rows()) != 0 {
+		t.Errorf("logout --all: got exit code %d, %q", exit, stderr)
+	}
+}
+
+// Whatever doctor finds, it leaves everything as it was.
+func TestDoctorFindsAndChangesNothing(t *testing.T) {
+	for name, test := range map[string]struct {
+		exit    int
+		says    []string
+		prepare func(u *testUser, s *fakeMCP) (args []string)
+	}{
+		"no PKCE": {2, []string{"FAIL  PKCE", "code_challenge_methods_supported"}, func(_ *testUser, s *fakeMCP) []string {
+			s.auth.metadata = func(doc map[string]any) { delete(doc, "code_challenge_methods_supported") }
+			return nil
+		}},
+		"other resource": {2, []string{"FAIL  resource metadata", "--resource"}, func(_ *testUser, s *fakeMCP) []string {
+			s.prm = func(doc map[string]any) { doc["resource"] = "https://other.example/mcp" }
+			return nil
+		}},
+		"other issuer": {2, []string{"FAIL  server metadata", "of issuer"}, func(_ *testUser, s *fakeMCP) []string {
+			s.auth.metadata = func(doc map[string]any) { doc["issuer"] = "https://other.example" }
+			return nil
+		}},
+		"other scheme": {2, []string{"FAIL  challenge", "Negotiate", "-H 'Authorization"}, func(_ *testUser, s *fakeMCP) []string {
+			s.challenge = func(string) string { return "Negotiate" }
+			return nil
+		}},
+		"bare 401": {0, []string{"-     challenge", "ok    resource metadata", "ok    client"}, func(_ *testUser, s *fakeMCP) []string {
+			s.challenge = func(string) string { return "" }
+			return nil
+		}},
+		"wrong path": {5, []string{"FAIL  first answer", "404 Not Found", "/mcp"}, func(_ *testUser, s *fakeMCP) []string {
+			return []string{"-u", s.base + "/other"}
+		}},
+		"forbidden": {5, []string{"FAIL  first answer", "403 Forbidden", "-H"}, func(_ *testUser, s *fakeMCP) []string {
+			s.on("ping", answerStatus(http.StatusForbidden))
+			return nil
+		}},
+		"in trouble": {5, []string{"FAIL  first answer", "503"}, func(_ *testUser, s *fakeMCP) []string {
+			s.on("ping", answerStatus(http.StatusServiceUnavailable))
+			return nil
+		}},
+		"moved": {5, []string{"FAIL  first answer", "https://new.example", "--url"}, func(_ *testUser, s *fakeMCP) []string {
+			s.on("ping", func(w http.ResponseWriter, _ *fakeRequest) bool {
+				w.Header().Set("Location", "https://new.example/mcp?secret=1")
+				w.WriteHeader(http.StatusMovedPermanently)
+				return true
+			})
+			return nil
+		}},
+		"refused token": {2, []string{"ok    cached token", "FAIL  initialize", "mcp-proxy login"}, func(u *testUser, s *fakeMCP) []string {
+			u.remember(s)
+			s.auth.expireAccess()
+			return nil
+		}},
+		"damaged file": {4, []string{"FAIL  cached token", "damaged"}, func(u *testUser, s *fakeMCP) []string {
+			fatal(u.t, os.MkdirAll(u.cache, 0o700))
+			fatal(u.t, os.WriteFile(u.credentialsFile(s.url), []byte("{"), 0o600))
+			return nil
+		}},
+		"given client": {0, []string{"ok    client", "my-client, as given", "ok    callback", "/oauth2callback"}, func(_ *testUser, s *fakeMCP) []string {
+			return []string{"-i", "my-client"}
+		}},
+		"own header": {2, []string{"FAIL  first answer", "--header is refused", "OAuth is off"}, func(_ *testUser, s *fakeMCP) []string {
+			return []string{"-H", "Authorization: Bearer nonsense"}
+		}},
+		"no authorization": {0, []string{"-     challenge", "none", "ok    initialize"}, func(_ *testUser, s *fakeMCP) []string {
+			s.auth, s.lenient = nil, true
+			return nil
+		}},
+		"modern": {0, []string{"ok    initialize", "Modern 7 speaks revision 2026-07-28"}, func(_ *testUser, s *fakeMCP) []string {
+			s.auth, s.lenient, s.sessions = nil, true, false
+			s.on("initialize", func(w http.ResponseWriter, r *fakeRequest) bool {
+				w.WriteHeader(http.StatusBadRequest)
+				io.WriteString(w, r.msg.failure(-32022, "Unsupported"))
+				return true
+			})
+			s.on("server/discover", func(w http.ResponseWriter, r *fakeRequest) bool {
+				stream := startEvents(w)
+				stream.send("data: " + r.msg.result(`{"supportedVersions":["2026-07-28"],"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"Modern","version":"7"}}}`))
+				return true
+			})
+			return nil
+		}},
+		"legacy": {0, []string{"ok    first answer", "revision 2024-11-05"}, func(_ *testUser, s *fakeMCP) []string {
+			s.auth, s.lenient, s.sessions, s.listens = nil, true, false, true
+			s.on("ping", answerStatus(http.StatusMethodNotAllowed))
+			return nil
+		}},
+	} {
+		name, test := name, test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			user := newUser(t, auth)
+			args := append([]string{"doctor"}, test.prepare(user, server)...)
+			for _, o := range []*fakeOrigin{server.fakeOrigin, auth.fakeOrigin} {
+				o.change(func() {}) // the handlers see what was prepared
+			}
+			if !slices.Contains(args, "-u") {
+				args = append(args, "-u", server.url)
+			}
+			before := contents(t, user.cache)
+			stdout, stderr, exit := user.run(args...)
+			for _, want := range test.says {
+				if !strings.Contains(stdout, want) {
+					t.Errorf("got no %q", want)
+				}
+			}
+			if exit != test.exit || stderr != "" {
+				t.Errorf("got exit code %d, stderr %q, want %d and nothing", exit, stderr, test.exit)
+			}
+			if after := contents(t, user.cache); !maps.Equal(before, after) {
+				t.Errorf("the cache: got %v, want %v", after, before)
+			}
+			for _, label := range auth.labels() {
+				if label != "metadata" && label != "no metadata" {
+					t.Errorf("the authorization server was asked for %s", label)
+				}
+			}
+			if len(user.openings()) != 0 {
+				t.Error("a browser was opened")
+			}
+			server.change(func() {
+				if len(server.live) != 0 {
+					t.Errorf("%d sessions are left open", len(server.live))
+				}
+			})
+			if t.Failed() {
+				t.Logf("%s", stdout)
+			}
+		})
+	}
+}
+
+func answerStatus(status int) fakeAnswer {
+	return func(w http.ResponseWriter, _ *fakeRequest) bool {
+		w.WriteHeader(status)
+		return true
+	}
+}
+
+// contents reads a directory: names and what is in the files.
+func contents(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	fatal(t, err)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		fatal(t, err)
+		all[file] = string(data)
+	}
+	return all
+}
+
+// A client is waiting for the user already: login shows the same page, and
+// one sign-in serves both.
+func TestLoginBesideAnotherProcess(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.browser = "ignore"
+	p := user.start("-u", server.url)
+	id := p.request("initialize", initializeParams)
+	page := user.awaitOpenings(1)
+	login := user.start("login", "-u", server.url)
+	if got := login.awaitURL(1); got != page {
+		t.Errorf("got page %q, want %q", got, page)
+	}
+	user.paste(page)
+	p.result(id)
+	login.wait()
+	login.awaitStderr("signed in to")
+	if got := auth.count("token authorization_code"); got != 1 || len(user.openings()) != 1 {
+		t.Errorf("got %d sign-ins, %d windows, want 1 of each", got, len(user.openings()))
+	}
+}
+
+// The one who signs in is killed: login takes over.
+func TestLoginTakesOver(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.browser = "ignore"
+	first := user.start("login", "-u", server.url)
+	user.awaitOpenings(1)
+	second := user.start("login", "-u", server.url, "--no-browser")
+	old := second.awaitURL(1)
+	first.kill()
+	page := second.awaitURL(2)
+	if page == old {
+		t.Fatal("got the page of the process that was killed")
+	}
+	user.paste(page)
+	second.wait()
+}
+
+// Over SSH no window is opened, and the hint says how to get there.
+func TestLoginOverSSH(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.env["BROWSER"], user.env["USER"] = "", "me"
+	user.env["SSH_CONNECTION"] = "192.0.2.1 50000 192.0.2.2 22"
+	p := user.start("login", "-u", server.url)
+	page := p.awaitURL(1)
+	port := parsedURL(t, parsedURL(t, page).Query().Get("redirect_uri")).Port()
+	p.awaitStderr("ssh -L " + port + ":localhost:" + port + " me@192.0.2.2")
+	user.paste(page)
+	p.wait()
+}

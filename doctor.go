@@ -1,0 +1,537 @@
+package main
+
+// The command doctor: the way of a first message, step by step, as serving
+// would go it. It opens no browser, registers nothing, refreshes nothing and
+// writes nothing.
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	doctorRevision = "2025-11-25" // what doctor says hello with
+	modernRevision = "2026-07-28" // and where that is refused
+	maxHello       = 4 << 20      // bytes of the answer
+)
+
+// A doctor prints a line for each step: ok, FAIL, or - where there is nothing to check.
+type doctor struct {
+	*app
+	out    io.Writer
+	failed error // the first failure
+}
+
+// doctor returns the first failure, which is printed already.
+func (a *app) doctor(ctx context.Context, stdout io.Writer) error {
+	d := &doctor{app: a, out: stdout}
+	fmt.Fprintf(d.out, "mcp-proxy %s, %s\n", programVersion(), a.cfg.server.Redacted())
+	first := d.reach(ctx)
+	if first != nil && first.wantsToken {
+		d.authorization(ctx, first.challenge)
+	}
+	d.hello(ctx, first, d.cachedToken(first))
+	if d.failed != nil {
+		return toldError{d.failed}
+	}
+	return nil
+}
+
+func (d *doctor) ok(step, format string, args ...any) {
+	d.line("ok", step, fmt.Sprintf(format, args...))
+}
+
+func (d *doctor) skip(step, format string, args ...any) {
+	d.line("-", step, fmt.Sprintf(format, args...))
+}
+
+func (d *doctor) fail(step string, err error) {
+	d.line("FAIL", step, err.Error())
+	if hint := hintOf(err); hint != "" {
+		d.hint(hint)
+	}
+	if d.failed == nil {
+		d.failed = err
+	}
+}
+
+func (d *doctor) line(state, step, text string) {
+	fmt.Fprintf(d.out, "%-4s  %-18s  %s\n", state, step, text)
+}
+
+func (d *doctor) hint(format string, args ...any) {
+	fmt.Fprintf(d.out, "%26shint: %s\n", "", fmt.Sprintf(format, args...))
+}
+
+// firstAnswer is what the server says to a message without a token.
+type firstAnswer struct {
+	wantsToken bool
+	challenge  challenge
+	legacy     bool // revision 2024-11-05: HTTP+SSE
+}
+
+// route is how far a request came. Dialling goes on in the background when
+// one of several addresses has answered.
+type route struct {
+	mu        sync.Mutex // guards what follows
+	addresses []string
+	connected string
+	tls       *tls.ConnectionState
+}
+
+func (r *route) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		DNSDone: func(info httptrace.DNSDoneInfo) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			for _, address := range info.Addrs {
+				r.addresses = append(r.addresses, address.String())
+			}
+		},
+		ConnectDone: func(_, address string, err error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if err == nil {
+				r.connected = address
+			}
+		},
+		TLSHandshakeDone: func(state tls.ConnectionState, err error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if err == nil {
+				r.tls = &state
+			}
+		},
+	}
+}
+
+// reach sends the first message, and returns nil where no answer came.
+func (d *doctor) reach(ctx context.Context) *firstAnswer {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	r := &route{}
+	begun := time.Now()
+	resp, err := d.ask(httptrace.WithClientTrace(ctx, r.trace()), http.MethodPost, probeMessage, "", nil)
+	took := time.Since(begun).Round(time.Millisecond)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	proxy, _ := http.ProxyFromEnvironment(&http.Request{URL: d.cfg.server})
+	if !d.route(r, proxy, err) || err != nil {
+		return nil
+	}
+	reply := readRefusal(resp)
+	return d.judge(ctx, resp, reply, took)
+}
+
+// route prints the steps up to the first answer; false where one failed.
+func (d *doctor) route(r *route, proxy *url.URL, err error) bool {
+	switch {
+	case proxy != nil:
+		d.skip("DNS", "left to the proxy %s, which the environment names", proxy.Host)
+	case len(r.addresses) > 0:
+		d.ok("DNS", "%s", strings.Join(r.addresses, ", "))
+	case r.connected == "" && networkErrorType(err) == "dns":
+		d.fail("DNS", err)
+		return false
+	default:
+		d.skip("DNS", "%s is an address", d.cfg.server.Hostname())
+	}
+	secure := d.cfg.server.Scheme == "https"
+	switch {
+	case r.connected == "" || proxy != nil && secure && r.tls == nil && !isCertificateError(err):
+		if proxy != nil {
+			err = withHint(fmt.Errorf("through the proxy %s: %w", proxy.Host, err), "check HTTPS_PROXY; NO_PROXY=%s goes without it", d.cfg.server.Hostname())
+		} else if hintOf(err) == "" {
+			err = withHint(err, "check the host and the port in the URL; is the server up, is a VPN or a firewall in between?")
+		}
+		d.fail("connection", err)
+		return false
+	default:
+		d.ok("connection", "%s", r.connected)
+	}
+	switch {
+	case !secure:
+		d.skip("TLS", "none, as --allow-http allows")
+	case r.tls == nil:
+		d.fail("TLS", err)
+		d.presented(err)
+		return false
+	default:
+		d.ok("TLS", "%s", certificateWords(r.tls))
+	}
+	if err != nil {
+		d.fail("first answer", err)
+	}
+	return err == nil
+}
+
+func isCertificateError(err error) bool {
+	var verification *tls.CertificateVerificationError
+	return errors.As(err, &verification)
+}
+
+// presented names what the other side showed: somebody in between shows a
+// certificate of his own.
+func (d *doctor) presented(err error) {
+	var verification *tls.CertificateVerificationError
+	if !errors.As(err, &verification) {
+		return
+	}
+	for _, c := range verification.UnverifiedCertificates {
+		fmt.Fprintf(d.out, "%26spresented: %s\n", "", issuedWords(c))
+	}
+}
+
+func certificateWords(state *tls.ConnectionState) string {
+	version := map[uint16]string{tls.VersionTLS12: "TLS 1.2", tls.VersionTLS13: "TLS 1.3"}[state.Version]
+	if len(state.PeerCertificates) == 0 {
+		return version
+	}
+	return version + ", " + issuedWords(state.PeerCertificates[0])
+}
+
+func issuedWords(c *x509.Certificate) string {
+	return fmt.Sprintf("%s, issued by %s, good until %s", excerpt(c.Subject.String()), excerpt(c.Issuer.String()), c.NotAfter.UTC().Format("2006-01-02"))
+}
+
+// judge says what the first answer means.
+func (d *doctor) judge(ctx context.Context, resp *http.Response, reply *document, took time.Duration) *firstAnswer {
+	const step = "first answer"
+	said := fmt.Sprintf("%d %s by %s in %v", resp.StatusCode, http.StatusText(resp.StatusCode), resp.Proto, took)
+	host := d.cfg.server.Host
+	status := resp.StatusCode
+	switch {
+	case status == http.StatusUnauthorized:
+		return d.judgeChallenge(resp, said)
+	case status < 300, reply != nil && status < 500:
+		d.ok(step, "%s", said)
+		d.skip("challenge", "none: the server lets this message pass without a token")
+		return &firstAnswer{}
+	case status < 400:
+		err := fmt.Errorf("%s leads elsewhere", said)
+		if to, locationErr := resp.Location(); locationErr == nil {
+			err = withHint(fmt.Errorf("%s leads to %s://%s", said, to.Scheme, to.Host), "if you trust it, give that server's URL with --url")
+		}
+		d.fail(step, err)
+	case status == http.StatusForbidden:
+		d.fail(step, withHint(errors.New(said), "%s refuses everybody from here, or wants a header: -H 'Name: value'", host))
+	case status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
+		return d.lookForLegacy(ctx, said)
+	default:
+		d.fail(step, withHint(errors.New(said), "the server is in trouble: ask its operator, or try later"))
+	}
+	return nil
+}
+
+func (d *doctor) judgeChallenge(resp *http.Response, said string) *firstAnswer {
+	if d.auth == nil {
+		d.fail("first answer", withHint(authErrorf("%s", said), "the Authorization header given with --header is refused"))
+		return nil
+	}
+	d.ok("first answer", "%s", said)
+	ch, ours := parseChallenge(resp.Header)
+	switch {
+	case !ours:
+		d.fail("challenge", otherScheme(d.cfg.server.Host, resp.Header))
+		return nil
+	case ch == challenge{}:
+		d.skip("challenge", "names neither metadata nor scope: the well-known places are tried")
+	default:
+		d.ok("challenge", "%s", challengeWords(ch))
+	}
+	return &firstAnswer{wantsToken: true, challenge: ch}
+}
+
+func challengeWords(ch challenge) string {
+	words := "Bearer"
+	if ch.ResourceMetadata != "" {
+		words += ", metadata at " + excerpt(ch.ResourceMetadata)
+	}
+	if ch.Scope != "" {
+		words += ", scope " + excerpt(ch.Scope)
+	}
+	return words
+}
+
+// lookForLegacy tries what serving would try: a server of revision 2024-11-05.
+func (d *doctor) lookForLegacy(ctx context.Context, said string) *firstAnswer {
+	resp, err := d.ask(ctx, http.MethodGet, "", "", nil)
+	if err == nil {
+		resp.Body.Close() // not read: the stream has no end
+		media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+		switch {
+		case resp.StatusCode == http.StatusUnauthorized:
+			return d.judgeChallenge(resp, fmt.Sprintf("%s to POST, %d to GET", said, resp.StatusCode))
+		case resp.StatusCode == http.StatusOK && media == "text/event-stream":
+			d.ok("first answer", "%s to POST, an event stream to GET: a server of revision 2024-11-05", said)
+			return &firstAnswer{legacy: true}
+		}
+	}
+	d.fail("first answer", withHint(errors.New(said), "there is no MCP server at this path: check the URL, often it ends in /mcp or /sse"))
+	return nil
+}
+
+// authorization goes the way from the challenge to the browser.
+func (d *doctor) authorization(ctx context.Context, ch challenge) {
+	o := d.auth
+	prm, err := o.discover.resourceMetadata(ctx, d.cfg.server, ch)
+	switch {
+	case err != nil:
+		d.fail("resource metadata", unusable(err))
+		return
+	case prm == nil:
+		d.skip("resource metadata", "none: as in revision 2025-03-26, %s itself gives tokens", d.cfg.server.Host)
+	default:
+		d.ok("resource metadata", "%s, tokens by %s", excerpt(prm.Resource), excerpt(strings.Join(prm.AuthorizationServers, ", ")))
+	}
+	found, err := o.discover.serverFor(ctx, d.cfg.server, prm)
+	if err != nil {
+		d.fail("server metadata", unusable(err))
+		return
+	}
+	m := &found.server
+	switch {
+	case m.defaulted:
+		d.skip("server metadata", "none: /authorize, /token and /register at %s are tried", excerpt(m.Issuer))
+	default:
+		d.ok("server metadata", "%s", excerpt(m.Issuer))
+	}
+	d.pkce(m)
+	d.client(m)
+	d.scope(ch, found)
+}
+
+func (d *doctor) pkce(m *serverMetadata) {
+	switch err := m.checkPKCE(); {
+	case err != nil:
+		d.fail("PKCE", unusable(err))
+	case m.defaulted:
+		d.skip("PKCE", "nobody says; S256 is sent")
+	default:
+		d.ok("PKCE", "S256")
+	}
+}
+
+// client says which client a sign-in would be made as.
+func (d *doctor) client(m *serverMetadata) {
+	const step = "client"
+	registered, _ := d.store.look(d.auth.key)
+	switch {
+	case d.cfg.clientID != "":
+		d.ok(step, "%s, as given", excerpt(d.cfg.clientID))
+		d.callback()
+	case d.cfg.clientMetadataURL != "" && m.ClientMetadataSupported:
+		d.ok(step, "%s, a metadata document", excerpt(d.cfg.clientMetadataURL))
+		d.callback()
+	case registered != nil && registered.Client.Source == sourceRegistered && registered.Issuer == m.Issuer:
+		d.ok(step, "%s, registered earlier", excerpt(registered.Client.ID))
+	case m.RegistrationEndpoint != "":
+		d.ok(step, "can register itself at %s", hostOf(m.RegistrationEndpoint))
+	case m.ClientMetadataSupported:
+		d.fail(step, withHint(d.auth.noClient(m), "give --client-id, or --client-metadata-url: metadata documents are accepted"))
+	default:
+		d.fail(step, d.auth.noClient(m))
+	}
+}
+
+// callback finds out whether the browser could come back to a given client.
+func (d *doctor) callback() {
+	cb, err := listenForGivenClient(d.cfg.redirectURI)
+	if err != nil {
+		d.fail("callback", err)
+		return
+	}
+	cb.close()
+	d.ok("callback", "%s, to be registered for the client", cb.redirect)
+}
+
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return excerpt(address)
+	}
+	return excerpt(u.Host)
+}
+
+func (d *doctor) scope(ch challenge, found *authorization) {
+	cached, _ := d.store.look(d.auth.key)
+	if cached == nil {
+		cached = &credentials{}
+	}
+	if scope := d.auth.scopeFor(ch, cached, found); scope != "" {
+		d.ok("scope", "%s", excerpt(scope))
+	} else {
+		d.skip("scope", "none is named, none is asked for")
+	}
+}
+
+// cachedToken returns the token to say hello with, "" where there is none to be used.
+func (d *doctor) cachedToken(first *firstAnswer) string {
+	const step = "cached token"
+	if d.auth == nil {
+		d.skip(step, "OAuth is off: --header gives an Authorization of your own")
+		return ""
+	}
+	c, err := d.store.look(d.auth.key)
+	login := "mcp-proxy login -u " + d.cfg.server.Redacted()
+	switch now := time.Now(); {
+	case err != nil:
+		d.fail(step, withHint(err, "%s", login))
+	case c != nil && !d.auth.usable(c):
+		d.skip(step, "it is of another client, %s", excerpt(c.Client.ID))
+		d.hint("%s", login)
+	case c == nil || c.Token.Access == "":
+		d.skip(step, "none")
+		if d.failed == nil && first.wantsToken {
+			d.hint("%s", login)
+		}
+	case !c.Token.Expiry.IsZero() && now.After(c.Token.Expiry):
+		if c.Token.Refresh != "" {
+			d.skip(step, "expired %s: the next message will refresh it", expiryWords(c.Token, now))
+			break
+		}
+		d.skip(step, "expired %s, and there is no refresh token", expiryWords(c.Token, now))
+		d.hint("%s", login)
+	default:
+		d.ok(step, "expires %s, %s", expiryWords(c.Token, now), renewalWords(c))
+		return c.Token.Access
+	}
+	return ""
+}
+
+// hello opens a session as a client would, and ends it.
+func (d *doctor) hello(ctx context.Context, first *firstAnswer, token string) {
+	const step = "initialize"
+	switch {
+	case first == nil:
+		d.skip(step, "not tried")
+		return
+	case first.legacy:
+		d.skip(step, "not tried with revision 2024-11-05")
+		return
+	case first.wantsToken && token == "":
+		d.skip(step, "not tried without a token")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	const hello = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"` + doctorRevision +
+		`","capabilities":{},"clientInfo":{"name":"mcp-proxy doctor","version":"1"}}}`
+	answer, resp, err := d.request(ctx, hello, token, nil)
+	if err == nil && resp.StatusCode < 500 && answer.has("error") {
+		answer, resp, err = d.discoverModern(ctx, token, answer, resp)
+	}
+	switch {
+	case err != nil:
+		d.fail(step, err)
+	case answer.has("error"):
+		reason, _ := unquote(member(answer.field("error"), "message"))
+		d.fail(step, fmt.Errorf("%s refuses it: %s", d.cfg.server.Host, excerpt(reason)))
+	default:
+		d.ok(step, "%s", serverWords(answer))
+		d.goodbye(ctx, token, resp.Header.Get("Mcp-Session-Id"), answer)
+	}
+}
+
+// discoverModern asks in the way of the revisions without initialize; the
+// first refusal stands where that is refused as well.
+func (d *doctor) discoverModern(ctx context.Context, token string, refused *document, was *http.Response) (*document, *http.Response, error) {
+	const method, version = "server/discover", "io.modelcontextprotocol/protocolVersion"
+	discover := `{"jsonrpc":"2.0","id":1,"method":"` + method + `","params":{"_meta":{"` + version + `":"` + modernRevision +
+		`","io.modelcontextprotocol/clientInfo":{"name":"mcp-proxy doctor","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}}}`
+	headers := http.Header{}
+	(&toolHeaders{}).set(headers, method, nil, modernRevision)
+	answer, resp, err := d.request(ctx, discover, token, headers)
+	if err != nil || answer.has("error") {
+		return refused, was, nil
+	}
+	return answer, resp, nil
+}
+
+// request sends a message and reads its one answer. A refusal that is a
+// JSON-RPC error is an answer.
+func (d *doctor) request(ctx context.Context, message, token string, headers http.Header) (*document, *http.Response, error) {
+	resp, err := d.ask(ctx, http.MethodPost, message, token, headers)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		reply := readRefusal(resp)
+		switch {
+		case resp.StatusCode == http.StatusUnauthorized:
+			return nil, nil, withHint(authErrorf("%s refuses the token", d.cfg.server.Host), "mcp-proxy login -u %s", d.cfg.server.Redacted())
+		case reply == nil:
+			return nil, nil, fmt.Errorf("%s answered %d %s", d.cfg.server.Host, resp.StatusCode, http.StatusText(resp.StatusCode))
+		}
+		return reply, resp, nil
+	}
+	answer, err := readAnswer(resp)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", d.cfg.server.Host, err)
+	}
+	return answer, resp, nil
+}
+
+// readAnswer finds the response in a JSON body or in an event stream.
+func readAnswer(resp *http.Response) (*document, error) {
+	none := errors.New("the answer is no JSON-RPC response")
+	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if media != "text/event-stream" {
+		answer := &document{limit: maxHello}
+		if _, err := io.Copy(answer, resp.Body); err != nil || answer.finish() != nil || !answer.has("result") && !answer.has("error") {
+			return nil, none
+		}
+		return answer, nil
+	}
+	for events := newEventReader(resp.Body, maxHello); ; {
+		e, err := events.next()
+		if err != nil {
+			return nil, none
+		}
+		if e.data != nil && e.data.finish() == nil && (e.data.has("result") || e.data.has("error")) {
+			return e.data, nil
+		}
+	}
+}
+
+// serverWords is who the server says it is, and what it speaks.
+func serverWords(answer *document) string {
+	result := answer.field("result")
+	who, version := member(result, "serverInfo"), member(result, "protocolVersion")
+	if version == nil { // answered server/discover
+		who, version = member(result, "_meta", "io.modelcontextprotocol/serverInfo"), []byte(`"`+modernRevision+`"`)
+	}
+	words := ""
+	for _, raw := range [][]byte{member(who, "name"), member(who, "version")} {
+		if text, ok := unquote(raw); ok {
+			words += excerpt(text) + " "
+		}
+	}
+	revision, _ := unquote(version)
+	return words + "speaks revision " + excerpt(revision)
+}
+
+// goodbye ends the session that the hello has opened.
+func (d *doctor) goodbye(ctx context.Context, token, id string, answer *document) {
+	if validSessionID(id) == "" {
+		return
+	}
+	version, _ := unquote(member(answer.field("result"), "protocolVersion"))
+	headers := http.Header{}
+	sessionState{id: id, version: validVersion(version)}.set(headers)
+	if resp, err := d.ask(ctx, http.MethodDelete, "", token, headers); err == nil {
+		discard(resp)
+	}
+}
