@@ -57,6 +57,8 @@ func TestUsageErrors(t *testing.T) {
 		{"all of a login", []string{"login", url, "--all"}, "--all"},
 		{"all and one", []string{"logout", "--all", "-u", url}, "--all"},
 		{"login with a header of one's own", []string{"login", url, "-H", "Authorization: Bearer x"}, "--header"},
+		{"pattern", []string{"-u", url, "--ignore-tool", "[a"}, "--ignore-tool"},
+		{"empty pattern", []string{"-u", url, "--ignore-tool", ""}, "--ignore-tool"},
 		{"metadata document over http", []string{"-u", url, "--client-metadata-url", "http://app.example.invalid/c"}, "--client-metadata-url"},
 	} {
 		test := test

@@ -33,6 +33,7 @@ type config struct {
 	authParams        url.Values
 
 	headers      http.Header
+	ignoredTools toolFilter
 	caCert       string // path of a PEM file
 	clientCert   string
 	clientKey    string
@@ -100,6 +101,7 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 		func() error { return c.setResource() },
 		func() error { return c.setAuthParams(o.authParams, &env) },
 		func() error { return c.setHeaders(o.headers, &env) },
+		func() error { return c.setIgnoredTools(o.ignoredTools, &env) },
 		func() error { return c.setTLS() },
 		func() error { return c.setChoices(timeout, level) },
 	}
@@ -218,6 +220,17 @@ func (c *config) setAuthParams(params []string, env *environment) error {
 		c.authParams.Add(name, env.expand("--auth-param", value))
 	}
 	return env.err
+}
+
+func (c *config) setIgnoredTools(globs []string, env *environment) (err error) {
+	for i, glob := range globs {
+		globs[i] = env.expand("--ignore-tool", glob)
+	}
+	if env.err != nil {
+		return env.err
+	}
+	c.ignoredTools, err = newToolFilter(globs)
+	return err
 }
 
 func (c *config) setTLS() error {

@@ -204,10 +204,15 @@ func (t *toolHeaders) learn(response []byte) (out []byte, dropped []droppedTool)
 	if dropped == nil {
 		return response, nil
 	}
+	return withTools(response, kept), dropped
+}
+
+// withTools returns a response to tools/list with these tools in place of its own.
+func withTools(response []byte, tools [][]byte) []byte {
 	start, end := locate(response, "result", "tools")
-	tools := append([]byte{'['}, bytes.Join(kept, []byte{','})...)
-	tools = append(tools, ']')
-	return bytes.Join([][]byte{response[:start], tools, response[end:]}, nil), dropped
+	list := append([]byte{'['}, bytes.Join(tools, []byte{','})...)
+	list = append(list, ']')
+	return bytes.Join([][]byte{response[:start], list, response[end:]}, nil)
 }
 
 // known tells whether tool was in a list and valid.

@@ -45,6 +45,7 @@ The server:
   -u, --url URL                https URL of the MCP server; may stand alone
   -H, --header 'Name: value'   a further header, repeatable; ${NAME} in it is an
                                environment variable; Authorization turns OAuth off
+      --ignore-tool GLOB       hide tools of that name and refuse to call them, repeatable
       --transport KIND         auto (default), http, sse
       --ca-cert FILE           PEM file of further certificate roots
       --client-cert FILE       certificate and key for mutual TLS

@@ -14,6 +14,14 @@ import (
 
 const maxListPages = 100 // of tools, before a server's cursors are taken for a loop
 
+// listedTools takes the tools that are not to be shown out of a response to tools/list.
+func (p *proxy) listedTools(m *message, response []byte) []byte {
+	if m.version != "" {
+		response = p.learnTools(response)
+	}
+	return p.hidden.shown(response)
+}
+
 // learnTools remembers the annotations of a tools/list result that passes by,
 // and takes the invalid tools out of it.
 func (p *proxy) learnTools(response []byte) []byte {

@@ -38,6 +38,7 @@ type proxy struct {
 	log     *logger
 	trace   *tracer
 	tools   toolHeaders
+	hidden  toolFilter
 	session session
 	legacy  legacy
 
@@ -83,7 +84,7 @@ func newProxy(c *config, client *http.Client, auth *oauth, out *lineWriter, log 
 	now := make(chan struct{})
 	close(now)
 	p := &proxy{
-		server: c.server, headers: c.headers, client: client, auth: auth, out: out, log: log, trace: trace,
+		server: c.server, headers: c.headers, client: client, auth: auth, out: out, log: log, trace: trace, hidden: c.ignoredTools,
 		slots: make(chan struct{}, maxCalls), delivered: now, opened: now, calls: map[string]*call{},
 	}
 	p.session.renewing = newTurn()
@@ -388,8 +389,8 @@ func (p *proxy) succeed(c *call, d *document) {
 	}
 	c.endSpan(d)
 	parts := inOrder(d, c.m.id)
-	if c.m.version != "" && c.m.method == "tools/list" {
-		parts = [][]byte{p.learnTools(join(parts))}
+	if c.m.method == "tools/list" && (c.m.version != "" || len(p.hidden) > 0) {
+		parts = [][]byte{p.listedTools(c.m, join(parts))}
 	}
 	p.out.write(parts...)
 	forget(d.size())
@@ -400,7 +401,10 @@ func (p *proxy) forward(ctx context.Context, c *call, turn []<-chan struct{}) {
 	defer p.routines.Done()
 	defer c.cancel()
 	defer c.hasReached()
-	err := awaitTurn(ctx, turn)
+	err := p.hidden.refuse(c.m)
+	if err == nil {
+		err = awaitTurn(ctx, turn)
+	}
 	if err == nil {
 		err = p.inSlot(ctx, func() error { return p.roundTrip(ctx, c) })
 	}
@@ -456,6 +460,9 @@ func awaitTurn(ctx context.Context, turn []<-chan struct{}) error {
 // notify delivers a notification or a response.
 func (p *proxy) notify(ctx context.Context, m *message, turn []<-chan struct{}) error {
 	if err := awaitTurn(ctx, turn); err != nil {
+		return err
+	}
+	if err := p.hidden.refuse(m); err != nil {
 		return err
 	}
 	for renewed := false; ; renewed = true {

@@ -29,6 +29,7 @@ const (
 	codeParse          = -32700
 	codeInvalidRequest = -32600
 	codeMethodNotFound = -32601
+	codeInvalidParams  = -32602
 	codeTransport      = -32000
 	codeHeaderMismatch = -32020 // MCP 2026-07-28, Streamable HTTP, "Server Validation"
 )
