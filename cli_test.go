@@ -6,6 +6,8 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -107,8 +109,47 @@ func TestHelpAndVersion(t *testing.T) {
 func TestMissingFiles(t *testing.T) {
 	t.Parallel()
 	user := newUser(t)
-	_, stderr, exit := user.run("-u", "https://mcp.example.invalid/", "--ca-cert", filepath.Join(user.dir, "no.pem"))
-	if exit != 1 || !strings.Contains(stderr, "--ca-cert") {
-		t.Errorf("got exit code %d, %q, want 1 naming --ca-cert", exit, stderr)
+	for _, name := range []string{"--ca-cert", "--header-file"} {
+		_, stderr, exit := user.run("-u", "https://mcp.example.invalid/", name, filepath.Join(user.dir, "no.pem"))
+		if exit != 1 || !strings.Contains(stderr, name) || !strings.Contains(stderr, "hint: ") {
+			t.Errorf("got exit code %d, %q, want 1 naming %s", exit, stderr, name)
+		}
+	}
+}
+
+// A file of headers: what the server gets, what is refused, what is warned about.
+func TestHeaderFile(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	server.anyToken = true
+	user := newUser(t)
+	user.env["MY_TOKEN"] = "token-from-the-environment"
+	file := filepath.Join(user.dir, "headers")
+	fatal(t, os.WriteFile(file, []byte("# the example server\r\nAuthorization:Bearer ${MY_TOKEN}\n\n  X-Custom: a: b # c  \r\nX-More: env:MY_TOKEN"), 0o600))
+	p := user.start("-u", server.url, "--header-file", file, "-H", "X-Custom: first")
+	p.initialize()
+	got := server.requests("initialize")[0].Header
+	if got.Get("Authorization") != "Bearer token-from-the-environment" || !slices.Equal(got["X-Custom"], []string{"first", "a: b # c"}) || got.Get("X-More") != "token-from-the-environment" {
+		t.Errorf("got %q", got)
+	}
+	if strings.Contains(p.stderr(), "others can read") {
+		t.Errorf("got %q for a file of mode 600", p.stderr())
+	}
+	for content, says := range map[string]string{
+		"X-Secret hunter2":          "line 1",
+		"\n#\nHost: hunter2":        "line 3",
+		"X-A: hunter2 ${NOT_SET_X}": "NOT_SET_X",
+		"X-A: hunter2\rX-B: c":      "line break",
+	} {
+		fatal(t, os.WriteFile(file, []byte(content), 0o600))
+		_, stderr, exit := user.run("-u", server.url, "--header-file", file)
+		if exit != 1 || !strings.Contains(stderr, says) || !strings.Contains(stderr, "--header-file") || strings.Contains(stderr, "hunter2") {
+			t.Errorf("%q: got exit code %d, %q, want %q and no value", content, exit, stderr, says)
+		}
+	}
+	fatal(t, os.WriteFile(file, []byte("X-A: b"), 0o600))
+	fatal(t, os.Chmod(file, 0o644))
+	if _, stderr, _ := user.run("-u", server.url, "--header-file", file); runtime.GOOS != "windows" && !strings.Contains(stderr, "chmod 600 "+file) {
+		t.Errorf("got %q for a file that others can read", stderr)
 	}
 }

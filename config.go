@@ -1,8 +1,8 @@
 package main
 
 // Flags and environment, read here and nowhere else, become one config value
-// that is complete and valid before any I/O happens. How flags are written is
-// flags.go's, what stands outside the command line is environment.go's.
+// that is complete and valid before anything else happens. How flags are
+// written is flags.go's, what stands outside the command line is environment.go's.
 
 import (
 	"fmt"
@@ -47,6 +47,8 @@ type config struct {
 	cacheDir     string // "": nowhere to write
 	noTrace      bool
 	showVersion  bool
+
+	warnings []string // for stderr, once that is open
 }
 
 const resourceNone = "none"
@@ -101,6 +103,7 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 		func() error { return c.setResource() },
 		func() error { return c.setAuthParams(o.authParams, &env) },
 		func() error { return c.setHeaders(o.headers, &env) },
+		func() error { return c.setHeaderFiles(o.headerFiles, &env) },
 		func() error { return c.setIgnoredTools(o.ignoredTools, &env) },
 		func() error { return c.setTLS() },
 		func() error { return c.setChoices(timeout, level) },

@@ -1,10 +1,13 @@
 package main
 
-// Values that the user keeps outside the command line: env:NAME, ${NAME} in a
-// header, and the headers themselves.
+// What the user keeps outside the command line: env:NAME, ${NAME} in a header,
+// files with secrets; and the headers themselves.
 
 import (
+	"fmt"
+	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 )
@@ -41,23 +44,79 @@ var reservedHeaders = map[string]bool{
 func (c *config) setHeaders(headers []string, env *environment) error {
 	c.headers = http.Header{}
 	for _, h := range headers {
-		name, value, ok := strings.Cut(h, ":")
-		if !ok || !isToken(name) {
-			return withHint(usagef("--header: want 'Name: value'"), "-H 'X-Api-Key: env:API_KEY'")
+		if err := c.addHeader("--header", h, env); err != nil {
+			return err
 		}
-		name = http.CanonicalHeaderKey(name)
-		if reservedHeaders[name] {
-			return withHint(usagef("--header: %s is set by the proxy itself", name), "leave it out")
-		}
-		value = env.expand("--header "+name, strings.TrimSpace(value))
-		value = variable.ReplaceAllStringFunc(value, func(v string) string {
-			return env.lookup("--header "+name, variable.FindStringSubmatch(v)[1])
-		})
-		// RFC 9110, section 5.5: a line break would start another header.
-		if strings.ContainsAny(value, "\r\n\x00") {
-			return withHint(usagef("--header: the value of %s holds a line break", name), "one --header for each header")
-		}
-		c.headers.Add(name, value)
 	}
 	return env.err
+}
+
+// addHeader takes one `Name: value`. Its errors hold nothing of the value.
+func (c *config) addHeader(from, text string, env *environment) error {
+	name, value, ok := strings.Cut(text, ":")
+	if !ok || !isToken(name) {
+		return withHint(usagef("%s: want 'Name: value'", from), "-H 'X-Api-Key: env:API_KEY'")
+	}
+	name = http.CanonicalHeaderKey(name)
+	if reservedHeaders[name] {
+		return withHint(usagef("%s: %s is set by the proxy itself", from, name), "leave it out")
+	}
+	value = env.expand(from+" "+name, strings.TrimSpace(value))
+	value = variable.ReplaceAllStringFunc(value, func(v string) string {
+		return env.lookup(from+" "+name, variable.FindStringSubmatch(v)[1])
+	})
+	// RFC 9110, section 5.5: a line break would start another header.
+	if strings.ContainsAny(value, "\r\n\x00") {
+		return withHint(usagef("%s: the value of %s holds a line break", from, name), "one --header for each header")
+	}
+	c.headers.Add(name, value)
+	return nil
+}
+
+// setHeaderFiles reads headers that are not to be seen among the arguments of
+// the process: one `Name: value` a line, # begins a comment.
+func (c *config) setHeaderFiles(files []string, env *environment) error {
+	for _, file := range files {
+		file = env.expand("--header-file", file)
+		if env.err != nil {
+			return env.err
+		}
+		data, err := c.readSecret("--header-file", file)
+		if err != nil {
+			return err
+		}
+		for i, line := range strings.Split(string(data), "\n") {
+			line = strings.TrimSpace(line)
+			if line == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			if err := c.addHeader(fmt.Sprintf("--header-file %s, line %d", file, i+1), line, env); err != nil {
+				return err
+			}
+		}
+	}
+	return env.err
+}
+
+const maxSecretFile = 1 << 20 // bytes
+
+// readSecret reads a file that others had better not read.
+func (c *config) readSecret(flagName, file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, withHint(usagef("%s: %w", flagName, err), "give the path of a file that can be read")
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && isLoose(info) {
+		c.warnings = append(c.warnings, fmt.Sprintf("%s: others can read %s (mode %#o): chmod 600 %s", flagName, file, info.Mode().Perm(), file))
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	switch {
+	case err != nil:
+		return nil, withHint(usagef("%s: %w", flagName, err), "give the path of a file that can be read")
+	case len(data) > maxSecretFile:
+		return nil, withHint(usagef("%s: %s is larger than %d bytes", flagName, file, maxSecretFile), "is it the right file?")
+	}
+	return data, nil
 }

@@ -25,7 +25,7 @@ func (r *repeated) Set(v string) error { *r = append(*r, v); return nil }
 type options struct {
 	url, clientID, clientSecret, metadataURL, scope, resource, redirectURI string
 	profile, caCert, clientCert, clientKey, transport, timeout, logLevel   string
-	authParams, headers, ignoredTools                                      repeated
+	authParams, headers, headerFiles, ignoredTools                         repeated
 	allowHTTP, noBrowser, noTrace, version, json, all                      bool
 }
 
@@ -44,6 +44,7 @@ func (o *options) flags() *flag.FlagSet {
 	for _, name := range []string{"H", "header"} {
 		f.Var(&o.headers, name, "")
 	}
+	f.Var(&o.headerFiles, "header-file", "")
 	f.Var(&o.ignoredTools, "ignore-tool", "")
 	f.StringVar(&o.metadataURL, "client-metadata-url", "", "")
 	f.StringVar(&o.scope, "scope", "", "")

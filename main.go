@@ -45,6 +45,7 @@ The server:
   -u, --url URL                https URL of the MCP server; may stand alone
   -H, --header 'Name: value'   a further header, repeatable; ${NAME} in it is an
                                environment variable; Authorization turns OAuth off
+      --header-file FILE       a file of such headers, one a line; # begins a comment
       --ignore-tool GLOB       hide tools of that name and refuse to call them, repeatable
       --transport KIND         auto (default), http, sse
       --ca-cert FILE           PEM file of further certificate roots
@@ -105,7 +106,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case cfg.command == detachedCommand:
 		return runDetached(ctx, stdin, stdout, getenv)
 	}
-	a, err := newApp(cfg, &logger{level: cfg.logLevel, w: stderr})
+	log := &logger{level: cfg.logLevel, w: stderr}
+	for _, warning := range cfg.warnings {
+		log.warnf("%s", warning)
+	}
+	a, err := newApp(cfg, log)
 	if err != nil {
 		return err
 	}
