@@ -253,9 +253,9 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 // leaveDirectory lets go of the host's working directory, which may be on a
 // disk that is to be unmounted. What was named relative to it is read before.
 func leaveDirectory() {
-	x509.SystemCertPool() // reads $SSL_CERT_FILE, once
+	_, _ = x509.SystemCertPool() // reads $SSL_CERT_FILE, once
 	if dir, err := os.Getwd(); err == nil {
-		os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
+		_ = os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
 	}
 }
 

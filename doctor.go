@@ -428,9 +428,9 @@ func (d *doctor) hello(ctx context.Context, first *firstAnswer, token string) {
 	defer cancel()
 	const hello = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"` + doctorRevision +
 		`","capabilities":{},"clientInfo":{"name":"mcp-proxy doctor","version":"1"}}}`
-	answer, resp, err := d.request(ctx, hello, token, nil)
+	answer, resp, err := d.request(ctx, hello, token, nil) //nolint:bodyclose // request closes it
 	if err == nil && resp.StatusCode < 500 && answer.has("error") {
-		answer, resp, err = d.discoverModern(ctx, token, answer, resp)
+		answer, resp = d.discoverModern(ctx, token, answer, resp) //nolint:bodyclose // closed
 	}
 	switch {
 	case err != nil:
@@ -446,7 +446,7 @@ func (d *doctor) hello(ctx context.Context, first *firstAnswer, token string) {
 
 // discoverModern asks in the way of the revisions without initialize; the
 // first refusal stands where that is refused as well.
-func (d *doctor) discoverModern(ctx context.Context, token string, refused *document, was *http.Response) (*document, *http.Response, error) {
+func (d *doctor) discoverModern(ctx context.Context, token string, refused *document, was *http.Response) (*document, *http.Response) {
 	const method, version = "server/discover", "io.modelcontextprotocol/protocolVersion"
 	discover := `{"jsonrpc":"2.0","id":1,"method":"` + method + `","params":{"_meta":{"` + version + `":"` + modernRevision +
 		`","io.modelcontextprotocol/clientInfo":{"name":"mcp-proxy doctor","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}}}`
@@ -454,9 +454,9 @@ func (d *doctor) discoverModern(ctx context.Context, token string, refused *docu
 	(&toolHeaders{}).set(headers, method, nil, modernRevision)
 	answer, resp, err := d.request(ctx, discover, token, headers)
 	if err != nil || answer.has("error") {
-		return refused, was, nil
+		return refused, was
 	}
-	return answer, resp, nil
+	return answer, resp
 }
 
 // request sends a message and reads its one answer. A refusal that is a

@@ -77,12 +77,11 @@ func (s *fakeLegacy) stream(w http.ResponseWriter, r *fakeRequest) {
 	events := startEvents(w)
 	events.send("event: endpoint\ndata: " + s.endpoint(id))
 	for next, cut := 0, false; ; next++ {
-		line := ""
 		if !s.wait(r.Context(), func() bool { cut = s.cuts >= id; return cut || len(s.queues[id-1]) > next }) || cut {
 			return
 		}
 		s.mu.Lock()
-		line = s.queues[id-1][next]
+		line := s.queues[id-1][next]
 		s.mu.Unlock()
 		events.send("event: message\ndata: " + line)
 	}

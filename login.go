@@ -54,7 +54,7 @@ func (o *oauth) authorization(ctx context.Context, ch challenge, ask asking) err
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) && c.Client.ID == old.Client.ID && c.Client.Source == sourceRegistered && ch.Error != insufficientScope {
 			// Perhaps nobody was there; perhaps the server showed its error page
 			// because it lost our registration. Another one mends the second.
-			o.keep(&credentials{Issuer: c.Issuer, RequestedScope: c.RequestedScope})
+			_ = o.keep(&credentials{Issuer: c.Issuer, RequestedScope: c.RequestedScope})
 		}
 		if !isUnknownClient(err) || c.Client.Source != sourceRegistered || registrations == maxRegistrations {
 			return err
@@ -168,7 +168,7 @@ func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *crede
 	}
 	c.Client.Source, c.Client.RedirectURI = sourceRegistered, cb.redirect.String()
 	if old.Token.Access == "" {
-		o.keep(c) // a sign-in that fails must not lead to a registration each time
+		_ = o.keep(c) // a sign-in that fails must not lead to a registration each time
 	}
 	return cb, nil
 }

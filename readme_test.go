@@ -15,9 +15,6 @@ import (
 	"testing"
 )
 
-// block is a fenced piece of README.md.
-type block struct{ kind, text string }
-
 var fence = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
 
 func readmeBlocks(t *testing.T, kind string) (texts []string) {

@@ -137,12 +137,12 @@ func (o *oauth) refreshNow(ctx context.Context, used string) error {
 		if isUnknownClient(err) && c.Client.Source == sourceRegistered {
 			// The authorization server lost our registration: with the old id the
 			// user would only see its error page, which never comes back to us.
-			o.keep(&credentials{Issuer: c.Issuer, RequestedScope: c.RequestedScope})
+			_ = o.keep(&credentials{Issuer: c.Issuer, RequestedScope: c.RequestedScope})
 		}
 		return err
 	}
 	c.Token = t
-	o.keep(&c)
+	_ = o.keep(&c)
 	o.log.infof("refreshed the token for %s", o.cfg.server.Host)
 	return nil
 }
