@@ -19,8 +19,10 @@ import (
 const projectPage = "https://github.com/smorand/mcp-proxy"
 
 // authMethods are the ones we know, the preferred first: a secret that this
-// machine does not hold cannot be stolen from it.
-var authMethods = []string{"none", "client_secret_basic", "client_secret_post"}
+// machine does not hold cannot be stolen from it. Then post: servers of the MCP
+// SDK for Python want client_id in the form even beside Basic, and Okta refuses
+// it there.
+var authMethods = []string{"none", "client_secret_post", "client_secret_basic"}
 
 // registration is the request. It has no scope: a narrow one would forbid a
 // later step-up, an invented one be refused. It has no software_version: a
@@ -36,8 +38,8 @@ type registration struct {
 	AuthMethod      string   `json:"token_endpoint_auth_method"`
 }
 
-// registered is what counts of the answer. Redirect URIs are ignored: servers
-// send others back, and the one we ask for is the one we listen on. So is
+// registered is what counts of the answer. Redirect URIs are ignored: gateways
+// send their own back (LiteLLM's did), and the one we ask for is the one we listen on. So is
 // client_secret_expires_at: whether a secret is still good is said by the
 // token endpoint (invalid_client, then the client is registered anew), and our
 // clock may be wrong.

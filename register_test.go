@@ -52,8 +52,8 @@ func TestRegistrationFollowsTheServer(t *testing.T) {
 	}{
 		"nothing said":  {nil, nil, "client_secret_basic", []string{"authorization_code", "refresh_token"}},
 		"public first":  {[]string{"client_secret_basic", "none"}, []string{"refresh_token", "authorization_code"}, "none", []string{"authorization_code", "refresh_token"}},
-		"basic":         {[]string{"private_key_jwt", "client_secret_post", "client_secret_basic"}, nil, "client_secret_basic", []string{"authorization_code", "refresh_token"}},
-		"post":          {[]string{"client_secret_jwt", "client_secret_post"}, nil, "client_secret_post", []string{"authorization_code", "refresh_token"}},
+		"basic":         {[]string{"private_key_jwt", "client_secret_basic"}, nil, "client_secret_basic", []string{"authorization_code", "refresh_token"}},
+		"post":          {[]string{"client_secret_jwt", "client_secret_basic", "client_secret_post"}, nil, "client_secret_post", []string{"authorization_code", "refresh_token"}},
 		"no refreshing": {nil, []string{"authorization_code", "implicit"}, "client_secret_basic", []string{"authorization_code"}},
 	} {
 		r, err := newRegistration(&serverMetadata{TokenEndpointAuthMethods: test.methods, GrantTypesSupported: test.grants}, testRedirect)
