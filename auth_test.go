@@ -628,7 +628,7 @@ func TestIssuerWithAndWithoutSlash(t *testing.T) {
 // user with the way out; none of the page is.
 func TestRegistrationRefused(t *testing.T) {
 	for name, status := range map[string]int{
-		"403": http.StatusForbidden, // servers that register clients of their own choice only
+		"403": http.StatusForbidden, // Figma registers clients of its own choice only
 		"200": http.StatusOK,        // a single-page application answers every path
 	} {
 		status := status
@@ -654,7 +654,7 @@ func TestRegistrationRefused(t *testing.T) {
 	}
 }
 
-// Servers send redirect URIs of their own back, and not always the registered one (seen at Asana's).
+// Gateways send redirect URIs of their own back (LiteLLM's did): ours is the one we listen on.
 func TestRegistrationWithOtherRedirects(t *testing.T) {
 	t.Parallel()
 	server, auth := startProtected(t)

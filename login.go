@@ -283,5 +283,6 @@ func (o *oauth) authorizationURL(c *credentials, found *authorization, verifier,
 
 // withoutShell encodes what a shell or PowerShell acts on and a path may hold:
 // no shell of ours ever sees the URL, but xdg-open and wslview are scripts, and
-// what they hand it to is not ours to know. "&" stays: the query needs it.
+// wslview hands it to PowerShell in double quotes, where $(…) is run. "&" stays:
+// the query needs it.
 var withoutShell = strings.NewReplacer("$", "%24", "'", "%27", "(", "%28", ")", "%29", "*", "%2A", ";", "%3B", "!", "%21")

@@ -266,8 +266,9 @@ func isRejected(err error) bool {
 }
 
 // aboutClient tells whether the server may not have understood who the client
-// is. Some say so without invalid_client: a servlet container's own page with
-// 401, or that parameters are missing, where the form alone is read.
+// is. Not all say so with invalid_client: Nextcloud's OpenID provider sends a
+// 401 of its own form, and who reads the form alone, as WordPress's OAuth 2
+// plugin, misses parameters.
 func (e *tokenError) aboutClient() bool {
 	return e.Code == "invalid_client" || e.Code == "invalid_request" || e.Status == http.StatusUnauthorized
 }
@@ -321,8 +322,8 @@ func (o *oauth) tokenWithRetry(ctx context.Context, c *credentials, form url.Val
 		case err == nil:
 			return t, nil
 		case isAnswer && refused.aboutClient() && firstRefusal == nil && c.Client.Secret != "":
-			// Servers that accept only one of the two without naming it in their
-			// metadata, among them older Keycloak and Auth0 tenants.
+			// Servers that accept only one of the two, whatever their metadata name:
+			// Nextcloud's OpenID provider the form, Kanidm the header.
 			firstRefusal = err
 			c.Client.AuthMethod = otherMethod(c.Client.AuthMethod)
 			continue
@@ -487,7 +488,7 @@ func parseTokenAnswer(status int, body []byte, now time.Time) (token, error) {
 		return token{}, &tokenError{Status: status}
 	case a.AccessToken == "" || !isVisible(a.AccessToken):
 		return token{}, &tokenError{Code: "invalid_response", Description: "no usable access token", Status: status}
-	case !strings.EqualFold(a.TokenType, "Bearer"):
+	case !strings.EqualFold(a.TokenType, "Bearer"): // GitHub sends bearer
 		// RFC 6749, section 7.1: a token of a type that is not understood must not be used.
 		return token{}, &tokenError{Code: "unsupported_token_type", Description: excerpt(a.TokenType), Status: status}
 	}
@@ -519,7 +520,7 @@ func readTokenAnswer(body []byte) (a tokenAnswer, ok bool) {
 }
 
 // expiresIn reads the seconds; 0 means unknown, and then only a 401 tells. At
-// least PayPal and older Azure AD send a string.
+// least PayPal and older Azure AD send a string, GitHub nothing.
 func expiresIn(v any) time.Duration {
 	seconds, ok := v.(float64)
 	if s, isString := v.(string); isString {

@@ -158,7 +158,7 @@ func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
 		return token{}, err
 	}
 	if t.Refresh == "" {
-		t.Refresh = c.Token.Refresh // RFC 6749, section 6: it stays when none is sent
+		t.Refresh = c.Token.Refresh // RFC 6749, section 6: it stays when none is sent, as by Google
 	}
 	if t.Scope == "" {
 		t.Scope = c.Token.Scope

@@ -21,16 +21,15 @@ import (
 func TestTokenEndpointAuthentication(t *testing.T) {
 	basic, post := "client_secret_basic", "client_secret_post"
 	refusals := map[string]fakeTokenAnswer{
-		"page": func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool { // Tomcat's own page, before any OAuth
+		"without a word": func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool { // Nextcloud's OpenID provider
 			if reply.status == http.StatusUnauthorized {
-				w.WriteHeader(http.StatusUnauthorized)
-				io.WriteString(w, "<html>Unauthorized</html>")
+				writeJSON(w, http.StatusUnauthorized, map[string]any{"message": ""})
 			}
 			return reply.status == http.StatusUnauthorized
 		},
-		"request": func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool { // who reads the form alone misses parameters
+		"request": func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool { // WordPress's OAuth 2 plugin
 			if reply.status == http.StatusUnauthorized {
-				writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_request", "error_description": "client_secret is missing"})
+				writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_request", "error_description": "Missing parameter(s): client_id"})
 			}
 			return reply.status == http.StatusUnauthorized
 		},
@@ -48,7 +47,7 @@ func TestTokenEndpointAuthentication(t *testing.T) {
 		"post, says nothing":                {nil, post, "", 2},
 		"post, says basic":                  {[]string{basic}, post, "", 2},
 		"basic, says post":                  {[]string{post}, basic, "", 2},
-		"post, refuses with a page":         {nil, post, "page", 2},
+		"post, refuses without a word":      {nil, post, "without a word", 2},
 		"post, calls the request malformed": {nil, post, "request", 2},
 	} {
 		test := test
@@ -101,6 +100,26 @@ func TestRegisteredClientAuthentication(t *testing.T) {
 	}
 }
 
+// Servers of the MCP SDK for Python offer post and Basic, hold a client to the
+// one it registered, and miss the client_id in the form even beside Basic.
+func TestRegistrationAtPythonServers(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.methods = []string{"client_secret_post", "client_secret_basic"}
+	auth.on("token authorization_code", func(w http.ResponseWriter, r *fakeRequest) bool {
+		form, _ := url.ParseQuery(string(r.body))
+		if form.Has("client_id") {
+			return false
+		}
+		writeJSON(w, http.StatusUnauthorized, map[string]any{"error": "invalid_client", "error_description": "Missing client_id"})
+		return true
+	})
+	newUser(t, auth, server).start("-u", server.url).initialize()
+	if got := auth.count("token authorization_code"); got != 1 {
+		t.Errorf("got %d requests for a token, want 1", got)
+	}
+}
+
 // A secret that is wrong is told as such, with what to check, and shown twice at most.
 func TestWrongSecret(t *testing.T) {
 	t.Parallel()
@@ -135,13 +154,13 @@ func TestOddTokenAnswers(t *testing.T) {
 		wantLife bool // the expiry is known
 	}{
 		"expires_in as string":   {edited(func(doc map[string]any) { doc["expires_in"] = "3600" }), 0, true}, // PayPal, older Azure AD
-		"expires_in absent":      {edited(func(doc map[string]any) { delete(doc, "expires_in") }), 0, false}, // GitHub, Slack, Notion
+		"expires_in absent":      {edited(func(doc map[string]any) { delete(doc, "expires_in") }), 0, false}, // GitHub, whose tokens do not expire
 		"expires_in null":        {edited(func(doc map[string]any) { doc["expires_in"] = nil }), 0, false},
 		"lower-case type":        {edited(func(doc map[string]any) { doc["token_type"] = "bearer" }), 0, true},     // GitHub
 		"scopes as list":         {edited(func(doc map[string]any) { doc["scope"] = []string{"tools"} }), 0, true}, // Twitch
 		"no scope":               {edited(func(doc map[string]any) { delete(doc, "scope") }), 0, true},
-		"no refresh token":       {edited(func(doc map[string]any) { delete(doc, "refresh_token") }), 0, true}, // Google, Auth0 without rotation
-		"form":                   {formAnswer(http.StatusOK), 0, true},                                         // GitHub, Facebook
+		"no refresh token":       {edited(func(doc map[string]any) { delete(doc, "refresh_token") }), 0, true}, // Google
+		"form":                   {formAnswer(http.StatusOK), 0, true},                                         // GitHub
 		"form, called something": {formAnswer(http.StatusCreated), 0, true},
 		"error with status 200":  {errorAnswerWith(http.StatusOK, `{"ok":false,"error":"invalid_grant"}`), 1, true}, // GitHub, Slack
 		"error as form":          {errorAnswerWith(http.StatusOK, `error=bad_refresh_token&error_description=it+is+gone`), 1, true},
