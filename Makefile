@@ -11,7 +11,7 @@ build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) .
 
 test:
-	go test -race -count=1 ./...
+	go test -race -count=1 -timeout=30m ./...
 
 # A minute of traffic with tokens that live for two seconds, and half a minute
 # of waiting for a sign-in. It prints what was counted.
