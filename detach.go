@@ -254,9 +254,8 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 // disk that is to be unmounted. What was named relative to it is read before.
 func leaveDirectory() {
 	_, _ = x509.SystemCertPool() // reads $SSL_CERT_FILE, once
-	if dir, err := os.Getwd(); err == nil {
-		_ = os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
-	}
+	dir, _ := os.Getwd()         // it may be gone
+	_ = os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
 }
 
 // leader is the one sign-in that is going on.

@@ -139,6 +139,28 @@ func TestDetachedProcessHoldsNothing(t *testing.T) {
 	user.awaitEnd()
 }
 
+// The host's working directory may be gone by the time somebody signs in.
+func TestWorkingDirectoryRemoved(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.browser = "ignore"
+	dir := filepath.Join(user.dir, "project")
+	fatal(t, os.Mkdir(dir, 0o700))
+	user.prepare = func(cmd *exec.Cmd) { cmd.Dir = dir }
+	p := user.start("-u", server.url)
+	fatal(t, os.Remove(dir))
+	id := p.request("initialize", initializeParams)
+	page := user.awaitOpenings(1)
+	if got, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", user.awaitLeader(server.url, 0).PID)); got != "/" {
+		t.Errorf("working directory: got %q (%v), want /", got, err)
+	}
+	user.paste(page)
+	p.result(id)
+	user.awaitEnd(p)
+	wantOneSignIn(t, user, server)
+}
+
 // After a sign-in the proxy has no pipes, locks or children left of it.
 func TestSignInLeavesNothingOpen(t *testing.T) {
 	t.Parallel()
