@@ -106,7 +106,7 @@ func (a *app) signInHere(ctx context.Context, ch challenge) error {
 			}
 			return o.lead(ctx, ch)
 		}
-		if state := o.store.loadLogin(o.key); state.Ended.IsZero() && state.URL != shown {
+		if state := o.store.loadLogin(o.key); state.Ended.IsZero() && state.URL != "" && state.URL != shown {
 			shown = state.URL
 			a.log.notice("mcp-proxy: another process is signing in already")
 			o.show(shown)
