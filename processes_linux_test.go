@@ -194,7 +194,7 @@ func TestSignInLeavesNothingOpen(t *testing.T) {
 			}
 		}
 		for _, target := range descriptors(t, pid) {
-			if strings.HasSuffix(target, ".lock") {
+			if strings.HasSuffix(target, ".lock") && strings.HasPrefix(target, user.dir) {
 				n++
 			}
 		}
