@@ -458,7 +458,7 @@ func TestSpanAfterItsEnd(t *testing.T) {
 	_, late := tr.start(context.Background(), "late", spanServer)
 	s.end()
 	s.end()
-	s.fail("500")
+	s.fail("too late")
 	finishTracer(tr)
 	late.end()
 	finishTracer(tr)
@@ -466,7 +466,7 @@ func TestSpanAfterItsEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if bytes.Count(raw, []byte("\n")) != 1 || !bytes.Contains(raw, []byte(`"once"`)) || bytes.Contains(raw, []byte("500")) {
+	if bytes.Count(raw, []byte("\n")) != 1 || !bytes.Contains(raw, []byte(`"once"`)) || bytes.Contains(raw, []byte("too late")) {
 		t.Errorf("the file holds %s", raw)
 	}
 }
