@@ -54,7 +54,7 @@ func listenForGivenClient(exact *url.URL) (*callback, error) {
 	if exact != nil {
 		cb, err := listenAt(exact)
 		if err != nil {
-			return nil, withHint(fmt.Errorf("--redirect-uri: port %s is in use", exact.Port()), "end the program that uses it, or register and give another port")
+			return nil, withHint(fmt.Errorf("the redirect URI %s cannot be used: port %s is in use", exact, exact.Port()), "end the program that uses it, or register another redirect URI and give it with --redirect-uri")
 		}
 		return cb, nil
 	}

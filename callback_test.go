@@ -404,7 +404,7 @@ func TestRedirectURITaken(t *testing.T) {
 	user := newUser(t, auth, server)
 	p := user.start("-u", server.url, "--client-id", c.id, "--redirect-uri", "http://127.0.0.1:"+port+"/cb")
 	got := p.failure(p.request("initialize", initializeParams))
-	if !strings.Contains(got.Message, "--redirect-uri: port "+port+" is in use") {
+	if !strings.Contains(got.Message, "port "+port+" is in use") {
 		t.Errorf("got %q, want the flag and the port", got.Message)
 	}
 	if got := len(user.openings()); got != 0 || auth.count("authorize") != 0 {

@@ -31,6 +31,7 @@ type config struct {
 	resource          string // "": as published; resourceNone: do not send one
 	redirectURI       *url.URL
 	authParams        url.Values
+	registerAs        registerAs
 
 	headers      http.Header
 	ignoredTools toolFilter
@@ -149,6 +150,8 @@ func (c *config) setServer(raw string) error {
 		return withHint(usagef("--url: user information in the URL is not accepted"), "give credentials with --client-id, or with -H 'Authorization: …'")
 	case u.Fragment != "" || strings.HasSuffix(raw, "#"):
 		return withHint(usagef("--url: a fragment (#…) has no meaning for a server"), urlHint)
+	case u.Scheme == "http" && !isLoopback(u.Hostname()) && c.allowHTTP:
+		return withHint(usagef("--url: %s is another machine, --allow-http is for this one: only https protects a token", u.Host), "https://%s%s", u.Host, u.Path)
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
 		return withHint(usagef("--url: %s is reached by http, and only https protects a token", u.Host), "https://%s%s", u.Host, u.Path)
 	case u.Scheme == "http" && !c.allowHTTP:

@@ -71,11 +71,12 @@ type authorization struct {
 }
 
 type discoverer struct {
-	http      *http.Client
-	allowHTTP bool
-	resource  string // --resource, or empty
-	known     string // the issuer where we have a client, or empty
-	log       *logger
+	http       *http.Client
+	allowHTTP  bool
+	resource   string // --resource, or empty
+	registerAs registerAs
+	known      string // the issuer where we have a client, or empty
+	log        *logger
 }
 
 // discover finds the authorization server of the MCP server that sent c. Each

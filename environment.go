@@ -33,7 +33,7 @@ func (e *environment) expand(flagName, value string) string {
 	return value
 }
 
-var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
+var variable = regexp.MustCompile(`\$\{([^{}]+)\}`)
 
 // reservedHeaders are the proxy's own, or would break HTTP's framing.
 var reservedHeaders = map[string]bool{
@@ -98,25 +98,29 @@ func (c *config) setHeaderFiles(files []string, env *environment) error {
 	return env.err
 }
 
-const maxSecretFile = 1 << 20 // bytes
+const maxGivenFile = 1 << 20 // bytes
 
 // readSecret reads a file that others had better not read.
 func (c *config) readSecret(flagName, file string) ([]byte, error) {
+	if info, err := os.Stat(file); err == nil && isLoose(info) {
+		c.warnings = append(c.warnings, fmt.Sprintf("%s: others can read %s (mode %#o): chmod 600 %s", flagName, file, info.Mode().Perm(), file))
+	}
+	return readGiven(flagName, file)
+}
+
+// readGiven reads a file that the user named.
+func readGiven(flagName, file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, withHint(usagef("%s: %w", flagName, err), "give the path of a file that can be read")
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err == nil && isLoose(info) {
-		c.warnings = append(c.warnings, fmt.Sprintf("%s: others can read %s (mode %#o): chmod 600 %s", flagName, file, info.Mode().Perm(), file))
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	data, err := io.ReadAll(io.LimitReader(f, maxGivenFile+1))
 	switch {
 	case err != nil:
 		return nil, withHint(usagef("%s: %w", flagName, err), "give the path of a file that can be read")
-	case len(data) > maxSecretFile:
-		return nil, withHint(usagef("%s: %s is larger than %d bytes", flagName, file, maxSecretFile), "is it the right file?")
+	case len(data) > maxGivenFile:
+		return nil, withHint(usagef("%s: %s is larger than %d bytes", flagName, file, maxGivenFile), "is it the right file?")
 	}
 	return data, nil
 }

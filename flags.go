@@ -27,6 +27,7 @@ type options struct {
 	profile, caCert, clientCert, clientKey, transport, timeout, logLevel   string
 	authParams, headers, headerFiles, ignoredTools                         repeated
 	allowHTTP, noBrowser, noTrace, version, json, all                      bool
+	remote                                                                 remoteOptions
 }
 
 func (o *options) flags() *flag.FlagSet {
@@ -64,6 +65,7 @@ func (o *options) flags() *flag.FlagSet {
 	f.BoolVar(&o.version, "version", false, "")
 	f.BoolVar(&o.json, "json", false, "")
 	f.BoolVar(&o.all, "all", false, "")
+	o.remote.define(f)
 	return f
 }
 
@@ -94,12 +96,16 @@ func parseArgs(args []string, getenv func(string) string) (*config, error) {
 		c.showVersion = true
 		return c, nil
 	}
+	if err := o.remote.translate(&o, given, c, &environment{getenv: getenv}); err != nil {
+		return nil, err
+	}
 	return c, c.fill(&o, given, getenv)
 }
 
 // parse returns which flags were given. The URL may stand alone anywhere.
 func (o *options) parse(args []string) (given map[string]bool, err error) {
 	f := o.flags()
+	args = o.remote.afterLauncher(args)
 	for {
 		if err := f.Parse(args); err != nil {
 			if errors.Is(err, flag.ErrHelp) {
@@ -110,7 +116,7 @@ func (o *options) parse(args []string) (given map[string]bool, err error) {
 		if f.NArg() == 0 {
 			break
 		}
-		if o.setURL(f.Arg(0)) != nil {
+		if o.setURL(f.Arg(0)) != nil && !o.remote.setPort(f.Arg(0)) {
 			return nil, withHint(usagef("unexpected argument %q: there is a --url already", f.Arg(0)), "mcp-proxy -h lists the flags")
 		}
 		args = f.Args()[1:]

@@ -75,6 +75,7 @@ Otherwise:
       --all                    logout from all servers
 
 Every value may be env:NAME, the name of an environment variable.
+The arguments of mcp-remote are understood as well: README.md has the table.
 
 Example, in a client's configuration:
   "command": "mcp-proxy", "args": ["-u", "https://mcp.example.com/mcp"]

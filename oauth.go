@@ -66,7 +66,7 @@ func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tra
 	resource := c.resource
 	return &oauth{
 		cfg: c, key: newStoreKey(c), store: st, http: client, log: log, trace: trace,
-		discover:   &discoverer{http: client, allowHTTP: c.allowHTTP, resource: resource, log: log},
+		discover:   &discoverer{http: client, allowHTTP: c.allowHTTP, resource: resource, registerAs: c.registerAs, log: log},
 		refreshing: newTurn(), signingIn: newTurn(), leaving: make(chan struct{}),
 	}
 }

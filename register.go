@@ -131,6 +131,9 @@ func registrationAuthMethod(supported []string) (string, error) {
 // points to.
 func (d *discoverer) postRegistration(ctx context.Context, endpoint string, request *registration) ([]byte, error) {
 	body, err := json.Marshal(request)
+	if err == nil {
+		body, err = d.registerAs.over(body)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,281 @@
+package main
+
+// Configurations made for mcp-remote, with another command alone: what its
+// flags come to, and that they do it against the fakes. The ports were read from
+// what mcp-remote 0.1.38 says for the same arguments.
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const remoteURL = "https://127.0.0.1:1/mcp"
+
+// Each command line of theirs says the same as one of ours.
+func TestRemoteFlags(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		fatal(t, os.WriteFile(file, []byte(text), 0o600))
+		return file
+	}
+	infoFile := write("info", `{"client_id":"id","client_secret":"s"}`)
+	roots := write("roots", "not looked at")
+	env := map[string]string{"GOOGLE_CLIENT_SECRET": "google", "NODE_EXTRA_CA_CERTS": roots, "INFO": `{"client_id":"id"}`, "a b": "c"}
+	const port = "http://localhost:4987/oauth/callback" // of remoteURL
+	for theirs, ours := range map[string]string{
+		"":                              "",
+		"--transport http-only":         "--transport http",
+		"--transport sse-only":          "--transport sse",
+		"--transport http-first":        "--transport auto",
+		"--debug":                       "--log-level debug",
+		"--silent":                      "--log-level error",
+		"--silent --debug":              "--log-level debug",
+		"--enable-proxy":                "",
+		"--auth-timeout 60":             "--login-timeout 60s",
+		"9696":                          "--redirect-uri http://localhost:9696/oauth/callback",
+		"9696 --host 127.0.0.1":         "--redirect-uri http://127.0.0.1:9696/oauth/callback",
+		"--host localhost":              "--redirect-uri " + port,
+		"--disable-resource-parameter":  "--resource none",
+		"--resource=":                   "--resource none",
+		"--resource=https://a.example/": "--resource https://a.example/",
+		"--header X-A:${a|b}":           "--header X-A:c",
+		`--static-oauth-client-info {"client_id":"id"}`:                                                                     "-i id --client-secret= --redirect-uri " + port,
+		"--static-oauth-client-info=env:INFO":                                                                               "-i id --client-secret= --redirect-uri " + port,
+		"--static-oauth-client-info @" + infoFile:                                                                           "-i id -s s --redirect-uri " + port,
+		"--static-oauth-client-info @" + infoFile + " 77":                                                                   "-i id -s s --redirect-uri http://localhost:77/oauth/callback",
+		"--static-oauth-client-info @" + infoFile + " --redirect-uri http://localhost:5/x":                                  "-i id -s s --redirect-uri http://localhost:5/x",
+		`--static-oauth-client-info {"client_id":"id"} --header X-B:|two --header x-a:"<é>&\ --resource https://r.example/`: `-i id --client-secret= --redirect-uri http://localhost:24104/oauth/callback --header X-B:two --header x-a:"<é>&\ --resource https://r.example/`,
+		`--static-oauth-client-metadata {"scope":"a|b"}`:                                                                    "--scope a|b",
+		`--static-oauth-client-metadata {"scope":"a"} --scope c`:                                                            "--scope c",
+	} {
+		parse := func(before, args string) *config {
+			all := append(strings.Fields(before), remoteURL)
+			for _, arg := range strings.Fields(args) {
+				all = append(all, strings.ReplaceAll(arg, "|", " "))
+			}
+			c, err := parseArgs(all, func(name string) string { return env[name] })
+			if err != nil {
+				t.Fatalf("%q: %v", all, err)
+			}
+			c.args, c.warnings, c.registerAs = nil, nil, nil
+			return c
+		}
+		want := parse("", ours)
+		if got := parse("", theirs); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, want %+v", theirs, got, want)
+		}
+		// The whole of a configuration: npx is gone, its arguments are not.
+		want.caCert = roots
+		if want.resource != resourceNone {
+			want.profile = want.resource
+		}
+		for _, launcher := range []string{"mcp-remote", "-y mcp-remote@latest", "/c npx --yes mcp-remote@0.1.38", "exec -- mcp-remote"} {
+			if got := parse(launcher, theirs); !reflect.DeepEqual(got, want) {
+				t.Errorf("%s %s: got %+v, want %+v", launcher, theirs, got, want)
+			}
+		}
+	}
+}
+
+// What is asked for and does not happen is said; what would be insecure, or
+// can mean two things, is refused.
+func TestRemoteFlagsThatCannotBe(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"--transport sse-first": "--transport sse-first: HTTP is tried first",
+		"--disable-resource-parameter --resource https://a.example/":    "--disable-resource-parameter: no resource is sent",
+		`--static-oauth-client-metadata {"redirect_uris":["http://a"]}`: "redirect_uris is left out",
+		"--header-file headers": "",
+	} {
+		user := newUser(t)
+		fatal(t, os.WriteFile(filepath.Join(user.dir, "headers"), nil, 0o600))
+		_, stderr, exit := user.run(append([]string{"mcp-remote", "https://127.0.0.1:1/mcp"}, strings.Fields(args)...)...)
+		if exit != 0 || want == "" && stderr != "" || want != "" && (!strings.HasPrefix(stderr, "mcp-proxy: ") || !strings.Contains(stderr, want) || strings.Count(stderr, "\n") != 1) {
+			t.Errorf("%s: got exit code %d, stderr %q, want %q in one line", args, exit, stderr, want)
+		}
+	}
+	user := newUser(t)
+	user.env["NODE_EXTRA_CA_CERTS"] = filepath.Join(user.dir, "missing.pem")
+	if _, stderr, exit := user.run("mcp-remote", remoteURL); exit != 0 || !strings.Contains(stderr, "NODE_EXTRA_CA_CERTS is left out") {
+		t.Errorf("got exit code %d, %q", exit, stderr)
+	}
+	if _, stderr, exit := user.run(remoteURL); exit != 0 || stderr != "" {
+		t.Errorf("not mcp-remote's: got exit code %d, %q", exit, stderr)
+	}
+	for _, test := range []struct {
+		name string
+		args []string
+	}{
+		{"--host", []string{"--host", "mcp.example.invalid"}},
+		{"--host", []string{"--host", ""}},
+		{"--host", []string{"--host", "localhost", "--redirect-uri", "http://localhost:1/x"}},
+		{"--redirect-uri", []string{"9696", "--redirect-uri", "http://localhost:1/x"}},
+		{`"0"`, []string{"0"}},
+		{`"65536"`, []string{"65536"}},
+		{`"9697"`, []string{"9696", "9697"}},
+		{"--transport", []string{"--transport", "sse-last"}},
+		{"--auth-timeout", []string{"--auth-timeout", "soon"}},
+		{"--auth-timeout", []string{"--auth-timeout", "0"}},
+		{"--auth-timeout", []string{"--auth-timeout", "-1"}},
+		{"--auth-timeout", []string{"--auth-timeout", "99999999999999999999"}},
+		{"--auth-timeout", []string{"--auth-timeout", "60", "--login-timeout", "1m"}},
+		{"--auth-timeout", []string{"--auth-timeout", "env:MCP_PROXY_TEST_UNSET"}},
+		{"--debug", []string{"--debug", "--log-level", "info"}},
+		{"--silent", []string{"--silent", "--log-level", "info"}},
+		{"--static-oauth-client-info", []string{"--static-oauth-client-info", "{hunter2"}},
+		{"--static-oauth-client-info", []string{"--static-oauth-client-info", `{"client_secret":"hunter2"}`}},
+		{"--static-oauth-client-info", []string{"--static-oauth-client-info", `["hunter2"]`}},
+		{"--static-oauth-client-info", []string{"--static-oauth-client-info", "@missing"}},
+		{"--static-oauth-client-info", []string{"--static-oauth-client-info", `{"client_id":"a"}`, "-i", "b"}},
+		{"--static-oauth-client-info", []string{"--static-oauth-client-info", `{"client_id":"a"}`, "--client-secret", "b"}},
+		{"--static-oauth-client-metadata", []string{"--static-oauth-client-metadata", ""}},
+		{"--static-oauth-client-metadata", []string{"--static-oauth-client-metadata", "null"}},
+		{"--static-oauth-client-metadata", []string{"--static-oauth-client-metadata", `{"scope":7}`}},
+		{"--static-oauth-client-metadata", []string{"--static-oauth-client-metadata", "@missing"}},
+		{"--resource", []string{"--resource", "tenant"}},
+		{"--header", []string{"--header", "X A: b"}},
+	} {
+		_, stderr, exit := newUser(t).run(append([]string{"-y", "mcp-remote", remoteURL}, test.args...)...)
+		lines := strings.Split(strings.TrimSpace(stderr), "\n")
+		if exit != 1 || len(lines) != 2 || !strings.Contains(lines[0], test.name) || !strings.HasPrefix(lines[1], "hint: ") || strings.Contains(stderr, "hunter2") {
+			t.Errorf("%q: got exit code %d, %q, want 1, one line with %s, a hint", test.args, exit, stderr, test.name)
+		}
+	}
+}
+
+// http is for this machine alone, with their --allow-http as with ours, and
+// goes without saying there.
+func TestRemoteHTTP(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args []string
+		exit int
+		says string
+	}{
+		{[]string{"mcp-remote", "http://localhost:1/sse"}, 0, ""},
+		{[]string{"http://localhost:1/sse"}, 1, "--allow-http"},
+		{[]string{"mcp-remote", "http://internal.example.invalid/sse", "--allow-http"}, 1, "--allow-http is for this one"},
+		{[]string{"mcp-remote", "http://internal.example.invalid/sse"}, 1, "only https"},
+	} {
+		_, stderr, exit := newUser(t).run(test.args...)
+		if exit != test.exit || !strings.Contains(stderr, test.says) {
+			t.Errorf("%q: got exit code %d, %q, want %d, %q", test.args, exit, stderr, test.exit, test.says)
+		}
+	}
+}
+
+// A client that was registered by hand for mcp-remote signs in, in the detached
+// process too, and nobody sees its secret.
+func TestRemoteStaticClient(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.registers, auth.methods = false, []string{"client_secret_post"}
+	port := freePort(t)
+	c := auth.addClient("by-hand", "client_secret_post", fmt.Sprintf("http://localhost:%d/oauth/callback", port))
+	auth.scope = "given"
+	server.scope = "given"
+	user := newUser(t, auth, server)
+	info, err := json.Marshal(map[string]string{"client_id": c.id, "client_secret": c.secret})
+	fatal(t, err)
+	fatal(t, os.WriteFile(filepath.Join(user.dir, "info.json"), info, 0o600))
+	user.env["KEY"] = "the key"
+	p := user.start("-y", "mcp-remote@latest", server.url, fmt.Sprint(port), "--static-oauth-client-info", "@info.json",
+		"--static-oauth-client-metadata", `{"scope":"given"}`, "--header", "X-Key:${KEY}", "--transport", "http-first")
+	p.initialize()
+	wantValues(t, "client_id", auth.asked("client_id"), c.id)
+	if got := server.requests("initialize")[0].Header.Get("X-Key"); got != "the key" {
+		t.Errorf("X-Key: got %q", got)
+	}
+	if _, stderr, exit := user.run("doctor", "-y", "mcp-remote@latest", server.url, fmt.Sprint(port), "--static-oauth-client-info", "@info.json"); exit != 0 {
+		t.Errorf("doctor: got exit code %d, %q", exit, stderr)
+	}
+}
+
+// The user's client metadata is registered, with the redirect that we listen on.
+func TestRemoteClientMetadata(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	var body map[string]any
+	auth.on("register", func(w http.ResponseWriter, r *fakeRequest) bool {
+		fatal(t, json.Unmarshal(r.body, &body))
+		auth.addClient("registered-as-wished", "none", asList(body["redirect_uris"])...)
+		body["client_id"] = "registered-as-wished"
+		writeJSON(w, http.StatusCreated, body)
+		return true
+	})
+	user := newUser(t, auth, server)
+	fatal(t, os.WriteFile(filepath.Join(user.dir, "meta.json"), []byte(`{"client_name":"Mine","software_id":"x-1","scope":"tools",
+		"redirect_uris":["https://elsewhere.example/"],"response_types":["token"],"contacts":["me@example.com"]}`), 0o644))
+	port := freePort(t)
+	p := user.start(server.url, fmt.Sprint(port), "--host", "127.0.0.1", "--static-oauth-client-metadata", "@meta.json")
+	p.initialize()
+	redirect := fmt.Sprintf("http://127.0.0.1:%d/oauth/callback", port)
+	for name, want := range map[string]any{
+		"client_name": "Mine", "software_id": "x-1", "scope": "tools", "contacts": []any{"me@example.com"},
+		"redirect_uris": []any{redirect}, "response_types": []any{"code"}, "application_type": "native",
+	} {
+		if got := body[name]; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+	}
+	wantValues(t, "redirect_uri", auth.asked("redirect_uri"), redirect)
+	if strings.Contains(p.stderr(), "others can read") {
+		t.Errorf("got %q for a file that holds no secret", p.stderr())
+	}
+}
+
+// Two tenants behind one URL are told apart by --resource there, so they are two
+// accounts here.
+func TestRemoteTenants(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.resource = anyValue
+	user := newUser(t, auth, server)
+	tenants := []string{"https://one.example/", "https://two.example/"}
+	for _, tenant := range tenants {
+		if _, stderr, exit := user.run("login", "mcp-remote", server.url, "--resource", tenant); exit != 0 {
+			t.Errorf("got exit code %d, %q", exit, stderr)
+		}
+	}
+	wantValues(t, "resource", auth.asked("resource"), tenants...)
+	for _, tenant := range tenants {
+		if stdout, _, _ := user.run("status", "mcp-remote", server.url, "--resource", tenant); strings.Count(stdout, "\n") != 2 || !strings.Contains(stdout, tenant) {
+			t.Errorf("got %q, want one row with %s", stdout, tenant)
+		}
+	}
+}
+
+// README.md's table names every flag that is theirs alone.
+func TestRemoteFlagsInReadme(t *testing.T) {
+	t.Parallel()
+	_, section, _ := strings.Cut(readme(t), "\n## Coming from mcp-remote\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	theirs := remoteFlags()
+	theirs.VisitAll(func(f *flag.Flag) {
+		if !strings.Contains(section, "| `--"+f.Name) {
+			t.Errorf("--%s is not in the table", f.Name)
+		}
+	})
+	for _, found := range regexp.MustCompile("(?m)^\\| `--([a-z-]+)").FindAllStringSubmatch(section, -1) {
+		if new(options).flags().Lookup(found[1]) == nil {
+			t.Errorf("there is no --%s", found[1])
+		}
+	}
+}
+
+// remoteFlags are the flags that are mcp-remote's alone.
+func remoteFlags() *flag.FlagSet {
+	theirs := flag.NewFlagSet("", flag.ContinueOnError)
+	new(remoteOptions).define(theirs)
+	return theirs
+}
