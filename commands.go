@@ -282,7 +282,7 @@ func (a *app) status(stdout io.Writer) error {
 	if len(some) == 0 {
 		text := "nothing is cached in " + a.cfg.cacheDir
 		if a.cfg.server != nil {
-			text = "nothing is cached for " + a.cfg.server.Host + "\nhint: mcp-proxy login -u " + a.cfg.server.Redacted()
+			text = "nothing is cached for " + a.cfg.server.Host + "\nhint: " + a.cfg.typed("login")
 		}
 		_, err := fmt.Fprintln(stdout, text)
 		return err

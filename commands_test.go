@@ -49,7 +49,8 @@ func TestCommands(t *testing.T) {
 			prepare(s)
 			var transcript strings.Builder
 			for _, args := range [][]string{
-				{"status"}, {"status", "--json"}, {"doctor", "-u", s.url}, {"login", "-u", s.url}, {"logout", "-u", s.url}, {"status", "-u", s.url},
+				{"status"}, {"status", "-u", s.url}, {"status", "--json"}, {"doctor", "-u", s.url},
+				{"login", "-u", s.url}, {"logout", "-u", s.url}, {"logout", "-u", s.url}, {"logout", "--all"},
 			} {
 				stdout, stderr, exit := s.user.run(args...)
 				fmt.Fprintf(&transcript, "$ mcp-proxy %s\n%s%s[exit code %d]\n\n", strings.Join(args, " "), stdout, stderr, exit)
@@ -413,6 +414,21 @@ func TestLoginTakesOver(t *testing.T) {
 	}
 	user.paste(page)
 	second.wait()
+}
+
+// A hint is typed as it stands: it leads to the account that it is about, and a
+// shell takes nothing in it for its own.
+func TestHintsNameTheAccount(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	const want = "hint: mcp-proxy login -u 'URL?a=1&b=2' --profile 'it'\\''s mine'"
+	for _, command := range []string{"status", "doctor"} {
+		stdout, _, _ := user.run(command, "-u", server.url+"?a=1&b=2", "--profile", "it's mine")
+		if !strings.Contains(stdout, strings.ReplaceAll(want, "URL", server.url)) {
+			t.Errorf("%s: got %q, want %q", command, stdout, want)
+		}
+	}
 }
 
 // Over SSH no window is opened, and the hint says how to get there.

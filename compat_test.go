@@ -47,6 +47,7 @@ func TestRemoteFlags(t *testing.T) {
 		"--host localhost":              "--redirect-uri " + port,
 		"--disable-resource-parameter":  "--resource none",
 		"--resource=":                   "--resource none",
+		"--resource=|":                  "--resource none",
 		"--resource=https://a.example/": "--resource https://a.example/",
 		"--header X-A:${a|b}":           "--header X-A:c",
 		`--static-oauth-client-info {"client_id":"id"}`:                                                                     "-i id --client-secret= --redirect-uri " + port,

@@ -263,6 +263,23 @@ func (c *config) setChoices(timeout, level string) error {
 	return nil
 }
 
+// typed is one of our commands for this server and account, as it is to be typed.
+func (c *config) typed(command string) string {
+	text := "mcp-proxy " + command + " -u " + quoted(c.server.String())
+	if c.profile != "" {
+		text += " --profile " + quoted(c.profile)
+	}
+	return text
+}
+
+// quoted keeps a shell from reading more into s than its text.
+func quoted(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"#$&'()*;<=>?[\\]^`{|}~!", r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
 // cacheDir is where credentials and traces live; "" when no home is known.
 func cacheDir(getenv func(string) string) string {
 	if dir := getenv("MCP_PROXY_CACHE_DIR"); dir != "" {

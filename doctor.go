@@ -150,11 +150,6 @@ func (d *doctor) route(r *route, proxy *url.URL, err error) bool {
 	secure := d.cfg.server.Scheme == "https"
 	switch {
 	case r.connected == "" || proxy != nil && secure && r.tls == nil && !isCertificateError(err):
-		if proxy != nil {
-			err = withHint(fmt.Errorf("through the proxy %s: %w", proxy.Host, err), "check HTTPS_PROXY; NO_PROXY=%s goes without it", d.cfg.server.Hostname())
-		} else if hintOf(err) == "" {
-			err = withHint(err, "check the host and the port in the URL; is the server up, is a VPN or a firewall in between?")
-		}
 		d.fail("connection", err)
 		return false
 	default:
@@ -209,7 +204,6 @@ func issuedWords(c *x509.Certificate) string {
 func (d *doctor) judge(ctx context.Context, resp *http.Response, reply *document, took time.Duration) *firstAnswer {
 	const step = "first answer"
 	said := fmt.Sprintf("%d %s by %s in %v", resp.StatusCode, http.StatusText(resp.StatusCode), resp.Proto, took)
-	host := d.cfg.server.Host
 	status := resp.StatusCode
 	switch {
 	case status == http.StatusUnauthorized:
@@ -224,12 +218,10 @@ func (d *doctor) judge(ctx context.Context, resp *http.Response, reply *document
 			err = withHint(fmt.Errorf("%s leads to %s://%s", said, to.Scheme, to.Host), "if you trust it, give that server's URL with --url")
 		}
 		d.fail(step, err)
-	case status == http.StatusForbidden:
-		d.fail(step, withHint(errors.New(said), "%s refuses everybody from here, or wants a header: -H 'Name: value'", host))
 	case status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
 		return d.lookForLegacy(ctx, said)
 	default:
-		d.fail(step, withHint(errors.New(said), "the server is in trouble: ask its operator, or try later"))
+		d.fail(step, withHint(errors.New(said), "%s", statusHint(status)))
 	}
 	return nil
 }
@@ -278,7 +270,7 @@ func (d *doctor) lookForLegacy(ctx context.Context, said string) *firstAnswer {
 			return &firstAnswer{legacy: true}
 		}
 	}
-	d.fail("first answer", withHint(errors.New(said), "there is no MCP server at this path: check the URL, often it ends in /mcp or /sse"))
+	d.fail("first answer", withHint(errors.New(said), "%s", statusHint(http.StatusNotFound)))
 	return nil
 }
 
@@ -384,7 +376,7 @@ func (d *doctor) cachedToken(first *firstAnswer) string {
 		return ""
 	}
 	c, err := d.store.look(d.auth.key)
-	login := "mcp-proxy login -u " + d.cfg.server.Redacted()
+	login := d.cfg.typed("login")
 	switch now := time.Now(); {
 	case err != nil:
 		d.fail(step, withHint(err, "%s", login))
@@ -471,7 +463,7 @@ func (d *doctor) request(ctx context.Context, message, token string, headers htt
 		reply := readRefusal(resp)
 		switch {
 		case resp.StatusCode == http.StatusUnauthorized:
-			return nil, nil, withHint(authErrorf("%s refuses the token", d.cfg.server.Host), "mcp-proxy login -u %s", d.cfg.server.Redacted())
+			return nil, nil, withHint(authErrorf("%s refuses the token", d.cfg.server.Host), "%s", d.cfg.typed("login"))
 		case reply == nil:
 			return nil, nil, fmt.Errorf("%s answered %d %s", d.cfg.server.Host, resp.StatusCode, http.StatusText(resp.StatusCode))
 		}

@@ -228,30 +228,75 @@ func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
 // networkError says in the user's words why no answer came from host.
 func networkError(host string, err error) error {
 	var dns *net.DNSError
-	var unknownCA x509.UnknownAuthorityError
-	var wrongName x509.HostnameError
-	var invalid x509.CertificateInvalidError
+	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
+	var op *net.OpError
+	proxy := environmentProxy(host)
 	switch {
+	case errors.As(err, &certificate):
+		return certificateError(host, certificate)
+	case proxy != "" && beforeProxy(err):
+		return withHint(fmt.Errorf("%s: through the proxy %s: %s", host, proxy, plainNetworkError(err)),
+			"check HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT where the proxy wants to know who asks); NO_PROXY=%s goes without it", hostname(host))
 	case errors.As(err, &dns):
-		return withHint(fmt.Errorf("%s: the name cannot be resolved", host), "check the spelling of the URL, the network and the VPN")
-	case errors.As(err, &unknownCA):
-		by := "an unknown authority"
-		if cert := unknownCA.Cert; cert != nil {
-			by = excerpt(cert.Issuer.String())
-		}
-		return withHint(fmt.Errorf("%s: its certificate is signed by %s, which this machine does not trust", host, by), "a company's proxy or a private authority: give its certificate with --ca-cert FILE.pem")
-	case errors.As(err, &wrongName):
-		return withHint(fmt.Errorf("%s: its certificate is for another name", host), "use the name the certificate is for in --url")
-	case errors.As(err, &invalid):
-		return withHint(fmt.Errorf("%s: its certificate is not valid (%s)", host, excerpt(invalid.Error())), "check this machine's clock; else the server's operator must renew it")
-	case errors.As(err, &record):
+		return withHint(fmt.Errorf("%s: the name cannot be resolved", host), "check the spelling of the URL, the network and the VPN; behind a company's proxy set HTTPS_PROXY")
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return withHint(fmt.Errorf("%s: does not speak TLS", host), "check the port in the URL")
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s: no answer in time", host)
+	case errors.As(err, &op) && op.Op == "dial":
+		return withHint(fmt.Errorf("%s: %s", host, plainNetworkError(err)), "check the host and the port in the URL; is the server up, is a VPN or a firewall in between?")
 	}
 	return fmt.Errorf("%s: %s", host, plainNetworkError(err))
 }
+
+// certificateError names who issued what the other side showed: somebody in
+// between shows a certificate of his own.
+func certificateError(host string, err *tls.CertificateVerificationError) error {
+	var unknownCA x509.UnknownAuthorityError
+	var wrongName x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	issuer := "an unknown authority"
+	if len(err.UnverifiedCertificates) > 0 {
+		issuer = issuerOf(err.UnverifiedCertificates[0])
+	}
+	switch {
+	case errors.As(err, &unknownCA):
+		if unknownCA.Cert != nil { // of a chain the last one that came, whose issuer is to be trusted
+			issuer = issuerOf(unknownCA.Cert)
+		}
+		return withHint(fmt.Errorf("%s: its certificate is signed by %s, which this machine does not trust", host, issuer), "a company's proxy or a private authority: give its certificate with --ca-cert FILE.pem")
+	case errors.As(err, &wrongName):
+		return withHint(fmt.Errorf("%s: its certificate, issued by %s, is for another name: %s", host, issuer, excerpt(strings.Join(wrongName.Certificate.DNSNames, ", "))),
+			"use the name the certificate is for in --url; if it is a company proxy's, see what the address shows in a browser")
+	case errors.As(err, &invalid):
+		return withHint(fmt.Errorf("%s: its certificate, issued by %s, is not valid (%s)", host, issuer, excerpt(invalid.Error())), "check this machine's clock; else the server's operator must renew it")
+	}
+	return withHint(fmt.Errorf("%s: its certificate, issued by %s, is refused by this machine: %s", host, issuer, excerpt(err.Err.Error())), "if you trust the issuer, give its certificate with --ca-cert FILE.pem")
+}
+
+func issuerOf(c *x509.Certificate) string { return excerpt(c.Issuer.String()) }
+
+// environmentProxy is where requests to host go through, without its password; "" for none.
+func environmentProxy(host string) string {
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: host}})
+	if proxy == nil || err != nil {
+		return ""
+	}
+	return proxy.Host
+}
+
+// beforeProxy tells whether err is about the way to the proxy, or what that
+// said to CONNECT; net/http has no type for the latter.
+func beforeProxy(err error) bool {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Op == "proxyconnect" || op.Op == "dial"
+	}
+	return !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) && !isHangUp(err)
+}
+
+func hostname(host string) string { return (&url.URL{Host: host}).Hostname() }
 
 // plainNetworkError leaves the method, the URL and its query out: the outer
 // layers of net/http's errors repeat them.

@@ -5,9 +5,20 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -57,11 +68,89 @@ func TestProxyRefuses(t *testing.T) {
 	user.env["HTTPS_PROXY"] = "http://me:topsecret@" + proxy.listener.Addr().String()
 	p := user.start("-u", url)
 	got := p.failure(p.request("initialize", initializeParams))
-	if !strings.Contains(got.Message, "Proxy Authentication Required") {
+	if !strings.Contains(got.Message, "through the proxy "+proxy.listener.Addr().String()+": Proxy Authentication Required; hint: check HTTPS_PROXY") {
 		t.Errorf("got %q", got.Message)
 	}
 	if said := got.Message + p.stderr(); strings.Contains(said, "topsecret") {
 		t.Errorf("got %q, which holds the proxy's password", said)
+	}
+}
+
+// Why no answer came is said in the user's words, with what would help; of a
+// certificate, who issued it.
+func TestUnreachableServer(t *testing.T) {
+	t.Parallel()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(plain.Close)
+	nowhere := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	for name, test := range map[string]struct {
+		url, proxy string
+		says, hint string
+	}{
+		"refused":           {"https://" + nowhere + "/mcp", "", nowhere + ": dial: ", "is the server up"},
+		"no TLS":            {strings.Replace(plain.URL, "http:", "https:", 1), "", "does not speak TLS", "check the port"},
+		"other name":        {selfSigned(t, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"other.example"} }), "", "issued by CN=Company Proxy, is for another name: other.example", "--url"},
+		"expired":           {selfSigned(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }), "", "issued by CN=Company Proxy, is not valid", "clock"},
+		"unknown authority": {selfSigned(t, func(*x509.Certificate) {}), "", "signed by CN=Company Proxy, which this machine does not trust", "--ca-cert"},
+		"proxy refused":     {"https://mcp.test/mcp", "http://me:hunter2@" + nowhere, "mcp.test: through the proxy " + nowhere + ": ", "NO_PROXY=mcp.test"},
+		"proxy unknown":     {"https://mcp.test:8443/mcp", "http://proxy.invalid:3128", "mcp.test:8443: through the proxy proxy.invalid:3128: ", "NO_PROXY=mcp.test"},
+	} {
+		name, test := name, test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			user := newUser(t)
+			user.env["HTTPS_PROXY"] = test.proxy
+			_, stderr, exit := user.run("login", "-u", test.url)
+			lines := strings.Split(strings.TrimSpace(stderr), "\n")
+			if exit != 3 || len(lines) != 2 || !strings.Contains(lines[0], test.says) || !strings.HasPrefix(lines[1], "hint: ") || !strings.Contains(lines[1], test.hint) {
+				t.Errorf("got exit code %d, %q, want 3, %q, a hint with %q", exit, stderr, test.says, test.hint)
+			}
+			if strings.Contains(stderr, "hunter2") {
+				t.Errorf("got %q, which holds the proxy's password", stderr)
+			}
+		})
+	}
+}
+
+// selfSigned starts a server with a certificate of its own.
+func selfSigned(t *testing.T, edit func(*x509.Certificate)) (url string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	fatal(t, err)
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Company Proxy"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	edit(c)
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	fatal(t, err)
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.URL + "/mcp"
+}
+
+// An answer that is no JSON-RPC says what to do about it, to the client and to people.
+func TestStatusHints(t *testing.T) {
+	for status, hint := range map[int]string{403: "-H 'Name: value'", 404: "check the URL", 500: "ask its operator"} {
+		status, hint := status, hint
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			server.lenient = true // 404 has the proxy look for a server of revision 2024-11-05
+			server.on("initialize", answerStatus(status))
+			p := startProxy(t, "-u", server.url)
+			got := p.failure(p.request("initialize", initializeParams))
+			said := fmt.Sprintf("%s answered %d %s", strings.TrimPrefix(server.base, "https://"), status, http.StatusText(status))
+			if want := "mcp-proxy: " + said + "; hint: "; !strings.HasPrefix(got.Message, want) || !strings.Contains(got.Message, hint) {
+				t.Errorf("got %q, want %q and %q", got.Message, want, hint)
+			}
+			if text := p.stderr(); !strings.HasPrefix(text, "mcp-proxy: "+said+"\nhint: ") || !strings.Contains(text, hint) {
+				t.Errorf("got %q on stderr", text)
+			}
+		})
 	}
 }
 

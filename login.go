@@ -116,7 +116,7 @@ func (o *oauth) prepare(ctx context.Context, old *credentials, found *authorizat
 		// what was registered at one server is never shown to another.
 		if old.Client.Source == sourceGiven && old.Issuer != "" && old.Issuer != m.Issuer {
 			return nil, nil, withHint(authErrorf("%s now names the authorization server %s, and the given client belongs to %s", o.cfg.server.Host, excerpt(m.Issuer), excerpt(old.Issuer)),
-				"if that is right: mcp-proxy logout -u %s, and give the client registered at the new server with --client-id", o.cfg.server.Redacted())
+				"if that is right: %s, and give the client registered at the new server with --client-id", o.cfg.typed("logout"))
 		}
 		c.Client = client{ID: o.cfg.clientID, Secret: o.cfg.clientSecret, Source: sourceGiven}
 	case o.cfg.clientMetadataURL != "" && m.ClientMetadataSupported:
@@ -210,7 +210,7 @@ func (o *oauth) oneSignIn(ctx context.Context, c *credentials, cb *callback, fou
 }
 
 func (o *oauth) nobodySignedIn() error {
-	return withHint(authErrorf("nobody signed in to %s within %v", o.cfg.server.Host, o.cfg.loginTimeout), "mcp-proxy login -u %s", o.cfg.server.Redacted())
+	return withHint(authErrorf("nobody signed in to %s within %v", o.cfg.server.Host, o.cfg.loginTimeout), "%s", o.cfg.typed("login"))
 }
 
 // keepNew stores what a sign-in brought. A refresh that is going on would

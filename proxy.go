@@ -369,10 +369,11 @@ func (p *proxy) fail(c *call, err error) {
 	}
 	answer := asRPCError(err)
 	c.span.fail(strconv.Itoa(answer.Code))
-	if hintOf(err) != "" {
-		p.log.report(err) // nothing else may reach the user
+	text := strings.TrimPrefix(err.Error(), "mcp-proxy: ")
+	if hint := hintOf(err); hint != "" {
+		p.log.report(withHint(errors.New(text), "%s", hint)) // nothing else may reach the user
 	} else {
-		p.log.warnf("%s: %s", nameOf(c.m), strings.TrimPrefix(err.Error(), "mcp-proxy: "))
+		p.log.warnf("%s: %s", nameOf(c.m), text)
 	}
 	p.out.write(errorAnswer(c.m.id, answer))
 }

@@ -250,7 +250,7 @@ func TestReadmeFlags(t *testing.T) {
 	inTable := names("(?m)^\\| (`-[^|]*`) \\|", table)
 	inUsage := names(`(?m)^ +(-\S.*?)(?:   |$)`, usage[strings.Index(usage, "\n\n"):])
 	defined := []string{"h", "help"} // which package flag knows by itself
-	theirs := remoteFlags() // have a table of their own
+	theirs := remoteFlags()          // have a table of their own
 	new(options).flags().VisitAll(func(f *flag.Flag) {
 		if theirs.Lookup(f.Name) == nil {
 			defined = append(defined, f.Name)

@@ -68,20 +68,39 @@ func (p *proxy) refusal(resp *http.Response) error {
 	status := resp.StatusCode
 	text := fmt.Sprintf("mcp-proxy: %s answered %d %s", p.server.Host, status, http.StatusText(status))
 	data := map[string]any{"httpStatus": status}
+	hint := statusHint(status)
 	switch {
 	case status >= 300 && status < 400:
 		if to, err := resp.Location(); err == nil {
-			text += fmt.Sprintf(" to %s://%s; hint: if you trust it, give that server's URL with --url", excerpt(to.Scheme), excerpt(to.Host))
+			text += fmt.Sprintf(" to %s://%s", excerpt(to.Scheme), excerpt(to.Host))
+			hint = "if you trust it, give that server's URL with --url"
 		}
 	case status == http.StatusUnauthorized && p.auth == nil:
-		text += "; hint: the Authorization header given with --header was refused"
+		hint = "the Authorization header given with --header was refused"
 	case status == http.StatusUnauthorized:
-		text += "; hint: the server refuses the token; mcp-proxy login -u " + p.server.Redacted() + " signs in anew"
+		hint = "the server refuses the token; " + p.auth.cfg.typed("login") + " signs in anew"
 	}
 	if after := resp.Header.Get("Retry-After"); after != "" {
 		data["retryAfter"] = excerpt(after)
 	}
-	return &rpcError{Code: codeTransport, Message: text, Data: data}
+	err := &rpcError{Code: codeTransport, Message: text, Data: data}
+	if hint == "" {
+		return err
+	}
+	return withHint(err, "%s", hint)
+}
+
+// statusHint is what a user can do about an answer that is no JSON-RPC message.
+func statusHint(status int) string {
+	switch {
+	case status == http.StatusForbidden:
+		return "the server refuses this account or this machine, or wants a header: -H 'Name: value'"
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
+		return "there is no MCP server at this path: check the URL, often it ends in /mcp or /sse"
+	case status >= 500:
+		return "the server is in trouble: ask its operator, or try later"
+	}
+	return ""
 }
 
 // badAnswer is the error for a success that holds no answer.

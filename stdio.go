@@ -58,15 +58,15 @@ func (e *rpcError) Error() string { return e.Message }
 // asRPCError is how any failure reaches the client. The hint goes with it: the
 // client's user sees this text and nothing else.
 func asRPCError(err error) *rpcError {
+	answer := rpcError{Code: codeTransport, Message: "mcp-proxy: " + err.Error()}
 	var rpc *rpcError
 	if errors.As(err, &rpc) {
-		return rpc
+		answer = *rpc
 	}
-	text := err.Error()
 	if hint := hintOf(err); hint != "" {
-		text += "; hint: " + hint
+		answer.Message += "; hint: " + hint
 	}
-	return &rpcError{Code: codeTransport, Message: "mcp-proxy: " + text}
+	return &answer
 }
 
 // errorAnswer is a whole response line; a nil id becomes null.
