@@ -109,18 +109,19 @@ func (o *oauth) usable(c *credentials) bool {
 	return o.cfg.clientID == "" || c.Client.Source != sourceGiven || c.Client.ID == o.cfg.clientID
 }
 
-// keep makes c the credentials of this process and, unless there is an error,
-// of all others.
+// keep makes c the credentials of all processes or, after an error, of this one.
+// It is stored before it is used: a process killed in between would lose what the
+// authorization server gives once.
 func (o *oauth) keep(c *credentials) error {
 	o.storing.Lock()
 	defer o.storing.Unlock()
-	o.mu.Lock()
-	o.cached = c
-	o.mu.Unlock()
 	err := o.store.save(o.key, c)
 	if err != nil {
 		o.log.debugf("the token lives in memory only: %v", err) // the store has warned
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.cached = c
 	return err
 }
 
