@@ -28,10 +28,10 @@ const (
 	// on the machine can read the arguments of a process.
 	detachedCommand = "detached-login"
 	detachedReady   = "ready"
-	maxOrder        = 1 << 20          // bytes
-	detachWait      = 10 * time.Second // for the detached process to come up
-	followGrace     = 3 * time.Second  // for the leader to say that its time is over
-	maxDetached     = 3                // started for one message
+	maxOrder        = 1 << 20                    // bytes
+	detachWait      = 10 * time.Second           // for the detached process to come up
+	followGrace     = detachWait + 3*time.Second // for the leader to come up, and to say that its time is over
+	maxDetached     = 3                          // started for one message
 	firstFollow     = 20 * time.Millisecond
 	followInterval  = 500 * time.Millisecond // a shorter one would cost a waiting process 1 ms of CPU a second
 	lockLogin       = "login"                // held while somebody signs in
