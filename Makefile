@@ -4,14 +4,22 @@ LDFLAGS := -s -w
 LINT    := v2.15.0
 TARGETS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 CONFORMANCE := 0.2.0-alpha.12
+FUZZTIME := 1m
 
-.PHONY: build test soak-tokens format vet lint check demo conformance release release-check clean
+.PHONY: build test fuzz soak-tokens format vet lint check demo conformance release release-check clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) .
 
 test:
 	go test -race -count=1 -timeout=30m ./...
+
+# Each fuzz target in turn: every parser of bytes that strangers send has one.
+# What one finds goes to testdata/fuzz, which make test reads.
+fuzz:
+	@set -e; for target in $$(go test -list='^Fuzz' . | grep '^Fuzz'); do \
+		echo "$$target"; go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) .; \
+	done
 
 # A minute of traffic with tokens that live for two seconds, and half a minute
 # of waiting for a sign-in. It prints what was counted.

@@ -140,6 +140,7 @@ func TestHeaderFile(t *testing.T) {
 		"\n#\nHost: hunter2":        "line 3",
 		"X-A: hunter2 ${NOT_SET_X}": "NOT_SET_X",
 		"X-A: hunter2\rX-B: c":      "line break",
+		"X-A: hunter2\x1b[2J":       "control character",
 	} {
 		fatal(t, os.WriteFile(file, []byte(content), 0o600))
 		_, stderr, exit := user.run("-u", server.url, "--header-file", file)

@@ -164,20 +164,46 @@ func TestChallengeTravelsAsJSON(t *testing.T) {
 	}
 }
 
+// What a line is made of is found in it again, and what it names stays what it was: a URL of https, for one.
 func FuzzParseChallenge(f *testing.F) {
-	f.Add(`Bearer realm="x", scope="a b"`, `a"b\c, d`)
-	f.Add(`Negotiate YII==, Basic realm="x"`, ``)
-	f.Add(`, ,DPoP algs = "ES256" , Bearer`, `https://mcp.example/prm`)
-	f.Add(`Bearer scope="`, `\`)
-	f.Fuzz(func(t *testing.T, line, value string) {
-		parseChallenge(http.Header{"Www-Authenticate": {line}})
+	f.Add(`Bearer realm="x", scope="a b"`, `a"b\c, d`, "Negotiate", "YII==")
+	f.Add(`Negotiate YII==, Basic realm="x"`, ``, "Basic", "")
+	f.Add(`, ,DPoP algs = "ES256" , Bearer`, `https://mcp.example/prm`, "bearer", "a/b+c")
+	f.Add(`Bearer scope="`, `\`, "DPoP", "=")
+	f.Add(`Bearer resource_metadata=https://evil.example/%0d%0a, error="\"`, "\t", "x", "x")
+	server, _ := url.Parse("https://mcp.example/mcp")
+	f.Fuzz(func(t *testing.T, line, value, scheme, blob string) {
+		for _, a := range parseChallengeLine(line) {
+			if !isToken(a.scheme) || !strings.Contains(strings.ToLower(line), a.scheme) {
+				t.Fatalf("%q: got the scheme %q", line, a.scheme)
+			}
+			for name, value := range a.params {
+				if !isToken(name) || !strings.Contains(strings.ToLower(line), name) || !strings.Contains(strings.ReplaceAll(line, `\`, ""), strings.ReplaceAll(value, `\`, "")) {
+					t.Fatalf("%q: got %s = %q", line, name, value)
+				}
+			}
+		}
+		c, _ := parseChallenge(http.Header{"Www-Authenticate": {line}})
+		forms, err := (&discoverer{}).resourceForms(server, c)
+		if err != nil {
+			checkSaid(t, err.Error(), 0)
+		}
+		for _, form := range forms {
+			if u, err := url.Parse(form); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(form, " \r\n\x00") {
+				t.Fatalf("%q: metadata would be asked for at %q", line, form)
+			}
+		}
 		if strings.IndexFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) >= 0 {
 			return // no field value holds these
 		}
 		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value)
-		c, ok := parseChallenge(http.Header{"Www-Authenticate": {`Basic realm="` + quoted + `", Bearer error="` + quoted + `", scope="` + quoted + `"`}})
+		first := `Basic realm="` + quoted + `"`
+		if isToken(scheme) && token68.FindString(blob) == blob && blob != "" && !strings.EqualFold(scheme, "bearer") {
+			first = scheme + " " + blob
+		}
+		c, ok := parseChallenge(http.Header{"Www-Authenticate": {first + `, Bearer error="` + quoted + `" ,scope = "` + quoted + `"`, first}})
 		if want := (challenge{Scope: value, Error: value}); c != want || !ok {
-			t.Errorf("got %+v, want %+v", c, want)
+			t.Errorf("after %q got %+v, want %+v", first, c, want)
 		}
 	})
 }
@@ -668,23 +694,48 @@ func FuzzMetadata(f *testing.F) {
 	const issuer = "https://as.example"
 	f.Add([]byte(strings.ReplaceAll(serverPage, "HERE", issuer)))
 	f.Add([]byte(`{"issuer":"https://as.example/","authorization_endpoint":"javascript:alert(1)","token_endpoint":"https://as.example/t"}`))
+	f.Add([]byte(`{"resource":"https://mcp.example","authorization_servers":["https://as.example/t?x","https://as.example/a/","http://127.0.0.1/"],"scopes_supported":["a"]}`))
+	f.Add([]byte(`{"resource":"https://mcp.example.evil.example/mcp","authorization_servers":["https://a@b","//x","https://\u0000"]}`))
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var prm resourceMetadata
 		server, _ := url.Parse("https://mcp.example/mcp")
-		if decodeObject(body, &prm) == nil && (&discoverer{}).checkResource(prm.Resource, server) == nil {
-			if u, err := url.Parse(prm.Resource); err != nil || !strings.EqualFold(u.Hostname(), "mcp.example") {
+		if decodeObject(body, &prm) == nil {
+			err := (&discoverer{}).checkResource(prm.Resource, server)
+			if u, bad := url.Parse(prm.Resource); err == nil && (bad != nil || !strings.EqualFold(u.Hostname(), "mcp.example")) {
 				t.Errorf("resource %q was accepted", prm.Resource)
+			}
+			if err != nil {
+				checkSaid(t, err.Error(), 2)
+			}
+		}
+		for _, issuer := range prm.AuthorizationServers {
+			u, err := checkEndpoint(issuer, false)
+			if err != nil {
+				checkSaid(t, err.Error(), 0)
+				continue
+			}
+			for _, form := range serverForms(u) {
+				if at, err := url.Parse(form); err != nil || !sameOrigin(at, u) || at.User != nil || !strings.Contains(at.EscapedPath(), "/.well-known/") {
+					t.Errorf("the metadata of %q would be asked for at %q", issuer, form)
+				}
 			}
 		}
 		var m serverMetadata
-		if decodeObject(body, &m) != nil || m.validate(issuer, false) != nil {
+		if decodeObject(body, &m) != nil {
+			return
+		}
+		if err := m.validate(issuer, false); err != nil {
+			checkSaid(t, err.Error(), 2)
 			return
 		}
 		if strings.TrimSuffix(m.Issuer, "/") != issuer {
 			t.Errorf("issuer %q was accepted", m.Issuer)
 		}
-		for _, endpoint := range []string{m.AuthorizationEndpoint, m.TokenEndpoint} {
+		for i, endpoint := range []string{m.AuthorizationEndpoint, m.TokenEndpoint, m.RegistrationEndpoint, m.RevocationEndpoint, m.DeviceAuthorizationEndpoint} {
+			if endpoint == "" && i > 1 {
+				continue
+			}
 			u, err := url.Parse(endpoint)
 			if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(endpoint, " \"\\`<>\r\n#") {
 				t.Errorf("endpoint %q was accepted", endpoint)

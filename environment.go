@@ -65,9 +65,13 @@ func (c *config) addHeader(from, text string, env *environment) error {
 	value = variable.ReplaceAllStringFunc(value, func(v string) string {
 		return env.lookup(from+" "+name, variable.FindStringSubmatch(v)[1])
 	})
-	// RFC 9110, section 5.5: a line break would start another header.
-	if strings.ContainsAny(value, "\r\n\x00") {
+	// RFC 9110, section 5.5: a line break would start another header, and net/http
+	// refuses to send the other control characters.
+	switch {
+	case strings.ContainsAny(value, "\r\n\x00"):
 		return withHint(usagef("%s: the value of %s holds a line break", from, name), "one --header for each header")
+	case strings.IndexFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) >= 0:
+		return withHint(usagef("%s: the value of %s holds a control character", from, name), "was it copied from a terminal? type it anew")
 	}
 	c.headers.Add(name, value)
 	return nil

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -185,6 +186,9 @@ func (p *proxy) legacyEndpoint(raw string) (*url.URL, error) {
 	if err != nil || !sameOrigin(p.server, endpoint) || endpoint.User != nil {
 		return nil, fmt.Errorf("%s names an endpoint of another origin", p.server.Host)
 	}
+	// A blank would end the request's address; url.Parse leaves it in a query, and
+	// the URL parser of browsers and Node encodes it.
+	endpoint.RawQuery = strings.ReplaceAll(endpoint.RawQuery, " ", "%20")
 	return endpoint, nil
 }
 

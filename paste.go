@@ -77,9 +77,9 @@ func (p *pastes) deliver(ctx context.Context, pasted string) error {
 	if redirect == nil {
 		return errors.New("nothing is to be pasted for this sign-in")
 	}
-	u, err := url.Parse(pasted)
-	if err != nil || u.Scheme != redirect.Scheme || u.Host != redirect.Host || u.Path != redirect.Path || u.RawQuery == "" {
-		return withHint(errors.New("that is not where the sign-in page leads to"), "paste the address that begins with %s?", redirect)
+	u, err := pastedAnswer(pasted, redirect)
+	if err != nil {
+		return err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -95,4 +95,13 @@ func (p *pastes) deliver(ctx context.Context, pasted string) error {
 		return withHint(errors.New("that is not the answer to this sign-in: it may be an old one"), "sign in at the page above, and paste where it ends")
 	}
 	return nil // what comes of it the sign-in says
+}
+
+// pastedAnswer reads an address of the callback at redirect, with an answer in it.
+func pastedAnswer(pasted string, redirect *url.URL) (*url.URL, error) {
+	u, err := url.Parse(pasted)
+	if err != nil || u.Scheme != redirect.Scheme || u.Host != redirect.Host || u.Path != redirect.Path || u.RawQuery == "" || strings.Contains(u.RawQuery, " ") {
+		return nil, withHint(errors.New("that is not where the sign-in page leads to"), "paste the address that begins with %s?", redirect)
+	}
+	return u, nil
 }

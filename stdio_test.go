@@ -150,8 +150,20 @@ func FuzzParseMessage(f *testing.F) {
 		if m.id != nil && !bytes.Equal(m.id, members["id"]) || m.isRequest() != (method != "" && m.id != nil) || m.response == (method != "") {
 			t.Fatalf("got %+v", m)
 		}
-		if m.version != "" && m.version != modernVersion(members["params"]) {
-			t.Fatalf("got version %q", m.version)
+		if m.version == "" {
+			return
+		}
+		var params struct {
+			Meta map[string]json.RawMessage `json:"_meta"`
+		}
+		list := listRequest(m, []byte(`"next"`)) // in the client's name, after a refusal of this message
+		if json.Unmarshal(list.params, &params) != nil || m.version != modernVersion(members["params"]) || list.version != m.version || list.method != "tools/list" {
+			t.Fatalf("got version %q, and lists by %q", m.version, list.raw)
+		}
+		for name := range params.Meta {
+			if !strings.HasPrefix(name, "io.modelcontextprotocol/") {
+				t.Fatalf("%q lists by %q", line, list.raw)
+			}
 		}
 	})
 }

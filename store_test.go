@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -611,30 +612,51 @@ func TestLockOfKilledHolder(t *testing.T) {
 	}
 }
 
+// What is in the cache may be anything: what is loaded is for this server and comes back as it was saved, what is
+// damaged is set aside as it was.
 func FuzzStoreFile(f *testing.F) {
 	f.Add([]byte(`{"version":1,"server":"https://mcp.example.com/mcp","client":{"id":"a","source":"given"},"token":{"access_token":"t"}}`))
 	f.Add([]byte(`{"version":1,"server":"https://evil.example","SERVER":"https://mcp.example.com/mcp"}`))
 	f.Add([]byte(`{"version":1,"server":"https://mcp.example.com/mcp","token":{"expires_at":"9999-12-31T23:59:59-23:59"}}`))
+	f.Add([]byte(`{"pid":1,"started":"2026-07-28T10:00:00Z","ended":"0001-01-01T00:00:00Z","url":"https://as.example/","windows":[{"opened":"9999-12-31T23:59:59Z","purpose":"x"}]}`))
+	f.Add([]byte(`{"ended":"-1","windows":null}`))
 	f.Add([]byte(`{"version":2}`))
 	f.Add([]byte("\x00"))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s := openStore(dir, nil)
-		path := s.path(testKey.file())
-		if err := os.WriteFile(path, data, 0o600); err != nil {
-			t.Fatal(err)
+		var said strings.Builder
+		s := openStore(dir, &logger{level: levelDebug, w: &said})
+		path, note := s.path(testKey.file()), s.path(testKey.login())
+		for _, file := range []string{path, note} {
+			fatal(t, os.WriteFile(file, data, 0o600))
+			defer os.Remove(file)
 		}
-		defer os.Remove(path)
-		s.loadLogin(testKey)
+		defer os.Remove(path + ".corrupt")
+		st := s.loadLogin(testKey)
+		if len(recent(st.Windows, time.Now())) > len(st.Windows) || brake(st.Windows, "x", time.Now()) > brakeTime {
+			t.Fatalf("the note %+v keeps windows shut for too long", st)
+		}
+		if fatal(t, s.saveLogin(testKey, loginState{PID: 7})); s.loadLogin(testKey).PID != 7 {
+			t.Fatalf("a note after %q cannot be saved", data)
+		}
 		c := s.load(testKey)
+		for _, line := range strings.Split(strings.TrimSuffix(said.String(), "\n"), "\n") {
+			checkSaid(t, line, 3)
+		}
 		if c == nil {
+			left, err := os.ReadFile(path)
+			aside, gone := os.ReadFile(path + ".corrupt")
+			if err != nil && (gone != nil || !bytes.Equal(aside, data)) || err == nil && !bytes.Equal(left, data) {
+				t.Fatalf("%q: the file is lost (%v, %v)", data, err, gone)
+			}
 			return
 		}
 		if c.Server != testKey.server || c.Profile != "" || c.Version != storeVersion {
 			t.Fatalf("loaded %+v", c)
 		}
 		mustSave(t, s, testKey, c)
-		if again := s.load(testKey); again == nil || again.Token.Access != c.Token.Access {
+		c.Token = c.Token.storable()
+		if again := s.load(testKey); again == nil || *again != *c {
 			t.Fatalf("saved %+v, loaded %+v", c, again)
 		}
 	})

@@ -309,6 +309,9 @@ func parseTokenAnswer(status int, body []byte, now time.Time) (token, error) {
 	// The monotonic clock stands still while the machine sleeps, and tokens grow old.
 	now = now.Round(0)
 	t := token{Access: a.AccessToken, Refresh: a.RefreshToken, Type: "Bearer", Scope: a.Scope, Obtained: now}
+	if !isVisible(t.Refresh) {
+		t.Refresh = "" // RFC 6749, appendix A.17: it is none, and a file of JSON might keep another
+	}
 	if life := expiresIn(a.ExpiresIn); life > 0 {
 		t.Expiry = now.Add(life)
 	}
