@@ -5,8 +5,9 @@ LINT    := v2.15.0
 TARGETS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 CONFORMANCE := 0.2.0-alpha.12
 FUZZTIME := 1m
+SOAK := 10m
 
-.PHONY: build test fuzz soak-tokens format vet lint check demo conformance release release-check clean
+.PHONY: build test fuzz soak soak-tokens format vet lint check demo conformance release release-check clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) .
@@ -20,6 +21,14 @@ fuzz:
 	@set -e; for target in $$(go test -list='^Fuzz' . | grep '^Fuzz'); do \
 		echo "$$target"; go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) .; \
 	done
+
+# Several processes of the program, built with the race detector, and servers
+# that do all that servers do; SOAK=2m is shorter. It prints a seed, which
+# MCP_PROXY_TEST_SEED takes, and what was counted. Linux.
+soak:
+	go build -race -o dist/mcp-proxy-race$(EXE) .
+	MCP_PROXY_TEST_SOAK=$(SOAK) MCP_PROXY_TEST_BINARY=$(CURDIR)/dist/mcp-proxy-race$(EXE) \
+		go test -race -count=1 -v -timeout=0 -run='^TestSoak$$'
 
 # A minute of traffic with tokens that live for two seconds, and half a minute
 # of waiting for a sign-in. It prints what was counted.

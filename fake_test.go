@@ -25,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -151,6 +152,7 @@ type fakeOrigin struct {
 	active int
 	closed bool
 	server *http.Server
+	begin  func(net.Listener) // starts another server there
 }
 
 // fakeOrder counts the requests of all origins, so that they can be told in order.
@@ -166,18 +168,21 @@ func startOrigin(t testing.TB, protocols ...string) *fakeOrigin {
 	}
 	o := &fakeOrigin{t: t, gates: map[string]chan struct{}{}, hooks: map[string][]fakeAnswer{}}
 	ctx, cancel := context.WithCancel(context.Background())
-	server := &http.Server{
-		Handler:     o,
-		ErrorLog:    log.New(io.Discard, "", 0), // refused handshakes are a scenario
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ConnContext: o.countConn,
+	o.begin = func(listener net.Listener) {
+		server := &http.Server{
+			Handler:     o,
+			ErrorLog:    log.New(io.Discard, "", 0), // refused handshakes are a scenario
+			BaseContext: func(net.Listener) context.Context { return ctx },
+			ConnContext: o.countConn,
+		}
+		o.change(func() { o.server = server })
+		o.listen(server, listener, protocols)
 	}
-	o.server = server
-	o.listen(server, listener, protocols)
+	o.begin(listener)
 	t.Cleanup(func() {
 		cancel()
 		o.change(func() { o.closed = true })
-		server.Close()
+		o.server.Close()
 		wait, done := patience()
 		defer done()
 		if !o.wait(wait, func() bool { return o.active == 0 }) {
@@ -185,6 +190,20 @@ func startOrigin(t testing.TB, protocols ...string) *fakeOrigin {
 		}
 	})
 	return o
+}
+
+// restart breaks all connections; after a while the server is there again, at the same address.
+func (o *fakeOrigin) restart(away time.Duration) {
+	o.server.Close()
+	<-time.After(away)
+	_, address, _ := strings.Cut(o.base, "://")
+	eventually(o.t, "the address "+address, func() bool {
+		listener, err := net.Listen("tcp", address)
+		if err == nil {
+			o.begin(listener)
+		}
+		return err == nil
+	})
 }
 
 func (o *fakeOrigin) listen(server *http.Server, listener net.Listener, protocols []string) {

@@ -5,6 +5,7 @@ package main
 // whole grant when a refresh token comes twice.
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"sync"
@@ -14,9 +15,13 @@ import (
 
 // traffic is what the hosts of one machine do.
 type traffic struct {
-	mu       sync.Mutex // guards both
+	bound time.Duration // for one answer
+
+	mu       sync.Mutex // guards all
 	calls    int
-	failures []string
+	lost     int
+	wrong    []string // results of another call
+	failures []string // error answers, and lost ones
 }
 
 // run calls echo again and again until stop is closed.
@@ -33,25 +38,27 @@ func (f *traffic) run(p *testProxy, pace time.Duration, stop <-chan struct{}) {
 	}
 }
 
-func (f *traffic) call(p *testProxy) {
-	id := p.modernEcho("on and on")
-	ctx, cancel := patience()
+func (f *traffic) call(p *testProxy) { f.ask(p, p.modernEcho("on and on"), "on and on") }
+
+// ask waits for the answer to a call of echo and looks what it is.
+func (f *traffic) ask(p *testProxy, id, text string) {
+	ctx, cancel := context.WithTimeout(context.Background(), f.bound)
 	defer cancel()
-	failure := "no answer"
-	if p.watched.wait(ctx, func() bool { return len(p.answered[id]) > 0 || p.eof }) {
-		p.mu.Lock()
-		if answers := p.answered[id]; len(answers) > 0 && answers[0].Error == nil {
-			failure = ""
-		} else if len(answers) > 0 {
-			failure = answers[0].Error.Message
-		}
-		p.mu.Unlock()
-	}
+	p.watched.wait(ctx, func() bool { return len(p.answered[id]) > 0 || p.eof })
+	p.mu.Lock()
+	answers := p.answered[id]
+	p.mu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls++
-	if failure != "" {
-		f.failures = append(f.failures, failure)
+	switch want := fmt.Sprintf(`{"content":[{"type":"text","text":%q}]}`, text); {
+	case len(answers) == 0:
+		f.lost++
+		f.failures = append(f.failures, "no answer")
+	case answers[0].Error != nil:
+		f.failures = append(f.failures, answers[0].Error.Message)
+	case string(answers[0].Result) != want:
+		f.wrong = append(f.wrong, fmt.Sprintf("%.200s, want %.200s", answers[0].Result, want))
 	}
 }
 
@@ -72,7 +79,7 @@ func TestTokensUnderTraffic(t *testing.T) {
 			auth.expiresIn, auth.lives = expiresIn, 2*time.Second
 			user := newUser(t, auth)
 			user.binary = os.Getenv("MCP_PROXY_TEST_BINARY")
-			var all traffic
+			all := traffic{bound: testPatience}
 			var hosts sync.WaitGroup
 			stop := make(chan struct{})
 			for i := 0; i < 5; i++ {
@@ -103,8 +110,8 @@ func TestTokensUnderTraffic(t *testing.T) {
 			figures := fmt.Sprintf("%v: %d calls by 5 processes and %d short-lived ones, %d of them refused once or more; %d refreshes, %d reuses, %d failed calls, %d browser windows",
 				took, all.calls, probes, refused, auth.count("token refresh_token"), reuses, len(all.failures), len(user.openings()))
 			t.Log(figures)
-			if reuses != 0 || len(all.failures) != 0 || len(user.openings()) != 1 || auth.count("token authorization_code") != 1 {
-				t.Errorf("got %s, want no reuse, no failed call and 1 window; %.300q", figures, all.failures)
+			if reuses != 0 || len(all.failures)+len(all.wrong) != 0 || len(user.openings()) != 1 || auth.count("token authorization_code") != 1 {
+				t.Errorf("got %s, want no reuse, no failed call and 1 window; %.300q %.300q", figures, all.failures, all.wrong)
 			}
 			if got, want := auth.count("token refresh_token"), int(took/auth.lives); got < want/3 || got > 2*want {
 				t.Errorf("got %d refreshes, want about %d", got, want)
