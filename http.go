@@ -21,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -244,6 +245,8 @@ func networkError(host string, err error) error {
 		return withHint(fmt.Errorf("%s: does not speak TLS", host), "check the port in the URL")
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s: no answer in time", host)
+	case errors.Is(err, syscall.EMFILE):
+		return withHint(fmt.Errorf("%s: %s", host, plainNetworkError(err)), "fewer calls at once, or a higher ulimit -n where the client is started")
 	case errors.As(err, &op) && op.Op == "dial":
 		return withHint(fmt.Errorf("%s: %s", host, plainNetworkError(err)), "check the host and the port in the URL; is the server up, is a VPN or a firewall in between?")
 	}

@@ -222,10 +222,13 @@ func (s *soakSite) happen() {
 
 func (s *soakSite) start(user *testUser) *testProxy {
 	p := user.start("-u", s.url)
-	if !s.modern {
-		p.answer(p.request("initialize", initializeParams)) // it may be struck
-		p.notify("notifications/initialized", "")
+	if s.modern {
+		return p
 	}
+	for p.answer(p.request("initialize", initializeParams)).Error != nil {
+		s.storm.note("initialize refused, said again")
+	}
+	p.notify("notifications/initialized", "")
 	return p
 }
 
