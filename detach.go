@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -98,7 +99,7 @@ func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
 	bound, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout+followGrace)
 	defer cancel()
 	seen := o.store.loadLogin(o.key).Ended
-	shown, started, here := "", 0, false
+	shown, started, here, leader := "", 0, false, 0
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
 		unlock, free, err := o.store.tryLock(o.key, lockLogin)
 		if err != nil {
@@ -106,11 +107,20 @@ func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
 		}
 		state := o.store.loadLogin(o.key)
 		over := state.endedSince(seen)
-		if going := !free && state.Ended.IsZero(); state.URL != "" && state.URL != shown && (going || over) {
+		going := !free && state.Ended.IsZero()
+		if state.URL != "" && state.URL != shown && (going || over) {
 			o.show(state.URL)
 		}
 		shown = state.URL // also of one that died: it leads nowhere
-		if free {
+		if going && state.PID != 0 {
+			leader = state.PID
+		}
+		switch {
+		case free && state.PID == 0 && isAlive(leader):
+			// The user removed the cache, and the lock with it: the page is open all
+			// the same, and its token will be stored.
+			unlock()
+		case free:
 			done, err := o.outcome(state, over, used)
 			switch {
 			case done:
@@ -148,6 +158,16 @@ func (o *oauth) outcome(state loginState, over bool, used string) (done bool, er
 		return true, state.failure()
 	}
 	return false, nil
+}
+
+// isAlive tells whether a process is there, where the system tells. Windows
+// does not: there nobody can remove the file of a lock that is held.
+func isAlive(pid int) bool {
+	if pid <= 0 {
+		return false
+	}
+	process, err := os.FindProcess(pid)
+	return err == nil && process.Signal(syscall.Signal(0)) == nil
 }
 
 // endedSince tells whether another sign-in has ended than the one that the
@@ -221,10 +241,8 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 	if err != nil {
 		return err
 	}
-	if cfg.cacheDir != "" {
-		if cfg.cacheDir, err = filepath.Abs(cfg.cacheDir); err != nil {
-			return err
-		}
+	if err := cfg.makeAbsolute(); err != nil {
+		return err
 	}
 	a, err := newApp(cfg, nil)
 	if err != nil {
@@ -248,6 +266,18 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 	}
 	a.auth.handsOver = true
 	return a.auth.lead(withRemoteParent(ctx, order.Parent), order.Challenge)
+}
+
+// makeAbsolute keeps what leaveDirectory would lose. A $BROWSER without a path
+// is looked for in $PATH.
+func (c *config) makeAbsolute() (err error) {
+	if c.cacheDir != "" {
+		c.cacheDir, err = filepath.Abs(c.cacheDir)
+	}
+	if err == nil && filepath.Base(c.browser) != c.browser && c.browser != "" {
+		c.browser, err = filepath.Abs(c.browser)
+	}
+	return err
 }
 
 // leaveDirectory lets go of the host's working directory, which may be on a

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -340,6 +341,11 @@ func TestRelativePaths(t *testing.T) {
 	fatal(t, os.WriteFile(filepath.Join(user.dir, "ca.pem"), pem, 0o600))
 	user.env["MCP_PROXY_CACHE_DIR"] = filepath.Base(user.cache)
 	user.env["SSL_CERT_FILE"], user.env["SSL_CERT_DIR"] = "ca.pem", ""
+	user.env["BROWSER"] = filepath.Join("bin", "browser.exe")
+	fatal(t, os.Mkdir(filepath.Join(user.dir, "bin"), 0o700))
+	if os.Symlink(testShared().browser, filepath.Join(user.dir, user.env["BROWSER"])) != nil { // Windows may forbid it
+		fatal(t, os.Link(testShared().browser, filepath.Join(user.dir, user.env["BROWSER"])))
+	}
 	p := user.start("-u", server.url)
 	p.initialize()
 	user.awaitEnd(p)
@@ -460,6 +466,37 @@ func TestCacheRemovedWhileRunning(t *testing.T) {
 	if locks, _ := filepath.Glob(filepath.Join(user.cache, "*.lock")); len(locks) != 2 {
 		t.Errorf("got the locks %q, want 2", locks)
 	}
+}
+
+// The user removes the cache while the sign-in page is open: that page stays
+// the one to sign in at, for whoever waits.
+func TestCacheRemovedDuringSignIn(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a file that is locked cannot be removed there")
+	}
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.browser = "ignore"
+	p, other := user.start("-u", server.url), user.start("-u", server.url)
+	id, otherID := p.request("initialize", initializeParams), other.request("initialize", initializeParams)
+	page := user.awaitOpenings(1)
+	p.awaitURL(1)
+	other.awaitURL(1)
+	for i := 0; i < 3; i++ { // so that both have looked around in between
+		eventually(t, "the cache is gone", func() bool { return os.RemoveAll(user.cache) == nil })
+		eventually(t, "a process looks for the lock", func() bool {
+			locks, _ := filepath.Glob(filepath.Join(user.cache, "*.login.lock"))
+			return len(locks) > 0
+		})
+	}
+	if got := user.paste(page); got.Status != http.StatusOK {
+		t.Errorf("the page ended with status %d", got.Status)
+	}
+	p.result(id)
+	other.result(otherID)
+	user.awaitEnd(p, other)
+	wantOneSignIn(t, user, server)
 }
 
 // Credentials that cannot be replaced: a newer version's file, or something
