@@ -22,12 +22,12 @@ fuzz:
 		echo "$$target"; go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) .; \
 	done
 
-# Several processes of the program, built with the race detector, and servers
+# Several processes of the program, most built with the race detector, and servers
 # that do all that servers do; SOAK=2m is shorter. It prints a seed, which
 # MCP_PROXY_TEST_SEED takes, and what was counted. Linux.
-soak:
+soak: build
 	go build -race -o dist/mcp-proxy-race$(EXE) .
-	MCP_PROXY_TEST_SOAK=$(SOAK) MCP_PROXY_TEST_BINARY=$(CURDIR)/dist/mcp-proxy-race$(EXE) \
+	MCP_PROXY_TEST_SOAK=$(SOAK) MCP_PROXY_TEST_BINARY=$(CURDIR)/dist/mcp-proxy-race$(EXE) MCP_PROXY_TEST_PLAIN_BINARY=$(CURDIR)/$(BINARY) \
 		go test -race -count=1 -v -timeout=0 -run='^TestSoak$$'
 
 # A minute of traffic with tokens that live for two seconds, and half a minute
