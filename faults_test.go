@@ -195,7 +195,7 @@ func TestFaults(t *testing.T) {
 					case kind == "stall":
 						stalled = append(stalled, ids[name])
 					default:
-						if got := p.failure(ids[name]); got.Code != -32000 || !strings.Contains(got.Message, "127.0.0.1") {
+						if got := p.failure(ids[name]); got.Code != -32000 || !strings.Contains(got.Message, "127.0.0.1") || strings.Contains(got.Message, "stream ID") {
 							t.Errorf("%s: got error %d %q", name, got.Code, got.Message)
 						}
 					}

@@ -39,8 +39,8 @@ func FuzzLines(f *testing.F) {
 				continue
 			}
 			line, id, err := r.next()
-			for short == "" && err != errTooLong && len(strings.TrimRight(want, "\r\n")) <= limit {
-				return // whether the end of a blank line counts is left open, and what follows could not be told apart
+			if short == "" && err != errTooLong && len(strings.TrimRight(want, "\r\n")) <= limit {
+				return // whether the end of a line counts is left open, and this blank one was passed over
 			}
 			switch {
 			case err == errTooLong && len(want) > limit:
@@ -106,9 +106,6 @@ func FuzzAnswer(f *testing.F) {
 		if isError(has["error"]) == (has["result"] != nil) {
 			t.Fatalf("%q became %q", body, out)
 		}
-		if !sameID(id, id) || sameID(id, []byte(`"`+fuzzSecret+`"`)) {
-			t.Fatal("ids are mixed up")
-		}
 	})
 }
 
@@ -124,11 +121,9 @@ func FuzzShown(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	names := func(t *testing.T, response []byte) (all []string) {
-		for _, raw := range elements(member(response, "result", "tools")) {
-			var tool struct{ Name json.RawMessage }
-			_ = json.Unmarshal(raw, &tool) // it may be no object
-			name, _ := unquote(member(raw, "name"))
+	names := func(response []byte) (all []string) {
+		for _, tool := range elements(member(response, "result", "tools")) {
+			name, _ := unquote(member(tool, "name"))
 			all = append(all, name)
 		}
 		return all
@@ -139,12 +134,12 @@ func FuzzShown(f *testing.F) {
 			return
 		}
 		var want []string
-		for _, name := range names(t, response) {
+		for _, name := range names(response) {
 			if !strings.HasPrefix(strings.ToLower(name), "delete") {
 				want = append(want, name)
 			}
 		}
-		if got := names(t, out); !json.Valid(out) || strings.Join(got, "\x00") != strings.Join(want, "\x00") || len(got) != len(want) {
+		if got := names(out); !json.Valid(out) || strings.Join(got, "\x00") != strings.Join(want, "\x00") || len(got) != len(want) {
 			t.Fatalf("%q became %q", response, out)
 		}
 	})

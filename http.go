@@ -321,6 +321,9 @@ func plainNetworkError(err error) string {
 	}
 	// net/http quotes what the server sent: a status line, a Location.
 	text, _, _ := strings.Cut(err.Error(), "\"")
+	if strings.HasPrefix(text, "stream error: ") { // of HTTP/2, whose type it does not export
+		return "the answer was broken off"
+	}
 	return excerpt(text)
 }
 
