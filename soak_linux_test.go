@@ -343,6 +343,20 @@ func checkTraceLines(t *testing.T, user *testUser) (lines int) {
 	return lines
 }
 
+// soak is all of it.
+type soak struct {
+	t       *testing.T
+	weather *storm
+	sites   []*soakSite
+	user    *testUser
+	all     *traffic
+	stop    chan struct{}
+	workers sync.WaitGroup
+	going   sync.RWMutex // held by every call, and by who wants them all to be over
+	settled map[*testProxy]vitals
+	largest int64 // size of a trace file that was seen
+}
+
 func TestSoak(t *testing.T) {
 	span, err := time.ParseDuration(os.Getenv("MCP_PROXY_TEST_SOAK"))
 	if err != nil {
@@ -354,127 +368,130 @@ func TestSoak(t *testing.T) {
 		fatal(t, err)
 	}
 	t.Logf("seed %d", seed)
-	weather := &storm{random: rand.New(rand.NewSource(seed)), calm: true, counts: map[string]int{}}
-	sites := []*soakSite{startSoakSite(t, weather, false, "h2"), startSoakSite(t, weather, true, "http/1.1")}
-	user := newUser(t)
-	for _, site := range sites {
-		user.keepers = append(user.keepers, site.auth, site.fakeMCP)
+	s := &soak{
+		t: t, weather: &storm{random: rand.New(rand.NewSource(seed)), calm: true, counts: map[string]int{}},
+		user: newUser(t), all: &traffic{bound: soakBound}, stop: make(chan struct{}), settled: map[*testProxy]vitals{},
 	}
-	raced := os.Getenv("MCP_PROXY_TEST_BINARY")
-	user.env["GODEBUG"] = "gctrace=1"
-	all := &traffic{bound: soakBound}
-	var going sync.RWMutex // held by every call, and by who wants them all to be over
-	var workers sync.WaitGroup
-	stop := make(chan struct{})
-	work := func(site *soakSite, p *testProxy, name string) {
-		defer workers.Done()
-		for n := 0; ; n++ {
-			select {
-			case <-time.After(weather.between(soakPace/2, soakPace*3/2)):
-			case <-stop:
-				return
-			}
-			going.RLock()
-			if p.killed { // guarded by going: only who holds it alone kills
-				going.RUnlock()
-				return
-			}
-			text := fmt.Sprint(name, " ", n)
-			all.ask(p, site.echo(p, text), text)
-			going.RUnlock()
+	s.sites = []*soakSite{startSoakSite(t, s.weather, false, "h2"), startSoakSite(t, s.weather, true, "http/1.1")}
+	s.startHosts()
+	began, settle := time.Now(), min(soakSettle, span/5)
+	s.weather.settle(false)
+	for time.Since(began) < span {
+		s.incident()
+		if len(s.settled) == 0 && time.Since(began) > settle {
+			s.measureAll()
 		}
 	}
-	for _, site := range sites {
+	s.weather.settle(true)
+	close(s.stop)
+	s.workers.Wait()
+	<-time.After(soakQuiet)
+	s.checkGrowth(settle)
+	s.report(time.Since(began))
+}
+
+func (s *soak) startHosts() {
+	raced, plain := os.Getenv("MCP_PROXY_TEST_BINARY"), os.Getenv("MCP_PROXY_TEST_PLAIN_BINARY")
+	s.user.env["GODEBUG"] = "gctrace=1"
+	for _, site := range s.sites {
+		s.user.keepers = append(s.user.keepers, site.auth, site.fakeMCP)
 		for i := 0; i <= soakPlain; i++ {
-			if user.binary = raced; i == soakPlain {
-				user.binary = os.Getenv("MCP_PROXY_TEST_PLAIN_BINARY")
+			if s.user.binary = raced; i == soakPlain {
+				s.user.binary = plain
 			}
-			p := site.start(user)
+			p := site.start(s.user)
 			site.hosts = append(site.hosts, p)
 			for worker := 0; worker < soakWorkers; worker++ {
-				workers.Add(1)
-				go work(site, p, fmt.Sprintf("host %d, worker %d, call", i, worker))
+				s.workers.Add(1)
+				go s.work(site, p, fmt.Sprintf("host %d, worker %d, call", i, worker))
 			}
 		}
 	}
-	user.binary = raced
-	settled := map[*testProxy]vitals{}
-	quietly := func(do func()) {
-		weather.settle(true)
-		going.Lock()
-		<-time.After(soakQuiet)
-		do()
-		going.Unlock()
-		weather.settle(false)
+	s.user.binary = raced
+}
+
+// work is a worker of a host, which calls and waits for the answer until the end.
+func (s *soak) work(site *soakSite, p *testProxy, name string) {
+	defer s.workers.Done()
+	for n := 0; ; n++ {
+		select {
+		case <-time.After(s.weather.between(soakPace/2, soakPace*3/2)):
+		case <-s.stop:
+			return
+		}
+		s.going.RLock()
+		if p.killed { // only who holds going alone kills
+			s.going.RUnlock()
+			return
+		}
+		text := fmt.Sprint(name, " ", n)
+		s.all.ask(p, site.echo(p, text), text)
+		s.going.RUnlock()
 	}
-	weather.settle(false)
-	largest, began := int64(0), time.Now()
-	settle := min(soakSettle, span/5)
-	for time.Since(began) < span {
-		<-time.After(weather.between(500*time.Millisecond, 3*time.Second))
-		site := sites[weather.draw(len(sites))]
-		if weather.draw(4) > 0 {
-			site.happen()
-		} else {
-			weather.note(soakCopies)
-			p := site.start(user)
-			all.ask(p, site.echo(p, "just looking"), "just looking")
-			p.closeStdin()
-			p.wait()
-		}
-		for _, site := range sites {
-			site.forget()
-		}
-		for _, size := range traceSizes(user) {
-			largest = max(largest, size)
-		}
-		if len(settled) == 0 && time.Since(began) > settle {
-			quietly(func() {
-				for _, site := range sites {
-					for i, p := range site.hosts {
-						if i == 0 {
-							settled[p] = dissect(t, p)
-						} else {
-							settled[p] = measure(t, p)
-						}
-					}
-				}
-			})
-		}
+}
+
+// incident is one, after a while.
+func (s *soak) incident() {
+	<-time.After(s.weather.between(500*time.Millisecond, 3*time.Second))
+	site := s.sites[s.weather.draw(len(s.sites))]
+	if s.weather.draw(4) > 0 {
+		site.happen()
+	} else {
+		s.weather.note(soakCopies)
+		p := site.start(s.user)
+		s.all.ask(p, site.echo(p, "just looking"), "just looking")
+		p.closeStdin()
+		p.wait()
 	}
-	weather.settle(true)
-	close(stop)
-	workers.Wait()
+	for _, site := range s.sites {
+		site.forget()
+	}
+	for _, size := range traceSizes(s.user) {
+		s.largest = max(s.largest, size)
+	}
+}
+
+// measureAll measures the hosts while none of them has anything to do. It costs the first ones their lives.
+func (s *soak) measureAll() {
+	s.weather.settle(true)
+	s.going.Lock()
 	<-time.After(soakQuiet)
-	for _, site := range sites {
+	for _, site := range s.sites {
 		for i, p := range site.hosts {
 			if i == 0 {
-				t.Logf("%s host %d at %v: %v", site.era(), i, settle, settled[p])
-				continue
-			}
-			p.result(site.echo(p, "after the storm"))
-			end := measure(t, p)
-			since := settled[p]
-			if i == 1 {
-				end = dissect(t, p)
-				since.goroutines = settled[site.hosts[0]].goroutines // of its sibling
-			}
-			name := fmt.Sprint(site.era(), " host ", i)
-			if i == soakPlain {
-				name += ", without race detector"
-			}
-			t.Logf("%s at %v: %v", name, settle, settled[p])
-			t.Logf("%s at the end: %v", name, end)
-			if end.grown(since, i != soakPlain) {
-				t.Errorf("a process grew: %v, before %v", end, since)
+				s.settled[p] = dissect(s.t, p)
+			} else {
+				s.settled[p] = measure(s.t, p)
 			}
 		}
 	}
-	lines := checkTraceLines(t, user)
-	if largest > maxTraceFile+rotationSlack {
-		t.Errorf("the trace file measured %d bytes", largest)
+	s.going.Unlock()
+	s.weather.settle(false)
+}
+
+// checkGrowth measures the hosts again. The goroutines of the second ones are compared with the first ones'.
+func (s *soak) checkGrowth(settle time.Duration) {
+	for _, site := range s.sites {
+		first := s.settled[site.hosts[0]]
+		s.t.Logf("%s host 0 at %v: %v", site.era(), settle, first)
+		for i, p := range site.hosts[1:] {
+			name := fmt.Sprint(site.era(), " host ", i+1)
+			if i+1 == soakPlain {
+				name += ", without race detector"
+			}
+			p.result(site.echo(p, "after the storm"))
+			since, end := s.settled[p], measure(s.t, p)
+			s.t.Logf("%s at %v: %v", name, settle, since)
+			if i == 0 {
+				since.goroutines = first.goroutines
+				end = dissect(s.t, p)
+			}
+			s.t.Logf("%s at the end: %v", name, end)
+			if end.grown(since, i+1 != soakPlain) {
+				s.t.Errorf("%s grew", name)
+			}
+		}
 	}
-	report(t, all, weather, user, sites, fmt.Sprintf("%v; largest trace file %.1f MiB, %d lines in %d files", time.Since(began).Round(time.Second), float64(largest)/(1<<20), lines, len(traceSizes(user))))
 }
 
 func (s *soakSite) era() string {
@@ -485,9 +502,9 @@ func (s *soakSite) era() string {
 }
 
 // report prints the figures, and fails the test for what must not be.
-func report(t *testing.T, all *traffic, weather *storm, user *testUser, sites []*soakSite, more string) {
+func (s *soak) report(took time.Duration) {
 	doubled, said := 0, 0
-	for _, p := range user.started {
+	for _, p := range s.user.started {
 		p.mu.Lock()
 		for _, answers := range p.answered {
 			doubled += len(answers) - 1
@@ -496,33 +513,43 @@ func report(t *testing.T, all *traffic, weather *storm, user *testUser, sites []
 		p.mu.Unlock()
 	}
 	reuses, refreshes := 0, 0
-	for _, site := range sites {
+	for _, site := range s.sites {
 		site.auth.mu.Lock()
 		reuses += site.auth.reuses
 		refreshes += len(site.auth.refresh)
 		site.auth.mu.Unlock()
 	}
-	var kinds []string
-	total := 0
-	for kind, n := range weather.counts {
-		kinds = append(kinds, kind)
-		total += n
+	all, lines := s.all, checkTraceLines(s.t, s.user)
+	table := [][2]string{
+		{"took", took.Round(time.Second).String()},
+		{"calls", fmt.Sprintf("%d of %d processes, %d lines on stdout", all.calls, len(s.user.started), said)},
+		{"error answers", fmt.Sprint(len(all.failures) - all.lost)},
+		{"answers lost, doubled, wrong", fmt.Sprintf("%d, %d, %d", all.lost, doubled, len(all.wrong))},
+		{"refresh tokens", fmt.Sprintf("%d, %d browser windows, %d reuses", refreshes, len(s.user.openings()), reuses)},
+		{"traces", fmt.Sprintf("%d lines in %d files, the largest %.1f MiB", lines, len(traceSizes(s.user)), float64(s.largest)/(1<<20))},
 	}
-	sort.Strings(kinds)
-	var table strings.Builder
-	fmt.Fprintf(&table, "\n%-34s %d of %d processes, %d lines on stdout", "calls", all.calls, len(user.started), said)
-	fmt.Fprintf(&table, "\n%-34s %d", "error answers", len(all.failures)-all.lost)
-	fmt.Fprintf(&table, "\n%-34s %d\n%-34s %d\n%-34s %d", "answers lost", all.lost, "answers doubled", doubled, "wrong answers", len(all.wrong))
-	fmt.Fprintf(&table, "\n%-34s %d tokens, %d browser windows, %d reuses", "refresh", refreshes, len(user.openings()), reuses)
-	fmt.Fprintf(&table, "\n%-34s %d", "faults", total)
-	for _, kind := range kinds {
-		fmt.Fprintf(&table, "\n  %-32s %d", kind, weather.counts[kind])
+	for _, kind := range s.weather.kinds() {
+		table = append(table, [2]string{"  " + kind, fmt.Sprint(s.weather.counts[kind])})
 	}
-	t.Logf("%s\n%s", table.String(), more)
+	for _, row := range table {
+		s.t.Logf("%-36s %s", row[0], row[1])
+	}
 	if all.lost+doubled+len(all.wrong)+reuses > 0 {
-		t.Errorf("got %d lost, %d doubled, %d wrong answers and %d reuses of a refresh token, want none: %.1000q", all.lost, doubled, len(all.wrong), reuses, all.wrong)
+		s.t.Errorf("got %d lost, %d doubled, %d wrong answers and %d reuses of a refresh token, want none: %.1000q", all.lost, doubled, len(all.wrong), reuses, all.wrong)
+	}
+	if s.largest > maxTraceFile+rotationSlack {
+		s.t.Errorf("a trace file measured %d bytes", s.largest)
 	}
 	if good := all.calls - len(all.failures); good < all.calls/2 {
-		t.Errorf("%d of %d calls were answered with a result, want most of them; %.1000q", good, all.calls, all.failures)
+		s.t.Errorf("%d of %d calls were answered with a result, want most of them; %.1000q", good, all.calls, all.failures)
 	}
+}
+
+// kinds are the names of what happened, in order.
+func (s *storm) kinds() (kinds []string) {
+	for kind := range s.counts {
+		kinds = append(kinds, kind)
+	}
+	sort.Strings(kinds)
+	return kinds
 }
