@@ -189,6 +189,7 @@ func TestLeaderKilled(t *testing.T) {
 	user.awaitOpenings(1)
 	second := user.start("-u", server.url)
 	secondID := second.request("initialize", initializeParams)
+	first.awaitURL(1)
 	second.awaitURL(1)
 
 	old := user.awaitLeader(server.url, 0)
