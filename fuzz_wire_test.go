@@ -251,7 +251,7 @@ func FuzzTraceparent(f *testing.F) {
 			return
 		}
 		sp := &span{spanContext: got}
-		if text := fmt.Sprintf("00-%s-%s-0%d", m[2], m[3], int(strings.IndexByte("0123456789abcdef", m[5][0]))&3); sp.traceparent() != text {
+		if text := fmt.Sprintf("00-%s-%s-0%d", m[2], m[3], strings.IndexByte("0123456789abcdef", m[5][0])&3); sp.traceparent() != text {
 			t.Fatalf("%q: goes on as %q, want %q", s, sp.traceparent(), text)
 		}
 	})

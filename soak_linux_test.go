@@ -267,8 +267,8 @@ var (
 // measure looks at a process that has nothing to do.
 func measure(t *testing.T, p *testProxy) (v vitals) {
 	t.Helper()
-	status, pid := "", p.cmd.Process.Pid
-	status = proc(pid, "status")
+	pid := p.cmd.Process.Pid
+	status := proc(pid, "status")
 	for into, text := range map[*int][]string{&v.rss: residentSize.FindStringSubmatch(status), &v.threads: threadCount.FindStringSubmatch(status)} {
 		if text == nil {
 			t.Fatalf("process %d has ended", pid)
