@@ -246,9 +246,9 @@ func TestTokenEndpointOutOfOrder(t *testing.T) {
 				if took := time.Since(began); took > 10*time.Second {
 					t.Errorf("20 calls were refused after %v", took)
 				}
-				// A call that is read after the first refusal asks again.
-				if got := auth.count("token refresh_token"); got < test.tries || got > 2*test.tries {
-					t.Errorf("got %d token requests, want %d, or twice as many", got, test.tries)
+				// A call whose turn comes after a refusal asks again: on a busy machine a few do.
+				if got, most := auth.count("token refresh_token"), len(ids)/4*test.tries; got < test.tries || got > most {
+					t.Errorf("got %d token requests, want %d to %d", got, test.tries, most)
 				}
 				after, err := os.ReadFile(user.credentialsFile(server.url))
 				fatal(t, err)
