@@ -59,20 +59,17 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 	if a.auth == nil {
 		return withHint(usagef("login: the Authorization header given with --header turns OAuth off"), "leave it out to sign in")
 	}
-	bounded, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	resp, err := a.ask(bounded, http.MethodPost, probeMessage, "", nil)
+	challenged, err := a.challenged(ctx)
 	if err != nil {
 		return err
 	}
-	discard(resp)
-	ch, ours := parseChallenge(resp.Header)
-	switch {
-	case resp.StatusCode != http.StatusUnauthorized:
+	if challenged == nil {
 		a.log.notice("mcp-proxy: " + a.cfg.server.Host + " asks for no sign-in")
 		return nil
-	case !ours:
-		return otherScheme(a.cfg.server.Host, resp.Header)
+	}
+	ch, ours := parseChallenge(challenged)
+	if !ours {
+		return otherScheme(a.cfg.server.Host, challenged)
 	}
 	if terminal := asTerminal(stdin); terminal != nil {
 		a.auth.shown = readAnswers(ctx, terminal, a.log)
@@ -82,6 +79,44 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 	}
 	a.log.notice("mcp-proxy: signed in to " + a.cfg.server.Host + "\n" + summary(a.auth.current(), time.Now()))
 	return nil
+}
+
+// challenged returns the headers of the 401 to a message without a token, nil
+// where the server answers without one.
+func (a *app) challenged(ctx context.Context) (http.Header, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	resp, err := a.ask(ctx, http.MethodPost, probeMessage, "", nil)
+	if err != nil {
+		return nil, err
+	}
+	status := resp.StatusCode
+	switch {
+	case status == http.StatusUnauthorized:
+		discard(resp)
+		return resp.Header, nil
+	case status < 300:
+		discard(resp)
+		return nil, nil
+	case readRefusal(resp) != nil && status < 500:
+		return nil, nil
+	}
+	// Servers of revision 2024-11-05 may refuse POST before they look for a token.
+	stream, err := a.ask(ctx, http.MethodGet, "", "", nil)
+	if err == nil {
+		stream.Body.Close() // not read: it has no end
+		switch {
+		case stream.StatusCode == http.StatusUnauthorized:
+			return stream.Header, nil
+		case stream.StatusCode == http.StatusOK && mediaType(stream) == eventStream:
+			return nil, nil
+		}
+	}
+	hint := statusHint(status)
+	if hint == "" {
+		hint = a.cfg.typed("doctor") + " looks at every step"
+	}
+	return nil, withHint(fmt.Errorf("%s answered %d %s", a.cfg.server.Host, status, http.StatusText(status)), "%s", hint)
 }
 
 func otherScheme(host string, h http.Header) error {

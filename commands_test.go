@@ -416,6 +416,50 @@ func TestLoginTakesOver(t *testing.T) {
 	second.wait()
 }
 
+// Only a server that answers asks for no sign-in.
+func TestLoginWhereNoneIsWanted(t *testing.T) {
+	for name, test := range map[string]struct {
+		prepare func(s *fakeMCP)
+		exit    int
+		says    string
+	}{
+		"answers":        {func(*fakeMCP) {}, 0, "asks for no sign-in"},
+		"refuses":        {func(s *fakeMCP) { s.on("ping", refusePing) }, 0, "asks for no sign-in"},
+		"2024-11-05":     {func(s *fakeMCP) { s.sessions, s.listens = false, true; s.on("ping", answerStatus(405)) }, 0, "asks for no sign-in"},
+		"nobody there":   {func(s *fakeMCP) { s.on("ping", answerStatus(404)) }, 5, "answered 404 Not Found\nhint: there is no MCP server at this path"},
+		"in trouble":     {func(s *fakeMCP) { s.on("ping", answerStatus(503)) }, 5, "answered 503 Service Unavailable\nhint: the server is in trouble"},
+		"something else": {func(s *fakeMCP) { s.on("ping", answerStatus(409)) }, 5, "answered 409 Conflict\nhint: mcp-proxy doctor -u"},
+	} {
+		name, test := name, test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			server.lenient = true
+			test.prepare(server)
+			if _, stderr, exit := newUser(t).run("login", "-u", server.url); exit != test.exit || !strings.Contains(stderr, test.says) {
+				t.Errorf("got exit code %d, %q, want %d, %q", exit, stderr, test.exit, test.says)
+			}
+		})
+	}
+}
+
+func refusePing(w http.ResponseWriter, r *fakeRequest) bool {
+	w.WriteHeader(http.StatusBadRequest)
+	io.WriteString(w, r.msg.failure(-32000, "no session"))
+	return true
+}
+
+// The first POST is refused for its method, the stream for its lack of a token.
+func TestLoginToOldServer(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	server.on("ping", answerStatus(http.StatusMethodNotAllowed))
+	user := newUser(t, auth, server)
+	if _, stderr, exit := user.run("login", "-u", server.url); exit != 0 || !strings.Contains(stderr, "signed in to") {
+		t.Errorf("got exit code %d, %q", exit, stderr)
+	}
+}
+
 // A hint is typed as it stands: it leads to the account that it is about, and a
 // shell takes nothing in it for its own.
 func TestHintsNameTheAccount(t *testing.T) {
