@@ -32,7 +32,7 @@ func TestUsageErrors(t *testing.T) {
 		{"http on loopback, not allowed", []string{"-u", "http://127.0.0.1:8080/mcp"}, "--allow-http"},
 		{"http elsewhere, allowed for loopback", []string{"--allow-http", "-u", "http://mcp.example.invalid/mcp"}, "--url"},
 		{"other scheme", []string{"-u", "ftp://mcp.example.invalid/"}, "--url"},
-		{"user info", []string{"-u", "https://me:secret@mcp.example.invalid/"}, "--url"},
+		{"user info", []string{"-u", "https://me:hunter2@mcp.example.invalid/"}, "--url"},
 		{"fragment", []string{"-u", url + "#top"}, "--url"},
 		{"bad URL as first argument", []string{"http://mcp.example.invalid/mcp"}, "--url"},
 		{"URL twice", []string{url, "-u", url + "/other"}, "--url"},
@@ -61,6 +61,17 @@ func TestUsageErrors(t *testing.T) {
 		{"login with a header of one's own", []string{"login", url, "-H", "Authorization: Bearer x"}, "--header"},
 		{"pattern", []string{"-u", url, "--ignore-tool", "[a"}, "--ignore-tool"},
 		{"empty pattern", []string{"-u", url, "--ignore-tool", ""}, "--ignore-tool"},
+		{"grant", []string{"-u", url, "--grant", "password"}, "--grant"},
+		{"client credentials without a client", []string{"-u", url, "--grant", "client_credentials"}, "--client-id"},
+		{"client credentials without a secret", []string{"-u", url, "--grant", "client_credentials", "-i", "x"}, "--private-key"},
+		{"client credentials and a redirect", []string{"-u", url, "--grant", "client_credentials", "-i", "x", "-s", "y", "--redirect-uri", "http://localhost:1/cb"}, "--redirect-uri"},
+		{"client credentials and parameters of the browser", []string{"-u", url, "--grant", "client_credentials", "-i", "x", "-s", "y", "--auth-param", "a=b"}, "--auth-param"},
+		{"client credentials and a metadata document", []string{"-u", url, "--grant", "client_credentials", "-i", "x", "-s", "y", "--client-metadata-url", "https://app.example.invalid/c"}, "--client-metadata-url"},
+		{"key without a client", []string{"-u", url, "--private-key", "key.pem"}, "--client-id"},
+		{"key and secret", []string{"-u", url, "-i", "x", "-s", "y", "--private-key", "key.pem"}, "--client-secret"},
+		{"key that is not there", []string{"-u", url, "-i", "x", "--private-key", "key.pem"}, "--private-key"},
+		{"key that is none", []string{"-u", url, "-i", "x", "--private-key", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"}, "--private-key"},
+		{"encrypted key", []string{"-u", url, "-i", "x", "--private-key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0\n-----END ENCRYPTED PRIVATE KEY-----\n"}, "encrypted"},
 		{"metadata document over http", []string{"-u", url, "--client-metadata-url", "http://app.example.invalid/c"}, "--client-metadata-url"},
 	} {
 		test := test
@@ -76,7 +87,7 @@ func TestUsageErrors(t *testing.T) {
 				t.Errorf("got %q, want one line that names %s", lines[0], test.names)
 			case len(lines) != 2 || !strings.HasPrefix(lines[1], "hint: "):
 				t.Errorf("got %q, want a hint in the second line", lines)
-			case strings.Contains(stderr, "secret"):
+			case strings.Contains(stderr, "hunter2"):
 				t.Errorf("got %q, which tells the password", stderr)
 			}
 			if _, err := os.Stat(user.cache); err == nil {

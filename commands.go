@@ -292,6 +292,7 @@ type cachedServer struct {
 	Expiry   *time.Time   `json:"expires_at,omitempty"`
 	Expired  bool         `json:"expired"`
 	Refresh  bool         `json:"refresh_token"`
+	Grant    string       `json:"grant,omitempty"`
 }
 
 type cachedClient struct {
@@ -334,8 +335,11 @@ func printTable(w io.Writer, all []*credentials, now time.Time) error {
 			profile = "-"
 		}
 		refresh := "no"
-		if c.Token.Refresh != "" {
+		switch {
+		case c.Token.Refresh != "":
 			refresh = "yes"
+		case c.Grant != "":
+			refresh = "no, " + excerpt(c.Grant)
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", excerpt(c.Server), profile, excerpt(c.Issuer),
 			clientWords(c.Client), scopeWords(c), expiryWords(c.Token, now), refresh)
@@ -348,7 +352,7 @@ func printJSON(w io.Writer, all []*credentials, now time.Time) error {
 	for _, c := range all {
 		row := cachedServer{
 			Server: c.Server, Profile: c.Profile, Issuer: c.Issuer, Client: cachedClient{c.Client.ID, c.Client.Source},
-			Scopes: strings.Fields(c.Token.Scope), SignedIn: c.Token.Access != "", Refresh: c.Token.Refresh != "",
+			Scopes: strings.Fields(c.Token.Scope), SignedIn: c.Token.Access != "", Refresh: c.Token.Refresh != "", Grant: c.Grant,
 		}
 		if c.Token.Access != "" {
 			row.Obtained = &c.Token.Obtained
@@ -394,7 +398,10 @@ func expiryWords(t token, now time.Time) string {
 }
 
 func renewalWords(c *credentials) string {
-	if c.Token.Refresh == "" {
+	switch {
+	case c.Grant == grantClientCredentials:
+		return "then asked for again by itself"
+	case c.Token.Refresh == "":
 		return "then sign in again"
 	}
 	return "refreshed without you"

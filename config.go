@@ -5,6 +5,7 @@ package main
 // written is flags.go's, what stands outside the command line is environment.go's.
 
 import (
+	"crypto"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -27,6 +28,8 @@ type config struct {
 	clientID          string
 	clientSecret      string
 	clientMetadataURL string
+	grant             string        // how a token is got: grantCode or grantClientCredentials
+	privateKey        crypto.Signer // the client authenticates by it instead of a secret; may be nil
 	scope             string
 	resource          string // "": as published; resourceNone: do not send one
 	redirectURI       *url.URL
@@ -69,6 +72,7 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 
 	c.profile = text("profile", o.profile)
 	c.scope = text("scope", o.scope)
+	c.grant = text("grant", o.grant)
 	c.resource = text("resource", o.resource)
 	c.caCert = text("ca-cert", o.caCert)
 	c.clientCert = text("client-cert", o.clientCert)
@@ -90,6 +94,7 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 	}
 
 	server := text("url", o.url)
+	privateKey := text("private-key", o.privateKey)
 	redirect := text("redirect-uri", o.redirectURI)
 	timeout := text("login-timeout", o.timeout)
 	level := text("log-level", o.logLevel)
@@ -100,6 +105,8 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 		func() error { return c.setCommand(o) },
 		func() error { return c.setServer(server) },
 		func() error { return c.setClient(given) },
+		func() error { return c.setPrivateKey(privateKey, given) },
+		func() error { return c.setGrant(o) },
 		func() error { return c.setRedirectURI(redirect) },
 		func() error { return c.setResource() },
 		func() error { return c.setAuthParams(o.authParams, &env) },
@@ -177,6 +184,31 @@ func (c *config) setClient(given map[string]bool) error {
 			return withHint(usagef("--client-secret without --client-id"), "add --client-id ID")
 		}
 		c.clientSecret = ""
+	}
+	return nil
+}
+
+// setPrivateKey takes a file, or the key itself out of a variable.
+func (c *config) setPrivateKey(value string, given map[string]bool) (err error) {
+	switch {
+	case value == "":
+		return nil
+	case c.clientID == "":
+		return withHint(usagef("--private-key without --client-id"), "add --client-id ID")
+	case given["s"] || given["client-secret"]:
+		return withHint(usagef("--private-key and --client-secret exclude each other"), "leave out the one that is not registered for the client")
+	}
+	c.clientSecret = "" // the environment's default
+	text := []byte(value)
+	if !strings.HasPrefix(value, "-----BEGIN ") {
+		if text, err = c.readSecret("--private-key", value); err != nil {
+			return err
+		}
+	} else {
+		value = "the value"
+	}
+	if c.privateKey, err = parsePrivateKey(text); err != nil {
+		return withHint(usagef("--private-key: %s %w", value, err), "%s", hintOf(err))
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ import (
 // conformanceClientDocument is the client id that auth/basic-cimd expects. Nobody fetches it.
 const conformanceClientDocument = "https://conformance-test.local/client-metadata.json"
 
+// conformanceKey is the variable that holds the client's private key.
+const conformanceKey = "CONFORMANCE_PRIVATE_KEY"
+
 // conformanceModern is the first revision without initialize.
 const conformanceModern = "2026-07-28"
 
@@ -34,6 +37,7 @@ type conformanceHost struct {
 	context          struct {
 		ClientID     string `json:"client_id"`
 		ClientSecret string `json:"client_secret"`
+		PrivateKey   string `json:"private_key_pem"` // of client_credentials with private_key_jwt
 		ToolCalls    []struct {
 			Name      string
 			Arguments json.RawMessage
@@ -133,6 +137,12 @@ func (h *conformanceHost) arguments() []string {
 	if h.scenario == "auth/basic-cimd" {
 		return append(args, "--client-metadata-url", conformanceClientDocument)
 	}
+	if strings.HasPrefix(h.scenario, "auth/client-credentials-") {
+		args = append(args, "--grant", "client_credentials")
+	}
+	if h.context.PrivateKey != "" {
+		return append(args, "-i", h.context.ClientID, "--private-key", "env:"+conformanceKey)
+	}
 	if h.context.ClientID != "" {
 		return append(args, "-i", h.context.ClientID, "-s", h.context.ClientSecret)
 	}
@@ -148,7 +158,7 @@ func (h *conformanceHost) environment(home string) []string {
 			env = append(env, pair)
 		}
 	}
-	return append(env, testRole+"=proxy", "HOME="+home, "MCP_PROXY_CACHE_DIR="+filepath.Join(home, "cache"))
+	return append(env, conformanceKey+"="+h.context.PrivateKey, testRole+"=proxy", "HOME="+home, "MCP_PROXY_CACHE_DIR="+filepath.Join(home, "cache"))
 }
 
 func (h *conformanceHost) start() error {

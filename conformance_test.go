@@ -34,11 +34,15 @@ var conformanceBackcompat = []string{
 	"auth/2025-03-26-oauth-endpoint-fallback",
 }
 
+// conformanceExtensions are scenarios of extensions of the specification that the program has. No list requires them.
+var conformanceExtensions = []string{
+	"auth/client-credentials-basic",
+	"auth/client-credentials-jwt",
+}
+
 // conformanceNotRun says why a client scenario is none of a proxy's business, or not yet. A scenario of the suite that
 // is neither required nor named here fails the run, so that none is dropped silently.
 var conformanceNotRun = map[string]string{
-	"auth/client-credentials-basic":         "extension: needs --grant client_credentials",
-	"auth/client-credentials-jwt":           "extension: needs --grant client_credentials with a signing key",
 	"auth/dpop":                             "extension: sender-constrained tokens (RFC 9449) are not implemented",
 	"auth/dpop-nonce":                       "extension: sender-constrained tokens (RFC 9449) are not implemented",
 	"auth/enterprise-managed-authorization": "extension: needs the user's ID token of the company's identity provider, which no host hands to a stdio server",
@@ -171,6 +175,9 @@ func (s *conformanceSuite) plan() ([]*conformanceRow, error) {
 	}
 	for _, scenario := range conformanceBackcompat {
 		add(scenario, "2025-03-26")
+	}
+	for _, scenario := range conformanceExtensions {
+		add(scenario, "2026-07-28")
 	}
 	rest, err := s.unlisted(seen)
 	return append(rows, rest...), err

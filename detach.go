@@ -68,7 +68,7 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	defer leave(nil)
 	go func() {
 		select {
-		case <-o.leaving:
+		case <-o.userLeaving():
 			leave(errLeft)
 		case <-waiting.Done():
 		}
@@ -91,6 +91,15 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 
 var errLeft = errors.New("the client closed stdin before anybody signed in; the sign-in page stays good for a while, so sign in and start again")
 
+// userLeaving is nil, which blocks for ever, where no user is waited for: what is
+// asked without one is answered soon, and nobody else would go on with it.
+func (o *oauth) userLeaving() <-chan struct{} {
+	if o.cfg.unattended() {
+		return nil
+	}
+	return o.leaving
+}
+
 // leave ends the waiting for a sign-in; the detached process goes on with it.
 func (o *oauth) leave() { close(o.leaving) }
 
@@ -99,7 +108,7 @@ func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
 	bound, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout+followGrace)
 	defer cancel()
 	seen := o.store.loadLogin(o.key).Ended
-	shown, started, here, leader := "", 0, false, 0
+	shown, started, here, leader := "", 0, o.cfg.unattended(), 0
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
 		unlock, free, err := o.store.tryLock(o.key, lockLogin)
 		if err != nil {

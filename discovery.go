@@ -56,6 +56,7 @@ type serverMetadata struct {
 	ScopesSupported             []string `json:"scopes_supported"`
 	GrantTypesSupported         []string `json:"grant_types_supported"`
 	TokenEndpointAuthMethods    []string `json:"token_endpoint_auth_methods_supported"`
+	TokenEndpointSigningAlgs    []string `json:"token_endpoint_auth_signing_alg_values_supported"`
 	CodeChallengeMethods        []string `json:"code_challenge_methods_supported"`
 	IssParameterSupported       bool     `json:"authorization_response_iss_parameter_supported"`
 	ClientMetadataSupported     bool     `json:"client_id_metadata_document_supported"`
@@ -302,7 +303,7 @@ func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 		name, url string
 		required  bool
 	}{
-		{"authorization_endpoint", m.AuthorizationEndpoint, true},
+		{"authorization_endpoint", m.AuthorizationEndpoint, m.needsAuthorizationEndpoint()},
 		{"token_endpoint", m.TokenEndpoint, true},
 		{"registration_endpoint", m.RegistrationEndpoint, false},
 		{"revocation_endpoint", m.RevocationEndpoint, false},
@@ -316,6 +317,14 @@ func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 		}
 	}
 	return nil
+}
+
+// needsAuthorizationEndpoint: "This is REQUIRED unless no grant types are
+// supported that use the authorization endpoint"; without a list the grant
+// types are authorization_code and implicit (RFC 8414, section 2).
+func (m *serverMetadata) needsAuthorizationEndpoint() bool {
+	grants := m.GrantTypesSupported
+	return len(grants) == 0 || slices.Contains(grants, grantCode) || slices.Contains(grants, "implicit")
 }
 
 // sameIssuer compares plain strings, with one exception: an empty path and "/"

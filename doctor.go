@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -299,7 +300,9 @@ func (d *doctor) authorization(ctx context.Context, ch challenge) {
 	default:
 		d.ok("server metadata", "%s", excerpt(m.Issuer))
 	}
-	d.pkce(m)
+	if !d.cfg.unattended() {
+		d.pkce(m)
+	}
 	d.client(m)
 	d.scope(ch, found)
 }
@@ -320,6 +323,8 @@ func (d *doctor) client(m *serverMetadata) {
 	const step = "client"
 	registered, _ := d.store.look(d.auth.key)
 	switch {
+	case d.cfg.unattended():
+		d.machine(m)
 	case d.cfg.clientID != "":
 		d.ok(step, "%s, as given", excerpt(d.cfg.clientID))
 		d.callback()
@@ -334,6 +339,20 @@ func (d *doctor) client(m *serverMetadata) {
 		d.fail(step, withHint(d.auth.noClient(m), "give --client-id, or --client-metadata-url: metadata documents are accepted"))
 	default:
 		d.fail(step, d.auth.noClient(m))
+	}
+}
+
+// machine says how a client without a user would show who it is.
+func (d *doctor) machine(m *serverMetadata) {
+	const step = "client"
+	c, err := d.auth.newCredentials(&credentials{}, &authorization{server: *m})
+	switch {
+	case err != nil:
+		d.fail(step, err)
+	case len(m.GrantTypesSupported) > 0 && !slices.Contains(m.GrantTypesSupported, grantClientCredentials):
+		d.fail(step, withHint(authErrorf("%s does not offer the grant %s", excerpt(m.Issuer), grantClientCredentials), "without --grant a user signs in"))
+	default:
+		d.ok(step, "%s, as given, by %s", excerpt(c.Client.ID), strings.TrimSpace(c.Client.AuthMethod+" "+c.Client.SigningAlg))
 	}
 }
 
@@ -383,13 +402,16 @@ func (d *doctor) cachedToken(first *firstAnswer) string {
 	case c != nil && !d.auth.usable(c):
 		d.skip(step, "it is of another client, %s", excerpt(c.Client.ID))
 		d.hint("%s", login)
+	case c != nil && !d.auth.ours(c):
+		d.skip(step, "it was got in another way: --grant tells a user from a machine")
+		d.hint("%s", login)
 	case c == nil || c.Token.Access == "":
 		d.skip(step, "none")
 		if d.failed == nil && first.wantsToken {
 			d.hint("%s", login)
 		}
 	case !c.Token.Expiry.IsZero() && now.After(c.Token.Expiry):
-		if c.Token.Refresh != "" {
+		if c.renewal() != "" {
 			d.skip(step, "expired %s: the next message will refresh it", expiryWords(c.Token, now))
 			break
 		}

@@ -4,6 +4,7 @@ package main
 // it is given and knows every secret that it ever made or saw.
 
 import (
+	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -45,6 +46,7 @@ type fakeAuth struct {
 	access        map[string]*fakeGrant // live access tokens
 	refresh       map[string]*fakeGrant // refresh tokens, used ones included
 	known         []string              // every secret made or seen
+	assertions    map[string]bool       // jti of those seen
 	reuses        int                   // of rotated refresh tokens
 	authorization string                // paths of the endpoints
 	token         string
@@ -58,7 +60,9 @@ const anyValue = "*"
 
 type fakeClient struct {
 	id, secret, method string
-	redirects          []string // exact; none: any loopback redirect
+	key                crypto.PublicKey // of method private_key_jwt
+	algorithm          string           // that it has to sign with
+	redirects          []string         // exact; none: any loopback redirect
 }
 
 type fakeCode struct {
@@ -129,7 +133,7 @@ func (a *fakeAuth) addClient(id, method string, redirects ...string) *fakeClient
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := &fakeClient{id: id, method: method, redirects: redirects}
-	if method != "none" {
+	if method != "none" && method != "private_key_jwt" {
 		c.secret = a.secret("client-secret") + "/+ :%" // reserved characters: Basic must encode them
 		a.known = append(a.known, c.secret)
 	}
@@ -396,14 +400,20 @@ func (a *fakeAuth) exchange(r *fakeRequest) oauthReply {
 		return refuse(http.StatusUnauthorized, "invalid_client")
 	}
 	a.wantValue(r, "resource", form, a.resource)
-	if form.Get("grant_type") == "authorization_code" {
+	switch form.Get("grant_type") {
+	case "authorization_code":
 		return a.redeem(r, c, form)
+	case "client_credentials":
+		return a.trust(r, c, form)
 	}
 	return a.renew(r, c, form)
 }
 
 // authenticated finds the client and insists on the method it was given.
 func (a *fakeAuth) authenticated(r *fakeRequest, form url.Values) *fakeClient {
+	if form.Has("client_assertion") {
+		return a.asserted(r, form)
+	}
 	id, secret, method := form.Get("client_id"), form.Get("client_secret"), "none"
 	if form.Has("client_secret") {
 		method = "client_secret_post"

@@ -24,6 +24,7 @@ func (r *repeated) Set(v string) error { *r = append(*r, v); return nil }
 // options are the flags' texts as the user wrote them, env:NAME unresolved.
 type options struct {
 	url, clientID, clientSecret, metadataURL, scope, resource, redirectURI string
+	grant, privateKey                                                      string
 	profile, caCert, clientCert, clientKey, transport, timeout, logLevel   string
 	authParams, headers, headerFiles, ignoredTools                         repeated
 	allowHTTP, noBrowser, noTrace, version, json, all                      bool
@@ -48,6 +49,8 @@ func (o *options) flags() *flag.FlagSet {
 	f.Var(&o.headerFiles, "header-file", "")
 	f.Var(&o.ignoredTools, "ignore-tool", "")
 	f.StringVar(&o.metadataURL, "client-metadata-url", "", "")
+	f.StringVar(&o.grant, "grant", grantCode, "")
+	f.StringVar(&o.privateKey, "private-key", "", "")
 	f.StringVar(&o.scope, "scope", "", "")
 	f.StringVar(&o.resource, "resource", "", "")
 	f.StringVar(&o.redirectURI, "redirect-uri", "", "")

@@ -40,6 +40,9 @@ func (o *oauth) authorization(ctx context.Context, ch challenge, ask asking) err
 	}
 	old := o.reread()
 	scope := o.scopeFor(ch, old, found)
+	if o.cfg.unattended() {
+		return o.clientCredentials(ctx, found, scope)
+	}
 	for registrations := 1; ; registrations++ {
 		c, cb, err := o.prepare(ctx, old, found)
 		if err != nil {
@@ -70,7 +73,7 @@ func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, e
 	d := *o.discover
 	d.known = o.reread().Issuer
 	found, err := d.discover(ctx, o.cfg.server, ch)
-	if err == nil {
+	if err == nil && !o.cfg.unattended() {
 		err = found.server.checkPKCE()
 	}
 	if err != nil {
@@ -100,11 +103,14 @@ func (o *oauth) scopeFor(ch challenge, old *credentials, found *authorization) s
 	if old.Issuer == found.server.Issuer && o.cfg.scope == "" {
 		scope = unionScope(old.RequestedScope, scope)
 	}
+	if o.cfg.unattended() && o.cfg.scope == "" {
+		scope = withoutOfflineAccess(scope)
+	}
 	return scope
 }
 
-// prepare says which client we are and listens for the callback.
-func (o *oauth) prepare(ctx context.Context, old *credentials, found *authorization) (*credentials, *callback, error) {
+// newCredentials says which client we are; without one in Client it is to be registered.
+func (o *oauth) newCredentials(old *credentials, found *authorization) (*credentials, error) {
 	m := &found.server
 	c := &credentials{
 		Server: o.key.server, Profile: o.key.profile, Issuer: m.Issuer, TokenEndpoint: m.TokenEndpoint,
@@ -115,21 +121,39 @@ func (o *oauth) prepare(ctx context.Context, old *credentials, found *authorizat
 		// MCP 2026-07-28, Client Registration, "Authorization Server Binding":
 		// what was registered at one server is never shown to another.
 		if old.Client.Source == sourceGiven && old.Issuer != "" && old.Issuer != m.Issuer {
-			return nil, nil, withHint(authErrorf("%s now names the authorization server %s, and the given client belongs to %s", o.cfg.server.Host, excerpt(m.Issuer), excerpt(old.Issuer)),
+			return nil, withHint(authErrorf("%s now names the authorization server %s, and the given client belongs to %s", o.cfg.server.Host, excerpt(m.Issuer), excerpt(old.Issuer)),
 				"if that is right: %s, and give the client registered at the new server with --client-id", o.cfg.typed("logout"))
 		}
 		c.Client = client{ID: o.cfg.clientID, Secret: o.cfg.clientSecret, Source: sourceGiven}
 	case o.cfg.clientMetadataURL != "" && m.ClientMetadataSupported:
 		c.Client = client{ID: o.cfg.clientMetadataURL, Source: sourceDocument}
 	default:
-		cb, err := o.registeredClient(ctx, c, old, m)
-		return c, cb, err
+		return c, nil
 	}
-	if old.Client.ID == c.Client.ID {
+	if o.cfg.privateKey != nil {
+		var err error
+		c.Client.AuthMethod = methodPrivateKey
+		c.Client.SigningAlg, err = chooseAlgorithm(o.cfg.privateKey, m.TokenEndpointSigningAlgs)
+		return c, err
+	}
+	if old.Client.ID == c.Client.ID && old.Client.AuthMethod != methodPrivateKey {
 		c.Client.AuthMethod = old.Client.AuthMethod // as it was found to work
 	}
 	if c.Client.AuthMethod == "" {
 		c.Client.AuthMethod = authMethod(c.Client, m.TokenEndpointAuthMethods)
+	}
+	return c, nil
+}
+
+// prepare says which client we are and listens for the callback.
+func (o *oauth) prepare(ctx context.Context, old *credentials, found *authorization) (*credentials, *callback, error) {
+	c, err := o.newCredentials(old, found)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Client.ID == "" {
+		cb, err := o.registeredClient(ctx, c, old, &found.server)
+		return c, cb, err
 	}
 	cb, err := listenForGivenClient(o.cfg.redirectURI)
 	if err != nil {
@@ -210,6 +234,9 @@ func (o *oauth) oneSignIn(ctx context.Context, c *credentials, cb *callback, fou
 }
 
 func (o *oauth) nobodySignedIn() error {
+	if o.cfg.unattended() {
+		return authErrorf("there was no token for %s within %v", o.cfg.server.Host, o.cfg.loginTimeout)
+	}
 	return withHint(authErrorf("nobody signed in to %s within %v", o.cfg.server.Host, o.cfg.loginTimeout), "%s", o.cfg.typed("login"))
 }
 
@@ -236,7 +263,14 @@ func (o *oauth) explainRefusal(err error) error {
 	err = authError{err}
 	switch refused.Code {
 	case "invalid_client", "unauthorized_client":
-		return withHint(err, "check --client-id and --client-secret")
+		what := "--client-secret"
+		if o.cfg.privateKey != nil {
+			what = "--private-key"
+		}
+		if o.cfg.unattended() {
+			what += ", and that the client is allowed the grant " + grantClientCredentials
+		}
+		return withHint(err, "check --client-id and %s", what)
 	case "invalid_target":
 		return withHint(err, "this authorization server takes no resource parameter: add --resource none")
 	}

@@ -57,6 +57,9 @@ Signing in:
   -i, --client-id ID           OAuth client id (default env:GOOGLE_CLIENT_ID); without
                                one the proxy registers itself where the server lets it
   -s, --client-secret SECRET   OAuth client secret (default env:GOOGLE_CLIENT_SECRET)
+      --private-key FILE       sign with this key (PEM) instead of a client secret
+      --grant KIND             client_credentials: the client is its own user, no browser;
+                               default authorization_code: a user signs in
       --client-metadata-url URL  a Client ID Metadata Document to use as client id
       --scope SCOPES           scopes to ask for instead of what the server names
       --resource URI           resource to ask a token for; none sends none

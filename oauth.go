@@ -40,7 +40,7 @@ type oauth struct {
 	discover *discoverer
 
 	refreshing      turn      // one refresh at a time in this process
-	rejected        string    // the refresh token that is no good; guarded by refreshing
+	rejected        string    // the refresh token that is no good, or the token that can have no successor; guarded by refreshing
 	refreshFailure  error     // of the last refresh that failed; guarded by refreshing
 	refreshFailedAt time.Time // guarded by refreshing
 
@@ -97,10 +97,20 @@ func (o *oauth) reread() *credentials {
 }
 
 func (o *oauth) load() *credentials {
-	if c := o.store.load(o.key); c != nil && o.usable(c) {
-		return c
+	c := o.store.load(o.key)
+	if c == nil || !o.usable(c) {
+		return &credentials{}
 	}
-	return &credentials{}
+	if !o.ours(c) {
+		c.Token = token{}
+	}
+	return c
+}
+
+// ours tells whether the token is of the identity that was asked for: a user's
+// must not do a machine's work, nor the other way round.
+func (o *oauth) ours(c *credentials) bool {
+	return o.cfg.unattended() == (c.Grant == grantClientCredentials)
 }
 
 // usable refuses the token of another client: with another --client-id the
@@ -156,7 +166,7 @@ func (o *oauth) challenged(ctx context.Context, resp *http.Response, used string
 		return true, nil
 	}
 	revoked := false
-	if used != "" && !a.refreshed && o.current().Token.Refresh != "" && o.verdicts.allowRefresh(time.Now()) {
+	if used != "" && !a.refreshed && o.current().renewal() != "" && o.verdicts.allowRefresh(time.Now()) {
 		a.refreshed = true
 		err := o.refresh(ctx, used)
 		if err == nil {

@@ -124,7 +124,13 @@ func checkOurCommand(t *testing.T, args []string) {
 
 func checkParses(t *testing.T, args []string) {
 	t.Helper()
-	if _, err := parseArgs(args, func(name string) string { return "the value of " + name }); err != nil {
+	getenv := func(name string) string {
+		if name == "MY_PRIVATE_KEY" {
+			return keyText(t, newTestKey(t, "ES256"))
+		}
+		return "the value of " + name
+	}
+	if _, err := parseArgs(args, getenv); err != nil {
 		t.Errorf("mcp-proxy %q: %v", args, err)
 	}
 }

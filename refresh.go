@@ -20,8 +20,9 @@ const (
 // needs one will say so. One that has expired is refreshed first; one that is
 // about to expire is sent, and nobody waits for its successor.
 func (o *oauth) token(ctx context.Context) (string, error) {
-	t, now := o.current().Token, time.Now()
-	if t.Refresh == "" || !t.due(now) {
+	c, now := o.current(), time.Now()
+	t := c.Token
+	if c.renewal() == "" || !t.due(now) {
 		return t.Access, nil
 	}
 	if now.Before(t.Expiry) {
@@ -132,7 +133,7 @@ func (o *oauth) refreshNow(ctx context.Context, used string) error {
 	if err != nil {
 		span.fail(errorType(err))
 		if isRejected(err) {
-			o.rejected = c.Token.Refresh
+			o.rejected = c.renewal()
 		}
 		if isUnknownClient(err) && c.Client.Source == sourceRegistered {
 			// The authorization server lost our registration: with the old id the
@@ -147,9 +148,22 @@ func (o *oauth) refreshNow(ctx context.Context, used string) error {
 	return nil
 }
 
+// renewal is what tells a token that can be renewed without a user from all
+// others: the refresh token, or with client credentials the token itself. ""
+// where there is no way.
+func (c *credentials) renewal() string {
+	if c.Grant == grantClientCredentials {
+		return c.Token.Access
+	}
+	return c.Token.Refresh
+}
+
 func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
-	if c.Token.Refresh == "" || c.TokenEndpoint == "" || c.Token.Refresh == o.rejected {
+	if c.renewal() == "" || c.TokenEndpoint == "" || c.renewal() == o.rejected {
 		return token{}, &tokenError{Code: "invalid_grant"}
+	}
+	if c.Grant == grantClientCredentials {
+		return o.machineToken(ctx, c)
 	}
 	form := url.Values{"grant_type": {grantRefresh}, "refresh_token": {c.Token.Refresh}}
 	addResource(form, c.Resource)

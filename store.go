@@ -50,6 +50,7 @@ type credentials struct {
 	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
 	Resource           string `json:"resource,omitempty"`        // sent as the RFC 8707 resource
 	RequestedScope     string `json:"requested_scope,omitempty"` // what was asked for, for the union at step-up
+	Grant              string `json:"grant,omitempty"`           // client_credentials; none: a user has signed in
 	Client             client `json:"client"`
 	Token              token  `json:"token"`
 }
@@ -60,6 +61,7 @@ type client struct {
 	Source      string `json:"source"` // given | metadata-document | registered
 	RedirectURI string `json:"redirect_uri,omitempty"`
 	AuthMethod  string `json:"token_endpoint_auth_method,omitempty"`
+	SigningAlg  string `json:"token_endpoint_auth_signing_alg,omitempty"` // with private_key_jwt
 }
 
 // token's times are the year 1 where they are unknown.

@@ -178,7 +178,7 @@ type endpointAnswer struct {
 }
 
 // confidential are the parameters whose values an answer must not repeat.
-var confidential = []string{"client_secret", "code", "code_verifier", "refresh_token", "token"}
+var confidential = []string{"client_assertion", "client_secret", "code", "code_verifier", "refresh_token", "token"}
 
 // postForm sends a form, and with it what shows who the client is.
 func (o *oauth) postForm(ctx context.Context, name, address string, c *credentials, form url.Values) (*endpointAnswer, error) {
@@ -188,7 +188,10 @@ func (o *oauth) postForm(ctx context.Context, name, address string, c *credentia
 	}
 	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
-	body, basic := authenticate(c.Client, form)
+	body, basic, err := o.authenticated(c, form)
+	if err != nil {
+		return nil, err
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint.String(), strings.NewReader(body.Encode()))
 	if err != nil {
 		return nil, err
@@ -229,6 +232,15 @@ func (a *endpointAnswer) explain(err error) error {
 		refused.hide(a.secrets...)
 	}
 	return err
+}
+
+func (o *oauth) authenticated(c *credentials, form url.Values) (body url.Values, basic string, err error) {
+	if c.Client.AuthMethod == methodPrivateKey {
+		body, err = o.asserted(c, form)
+		return body, "", err
+	}
+	body, basic = authenticate(c.Client, form)
+	return body, basic, nil
 }
 
 // authenticate adds what shows who the client is (RFC 6749, section 2.3.1).
