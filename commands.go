@@ -128,7 +128,7 @@ func otherScheme(host string, h http.Header) error {
 // the one to sign in at, and its token is good for this one.
 func (a *app) signInHere(ctx context.Context, ch challenge) error {
 	o := a.auth
-	before, shown := o.reread().Token.Access, ""
+	before, shown := o.reread().Token.Access, signInPage{}
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
 		unlock, free, err := o.store.tryLock(o.key, lockLogin)
 		if err != nil {
@@ -141,8 +141,8 @@ func (a *app) signInHere(ctx context.Context, ch challenge) error {
 			}
 			return o.lead(ctx, ch)
 		}
-		if state := o.store.loadLogin(o.key); state.Ended.IsZero() && state.URL != "" && state.URL != shown {
-			shown = state.URL
+		if state := o.store.loadLogin(o.key); state.Ended.IsZero() && state.URL != "" && state.signInPage != shown {
+			shown = state.signInPage
 			a.log.notice("mcp-proxy: another process is signing in already")
 			o.show(shown)
 		}

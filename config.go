@@ -44,7 +44,9 @@ type config struct {
 	transport    string // auto, http, sse
 	allowHTTP    bool
 	noBrowser    bool
+	device       bool
 	browser      string // $BROWSER
+	container    bool   // this is one
 	sshServer    string // USER@HOST to tunnel to; "" when this is no SSH session
 	loginTimeout time.Duration
 	logLevel     logLevel
@@ -81,7 +83,7 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 	c.clientMetadataURL = text("client-metadata-url", o.metadataURL)
 	c.allowHTTP, c.noBrowser, c.noTrace = o.allowHTTP, o.noBrowser, o.noTrace
 	c.browser = getenv("BROWSER")
-	c.sshServer = sshServer(getenv)
+	c.sshServer, c.container, c.device = sshServer(getenv), isContainer(getenv), o.device
 	c.cacheDir = cacheDir(getenv)
 
 	// The defaults count as absent when unset (design, section 2).
@@ -107,6 +109,7 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 		func() error { return c.setClient(given) },
 		func() error { return c.setPrivateKey(privateKey, given) },
 		func() error { return c.setGrant(o) },
+		func() error { return c.setDevice(o) },
 		func() error { return c.setRedirectURI(redirect) },
 		func() error { return c.setResource() },
 		func() error { return c.setAuthParams(o.authParams, &env) },

@@ -108,7 +108,7 @@ func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
 	bound, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout+followGrace)
 	defer cancel()
 	seen := o.store.loadLogin(o.key).Ended
-	shown, started, here, leader := "", 0, o.cfg.unattended(), 0
+	shown, started, here, leader := signInPage{}, 0, o.cfg.unattended(), 0
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
 		unlock, free, err := o.store.tryLock(o.key, lockLogin)
 		if err != nil {
@@ -117,10 +117,10 @@ func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
 		state := o.store.loadLogin(o.key)
 		over := state.endedSince(seen)
 		going := !free && state.Ended.IsZero()
-		if state.URL != "" && state.URL != shown && (going || over) {
-			o.show(state.URL)
+		if state.URL != "" && state.signInPage != shown && (going || over) {
+			o.show(state.signInPage)
 		}
-		shown = state.URL // also of one that died: it leads nowhere
+		shown = state.signInPage // also of one that died: it leads nowhere
 		if going && state.PID != 0 {
 			leader = state.PID
 		}
@@ -334,10 +334,14 @@ func (l *leader) update(change func(*loginState)) {
 }
 
 // ask shows the URL to everybody who waits, and opens a window.
-func (l *leader) ask(ctx context.Context, address, purpose string) {
-	l.update(func(st *loginState) { st.URL = address })
-	l.show(address)
-	if l.cfg.opensBrowser() {
+func (l *leader) ask(ctx context.Context, page signInPage, purpose string) {
+	l.update(func(st *loginState) { st.signInPage = page })
+	l.show(page)
+	address := page.URL
+	if page.UserCode != "" {
+		address = page.Complete // without the code in it there is nothing to be gained
+	}
+	if l.cfg.opensBrowser() && address != "" {
 		go l.window(ctx, address, purpose)
 	}
 }
@@ -362,7 +366,12 @@ func (l *leader) window(ctx context.Context, address, purpose string) {
 
 // show tells the user where to sign in. The URL stands on a line of its own,
 // to be copied.
-func (o *oauth) show(address string) {
+func (o *oauth) show(page signInPage) {
+	if page.UserCode != "" {
+		o.log.notice(page.deviceWords(o.cfg.server.Host))
+		return
+	}
+	address := page.URL
 	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser"
 	if o.cfg.opensBrowser() {
 		text += "; if no window opens, use this address:"

@@ -300,9 +300,10 @@ func (d *doctor) authorization(ctx context.Context, ch challenge) {
 	default:
 		d.ok("server metadata", "%s", excerpt(m.Issuer))
 	}
-	if !d.cfg.unattended() {
+	if !d.cfg.unattended() && !d.cfg.device {
 		d.pkce(m)
 	}
+	d.headless(m)
 	d.client(m)
 	d.scope(ch, found)
 }
@@ -358,6 +359,9 @@ func (d *doctor) machine(m *serverMetadata) {
 
 // callback finds out whether the browser could come back to a given client.
 func (d *doctor) callback() {
+	if d.cfg.device {
+		return // it does not come back
+	}
 	cb, err := listenForGivenClient(d.cfg.redirectURI)
 	if err != nil {
 		d.fail("callback", err)

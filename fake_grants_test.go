@@ -197,3 +197,76 @@ func (a *fakeAuth) refuseTokens(grant string, status int, code string) {
 		return true
 	})
 }
+
+const deviceGrant = "urn:ietf:params:oauth:grant-type:device_code"
+
+// fakeDevice is a code that was given out.
+type fakeDevice struct {
+	client                    *fakeClient
+	userCode, scope, resource string
+	interval                  time.Duration
+	asked                     time.Time // last
+	decision                  string    // "", consent, deny
+}
+
+// giveCode is the device authorization endpoint.
+func (a *fakeAuth) giveCode(r *fakeRequest) oauthReply {
+	form, err := url.ParseQuery(string(r.body))
+	a.want(r, err == nil && r.Method == http.MethodPost && r.URL.RawQuery == "", "got %s, want a POST of a form", r.Method)
+	c := a.authenticated(r, form)
+	if c == nil {
+		return refuse(http.StatusUnauthorized, "invalid_client")
+	}
+	if len(c.grants) > 0 && !slices.Contains(c.grants, deviceGrant) {
+		return refuse(http.StatusBadRequest, "unauthorized_client")
+	}
+	a.wantValue(r, "resource", form, a.resource)
+	a.wantValue(r, "scope", form, a.scope)
+	for _, name := range []string{"code_challenge", "code_challenge_method", "redirect_uri", "state", "response_type", "grant_type"} {
+		a.want(r, !form.Has(name), "got %s", name)
+	}
+	code, user := a.secret("device-code"), strings.ToUpper(fakeSecret()[:8])
+	d := &fakeDevice{client: c, userCode: user, scope: form.Get("scope"), resource: form.Get("resource"), interval: 20 * time.Millisecond}
+	if a.devices == nil {
+		a.devices = map[string]*fakeDevice{}
+	}
+	a.devices[code] = d
+	doc := map[string]any{
+		"device_code": code, "user_code": user, "verification_uri": a.base + "/device",
+		"verification_uri_complete": a.base + "/device?user_code=" + user, "expires_in": 600, "interval": d.interval.Seconds(),
+	}
+	a.device(doc)
+	return oauthReply{status: http.StatusOK, doc: doc}
+}
+
+// decide is the page where the user says yes or no.
+func (a *fakeAuth) decide(r *fakeRequest) oauthReply {
+	for _, d := range a.devices {
+		if d.userCode == r.URL.Query().Get("user_code") {
+			d.decision = r.Header.Get(decisionHeader)
+			return oauthReply{status: http.StatusOK, doc: map[string]any{}}
+		}
+	}
+	return refuse(http.StatusNotFound, "not_found")
+}
+
+// poll answers the token endpoint, and insists on the interval.
+func (a *fakeAuth) poll(r *fakeRequest, c *fakeClient, form url.Values) oauthReply {
+	d := a.devices[form.Get("device_code")]
+	if !a.want(r, d != nil && d.client == c, "got an unknown device_code, or another client's") {
+		return refuse(http.StatusBadRequest, "invalid_grant")
+	}
+	a.want(r, !form.Has("code_verifier"), "got code_verifier")
+	if !d.asked.IsZero() {
+		a.want(r, r.at.Sub(d.asked) >= d.interval, "polled after %v, want %v", r.at.Sub(d.asked), d.interval)
+	}
+	d.asked = r.at
+	switch d.decision {
+	case "":
+		return refuse(http.StatusBadRequest, "authorization_pending")
+	case "deny":
+		return refuse(http.StatusBadRequest, "access_denied")
+	}
+	delete(a.devices, form.Get("device_code"))
+	return a.issue(&fakeGrant{client: c, resource: d.resource, scope: d.scope}, true)
+}

@@ -47,8 +47,10 @@ type fakeAuth struct {
 	refresh       map[string]*fakeGrant // refresh tokens, used ones included
 	known         []string              // every secret made or seen
 	assertions    map[string]bool       // jti of those seen
-	reuses        int                   // of rotated refresh tokens
-	authorization string                // paths of the endpoints
+	devices       map[string]*fakeDevice
+	device        func(doc map[string]any) // offers the device grant and changes its answers
+	reuses        int                      // of rotated refresh tokens
+	authorization string                   // paths of the endpoints
 	token         string
 }
 
@@ -60,6 +62,7 @@ const anyValue = "*"
 
 type fakeClient struct {
 	id, secret, method string
+	grants             []string         // that it was registered for; none: any
 	key                crypto.PublicKey // of method private_key_jwt
 	algorithm          string           // that it has to sign with
 	redirects          []string         // exact; none: any loopback redirect
@@ -201,13 +204,13 @@ func (a *fakeAuth) label(r *fakeRequest) string {
 	switch r.URL.Path {
 	case a.metadataPath:
 		return "metadata"
-	case "/register", "/revoke":
+	case "/register", "/revoke", "/device", "/device/code":
 		return r.URL.Path[1:]
 	case a.authorization:
 		return "authorize"
 	case a.token:
 		form, _ := url.ParseQuery(string(r.body))
-		return "token " + form.Get("grant_type")
+		return "token " + strings.TrimPrefix(form.Get("grant_type"), "urn:ietf:params:oauth:grant-type:")
 	}
 	if strings.Contains(r.URL.Path, "/.well-known/") {
 		return "no metadata"
@@ -252,6 +255,10 @@ func (a *fakeAuth) answer(r *fakeRequest) oauthReply {
 		}
 	case "revoke":
 		return a.revoke(r)
+	case "device":
+		return a.decide(r)
+	case "device/code":
+		return a.giveCode(r)
 	case "no metadata":
 	default:
 		return a.exchange(r)
@@ -273,6 +280,10 @@ func (a *fakeAuth) document() map[string]any {
 	}
 	if a.registers {
 		doc["registration_endpoint"] = a.base + "/register"
+	}
+	if a.device != nil {
+		doc["device_authorization_endpoint"] = a.base + "/device/code"
+		doc["grant_types_supported"] = []string{"authorization_code", "refresh_token", deviceGrant}
 	}
 	if a.scopes != nil {
 		doc["scopes_supported"] = a.scopes
@@ -313,7 +324,7 @@ func (a *fakeAuth) register(r *fakeRequest) oauthReply {
 	a.want(r, doc["scope"] == nil, "got scope %v, want none", doc["scope"])
 	a.want(r, doc["client_name"] != nil, "got no client_name")
 	a.want(r, r.Header.Get("Authorization") == "", "got an Authorization header")
-	c := &fakeClient{id: "client-" + fakeSecret(), method: method, redirects: redirects}
+	c := &fakeClient{id: "client-" + fakeSecret(), method: method, redirects: redirects, grants: grants}
 	doc["client_id"] = c.id
 	if method != "none" {
 		c.secret = a.secret("client-secret")
@@ -405,6 +416,8 @@ func (a *fakeAuth) exchange(r *fakeRequest) oauthReply {
 		return a.redeem(r, c, form)
 	case "client_credentials":
 		return a.trust(r, c, form)
+	case deviceGrant:
+		return a.poll(r, c, form)
 	}
 	return a.renew(r, c, form)
 }

@@ -27,7 +27,7 @@ type options struct {
 	grant, privateKey                                                      string
 	profile, caCert, clientCert, clientKey, transport, timeout, logLevel   string
 	authParams, headers, headerFiles, ignoredTools                         repeated
-	allowHTTP, noBrowser, noTrace, version, json, all                      bool
+	allowHTTP, noBrowser, noTrace, version, json, all, device              bool
 	remote                                                                 remoteOptions
 }
 
@@ -62,6 +62,7 @@ func (o *options) flags() *flag.FlagSet {
 	f.StringVar(&o.transport, "transport", "auto", "")
 	f.BoolVar(&o.allowHTTP, "allow-http", false, "")
 	f.BoolVar(&o.noBrowser, "no-browser", false, "")
+	f.BoolVar(&o.device, "device", false, "")
 	f.StringVar(&o.timeout, "login-timeout", "5m", "")
 	f.StringVar(&o.logLevel, "log-level", "warn", "")
 	f.BoolVar(&o.noTrace, "no-trace", false, "")

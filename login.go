@@ -20,7 +20,7 @@ const (
 
 // asking shows the user where to sign in; ctx ends with the wait for it.
 // purpose tells sign-ins apart: no two windows open soon for the same one.
-type asking func(ctx context.Context, address, purpose string)
+type asking func(ctx context.Context, page signInPage, purpose string)
 
 // authorize signs the user in and stores the token.
 func (o *oauth) authorize(ctx context.Context, ch challenge, ask asking) error {
@@ -40,8 +40,18 @@ func (o *oauth) authorization(ctx context.Context, ch challenge, ask asking) err
 	}
 	old := o.reread()
 	scope := o.scopeFor(ch, old, found)
-	if o.cfg.unattended() {
+	switch {
+	case o.cfg.unattended():
 		return o.clientCredentials(ctx, found, scope)
+	case o.usesDevice(&found.server):
+		err := o.deviceSignIn(ctx, found, scope, ask)
+		if o.cfg.device || !errors.As(err, new(deviceRefused)) {
+			return err
+		}
+		o.log.infof("signing in without a device code: %v", err)
+		if err := found.server.checkPKCE(); err != nil {
+			return unusable(err)
+		}
 	}
 	for registrations := 1; ; registrations++ {
 		c, cb, err := o.prepare(ctx, old, found)
@@ -73,14 +83,27 @@ func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, e
 	d := *o.discover
 	d.known = o.reread().Issuer
 	found, err := d.discover(ctx, o.cfg.server, ch)
-	if err == nil && !o.cfg.unattended() {
-		err = found.server.checkPKCE()
+	if err == nil {
+		err = o.checkGrant(&found.server)
 	}
 	if err != nil {
 		span.fail("discovery")
 		return nil, unusable(err)
 	}
 	return found, nil
+}
+
+// checkGrant refuses a server that does not offer what the way to a token needs.
+func (o *oauth) checkGrant(m *serverMetadata) error {
+	switch {
+	case o.cfg.unattended():
+		return nil
+	case o.cfg.device:
+		return m.checkDevice()
+	case o.usesDevice(m):
+		return nil
+	}
+	return m.checkPKCE()
 }
 
 // unusable tells metadata that is no good, which is for somebody to mend, from
@@ -184,7 +207,7 @@ func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *crede
 	}
 	ctx, span := o.trace.start(ctx, "oauth registration", spanInternal)
 	defer span.end()
-	c.Client, err = o.discover.register(ctx, m, cb.redirect.String())
+	c.Client, err = o.discover.register(ctx, m, cb.redirect.String(), o.grantsToRegister(m)...)
 	if err != nil {
 		span.fail("registration")
 		cb.close()
@@ -195,6 +218,14 @@ func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *crede
 		_ = o.keep(c) // a sign-in that fails must not lead to a registration each time
 	}
 	return cb, nil
+}
+
+// grantsToRegister are those beside the usual.
+func (o *oauth) grantsToRegister(m *serverMetadata) []string {
+	if o.usesDevice(m) {
+		return []string{grantDevice}
+	}
+	return nil
 }
 
 func (o *oauth) noClient(m *serverMetadata) error {
@@ -211,7 +242,7 @@ func (o *oauth) oneSignIn(ctx context.Context, c *credentials, cb *callback, fou
 	}
 	cb.expect(o.cfg.server.Host, state, found.server.Issuer, found.server.IssParameterSupported)
 	waiting, stopAsking := context.WithCancel(ctx)
-	ask(waiting, address, purposeOf(c))
+	ask(waiting, signInPage{URL: address}, purposeOf(c))
 	code, err := cb.wait(ctx)
 	stopAsking()
 	if err != nil {

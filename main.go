@@ -67,6 +67,8 @@ Signing in:
       --auth-param NAME=VALUE  a further authorization parameter, repeatable
       --profile NAME           another account on the same server
       --no-browser             open no browser, print the URL
+      --device                 sign in with a code, in a browser on any machine; over SSH and
+                               in a container by itself, unless $BROWSER or --redirect-uri is set
       --login-timeout D        how long a sign-in may take (default 5m)
 
 Otherwise:

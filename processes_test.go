@@ -273,7 +273,7 @@ func TestNoteFromTheFuture(t *testing.T) {
 	user := newUser(t, auth, server)
 	fatal(t, os.Mkdir(user.cache, 0o700))
 	tomorrow := time.Now().Add(24 * time.Hour)
-	data, err := json.Marshal(loginState{PID: 1, Started: tomorrow, Ended: tomorrow, URL: "https://old.example/?response_type=code",
+	data, err := json.Marshal(loginState{PID: 1, Started: tomorrow, Ended: tomorrow, signInPage: signInPage{URL: "https://old.example/?response_type=code"},
 		Error: "of long ago", Windows: []window{{Opened: tomorrow}}})
 	fatal(t, err)
 	fatal(t, os.WriteFile(strings.TrimSuffix(user.credentialsFile(server.url), ".json")+".login", data, 0o600))

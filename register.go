@@ -56,13 +56,13 @@ func (r registrationRefused) Unwrap() error { return r.error }
 
 // register makes a client at m's registration endpoint that is sent back to
 // redirectURI. Its AuthMethod is always set.
-func (d *discoverer) register(ctx context.Context, m *serverMetadata, redirectURI string) (client, error) {
+func (d *discoverer) register(ctx context.Context, m *serverMetadata, redirectURI string, moreGrants ...string) (client, error) {
 	endpoint, err := checkEndpoint(m.RegistrationEndpoint, d.allowHTTP)
 	if err != nil {
 		return client{}, withHint(fmt.Errorf("authorization server %q registers no clients: registration_endpoint %w", excerpt(m.Issuer), err),
 			"set GOOGLE_CLIENT_ID or give --client-id")
 	}
-	c, err := d.registerAt(ctx, endpoint, m, redirectURI)
+	c, err := d.registerAt(ctx, endpoint, m, redirectURI, moreGrants)
 	if err != nil {
 		err = fmt.Errorf("register a client: %w", err)
 	}
@@ -72,11 +72,12 @@ func (d *discoverer) register(ctx context.Context, m *serverMetadata, redirectUR
 	return c, err
 }
 
-func (d *discoverer) registerAt(ctx context.Context, endpoint *url.URL, m *serverMetadata, redirectURI string) (client, error) {
+func (d *discoverer) registerAt(ctx context.Context, endpoint *url.URL, m *serverMetadata, redirectURI string, moreGrants []string) (client, error) {
 	request, err := newRegistration(m, redirectURI)
 	if err != nil {
 		return client{}, err
 	}
+	request.GrantTypes = append(request.GrantTypes, moreGrants...)
 	answer, err := d.postRegistration(ctx, endpoint.String(), request)
 	if err != nil {
 		return client{}, fmt.Errorf("%w%s", err, refusal(answer, redirectURI))

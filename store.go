@@ -80,12 +80,19 @@ type loginState struct {
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended"` // the year 1 while it goes on
-	URL     string    `json:"url,omitempty"`
-	Error   string    `json:"error,omitempty"`
-	Hint    string    `json:"hint,omitempty"`
-	Code    int       `json:"code,omitempty"`    // the exit code that the failure stands for
-	Lasting bool      `json:"lasting,omitempty"` // the same would come out if it were tried again at once
-	Windows []window  `json:"windows,omitempty"` // browser windows opened lately
+	signInPage
+	Error   string   `json:"error,omitempty"`
+	Hint    string   `json:"hint,omitempty"`
+	Code    int      `json:"code,omitempty"`    // the exit code that the failure stands for
+	Lasting bool     `json:"lasting,omitempty"` // the same would come out if it were tried again at once
+	Windows []window `json:"windows,omitempty"` // browser windows opened lately
+}
+
+// signInPage is where the user is to go, and with what.
+type signInPage struct {
+	URL      string `json:"url,omitempty"`
+	UserCode string `json:"user_code,omitempty"`    // of the device authorization grant
+	Complete string `json:"complete_url,omitempty"` // the address that holds the code
 }
 
 type window struct {

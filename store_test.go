@@ -309,7 +309,7 @@ func TestStoreLogin(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	now := time.Now().UTC().Round(0)
-	want := loginState{PID: 7, Started: now, URL: "https://auth.example.com/authorize?a=b&c=d", Error: "no", Hint: "yes",
+	want := loginState{PID: 7, Started: now, signInPage: signInPage{URL: "https://auth.example.com/authorize?a=b&c=d", UserCode: "AB-CD", Complete: "https://auth.example.com/d?c=AB-CD"}, Error: "no", Hint: "yes",
 		Code: 2, Windows: []window{{now, "sign in"}}}
 	if err := s.saveLogin(testKey, want); err != nil {
 		t.Fatal(err)

@@ -102,11 +102,12 @@ func isUnknownClient(err error) bool {
 }
 
 // errorCodes are those of RFC 6749, sections 4.1.2.1 and 5.2, RFC 8707, section
-// 2, and our own. What else stands in their place may be anything.
+// 2, RFC 8628, section 3.5, and our own. What else stands in their place may be anything.
 var errorCodes = []string{
 	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
 	"access_denied", "unsupported_response_type", "server_error", "temporarily_unavailable", "invalid_target",
 	"invalid_response", "unsupported_token_type",
+	codePending, codeSlowDown, codeExpired,
 }
 
 func errorType(err error) string {
@@ -127,14 +128,23 @@ func errorType(err error) string {
 // that may have been processed is not repeated: it would use a rotated refresh
 // token twice.
 func (o *oauth) tokenWithRetry(ctx context.Context, c *credentials, form url.Values) (token, error) {
+	var t token
+	err := o.withRetry(ctx, c, func() (err error) {
+		t, err = o.requestToken(ctx, c, form)
+		return err
+	})
+	return t, err
+}
+
+func (o *oauth) withRetry(ctx context.Context, c *credentials, request func() error) error {
 	var firstRefusal error
 	for attempt := 1; ; attempt++ {
-		t, err := o.requestToken(ctx, c, form)
+		err := request()
 		var refused *tokenError
 		isAnswer := errors.As(err, &refused)
 		switch {
 		case err == nil:
-			return t, nil
+			return nil
 		case isAnswer && refused.aboutClient() && firstRefusal == nil && c.Client.Secret != "":
 			// Servers that accept only one of the two, whatever their metadata name:
 			// Nextcloud's OpenID provider the form, Kanidm the header.
@@ -142,12 +152,12 @@ func (o *oauth) tokenWithRetry(ctx context.Context, c *credentials, form url.Val
 			c.Client.AuthMethod = otherMethod(c.Client.AuthMethod)
 			continue
 		case firstRefusal != nil && isAnswer && !refused.outOfOrder() && refused.Code != "invalid_grant":
-			return token{}, firstRefusal // the way that the metadata named: its reason is the one to mend
+			return firstRefusal // the way that the metadata named: its reason is the one to mend
 		case !(isAnswer && refused.outOfOrder() || notSent(err)) || attempt >= maxTokenAttempts:
-			return token{}, err
+			return err
 		}
 		if !sleep(ctx, backoff(attempt)) {
-			return token{}, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
@@ -178,7 +188,7 @@ type endpointAnswer struct {
 }
 
 // confidential are the parameters whose values an answer must not repeat.
-var confidential = []string{"client_assertion", "client_secret", "code", "code_verifier", "refresh_token", "token"}
+var confidential = []string{"client_assertion", "client_secret", "code", "code_verifier", "device_code", "refresh_token", "token"}
 
 // postForm sends a form, and with it what shows who the client is.
 func (o *oauth) postForm(ctx context.Context, name, address string, c *credentials, form url.Values) (*endpointAnswer, error) {

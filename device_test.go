@@ -1,0 +1,241 @@
+package main
+
+// Signing in with a code, in a browser that need not be on this machine.
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	printedCode = regexp.MustCompile(`enter the code (\S+):\n(\S+)\n`)
+	printedPage = regexp.MustCompile(`https://\S+/device\?user_code=\S+`)
+)
+
+// overSSH is a session without any browser.
+func overSSH(user *testUser) {
+	user.env["SSH_CONNECTION"], user.env["BROWSER"] = "192.0.2.1 1 192.0.2.2 22", ""
+}
+
+// startDevices starts a protected server whose users can sign in by a code.
+func startDevices(t testing.TB) (*fakeMCP, *fakeAuth, *testUser) {
+	server, auth := startProtected(t)
+	auth.device = func(map[string]any) {}
+	return server, auth, newUser(t, auth, server)
+}
+
+// The address that holds the code opens in the browser; the token refreshes
+// as any other, and the next start needs nobody.
+func TestDevice(t *testing.T) {
+	t.Parallel()
+	server, auth, user := startDevices(t)
+	p := user.start("-u", server.url, "--device")
+	p.initialize()
+	auth.expireAccess()
+	p.echo("refreshed")
+	user.start("-u", server.url, "--device").initialize()
+	if got, want := auth.labels()[:3], []string{"metadata", "register", "device/code"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if auth.count("authorize") != 0 || auth.count("device/code") != 1 || auth.count("token refresh_token") != 1 {
+		t.Errorf("got %q", auth.labels())
+	}
+	if got := user.openings(); len(got) != 1 || !printedPage.MatchString(got[0]) {
+		t.Errorf("opened %q", got)
+	}
+	if got := printedCode.FindStringSubmatch(p.stderr()); got == nil || got[2] != auth.base+"/device" {
+		t.Errorf("got %q, want the code and the address", p.stderr())
+	}
+}
+
+// Over SSH the code is for all processes that wait, and nothing is opened.
+func TestDeviceForAllWhoWait(t *testing.T) {
+	t.Parallel()
+	server, auth, user := startDevices(t)
+	overSSH(user)
+	first, second := user.start("-u", server.url), user.start("-u", server.url)
+	ids := []string{first.request("initialize", initializeParams), second.request("initialize", initializeParams)}
+	for _, p := range []*testProxy{first, second} {
+		p.awaitStderr("enter the code")
+		p.awaitStderr("?user_code=")
+	}
+	auth.await("token device_code", 2)
+	page := printedPage.FindString(second.stderr())
+	if page == "" || page != printedPage.FindString(first.stderr()) {
+		t.Errorf("got %q and %q, want the same page", first.stderr(), second.stderr())
+	}
+	user.paste(page)
+	first.result(ids[0])
+	second.result(ids[1])
+	if auth.count("device/code") != 1 || auth.count("authorize") != 0 || len(user.openings()) != 0 {
+		t.Errorf("got %q", auth.labels())
+	}
+}
+
+// The user's no, and a code that nobody used in time.
+func TestDeviceWithoutToken(t *testing.T) {
+	for name, test := range map[string]struct {
+		prepare func(auth *fakeAuth, user *testUser)
+		says    string
+	}{
+		"denied": {func(_ *fakeAuth, user *testUser) { user.browser = "deny" }, "the sign-in was denied"},
+		"expired": {func(auth *fakeAuth, user *testUser) {
+			user.browser = "ignore"
+			auth.refuseTokens("device_code", http.StatusBadRequest, "expired_token")
+		}, "before it expired"},
+		"expired by the clock": {func(auth *fakeAuth, user *testUser) {
+			user.browser = "ignore"
+			auth.change(func() { auth.device = func(doc map[string]any) { doc["expires_in"] = 0.2 } })
+		}, "before it expired"},
+		"refused": {func(auth *fakeAuth, _ *testUser) {
+			auth.on("device/code", func(w http.ResponseWriter, _ *fakeRequest) bool {
+				writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_scope"})
+				return true
+			})
+		}, "device authorization endpoint of 127.0.0.1"},
+		"not offered": {func(auth *fakeAuth, _ *testUser) { auth.change(func() { auth.device = nil }) }, "leave out --device"},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth, user := startDevices(t)
+			test.prepare(auth, user)
+			_, stderr, exit := user.run("login", "-u", server.url, "--device")
+			if exit != 2 || !strings.Contains(stderr, test.says) || auth.count("authorize") != 0 {
+				t.Errorf("got exit code %d, %q, want %q", exit, stderr, test.says)
+			}
+		})
+	}
+}
+
+// By itself only where no browser can come back; where the server gives this
+// client no code, the ordinary way is taken.
+func TestDeviceByItself(t *testing.T) {
+	for name, test := range map[string]struct {
+		env  map[string]string
+		args []string
+		want bool
+	}{
+		"SSH":                         {map[string]string{"SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22"}, nil, true},
+		"container":                   {map[string]string{"container": "podman"}, nil, true},
+		"pod":                         {map[string]string{"KUBERNETES_SERVICE_HOST": "192.0.2.3"}, nil, true},
+		"SSH, the editor's browser":   {map[string]string{"SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22", "BROWSER": "code"}, nil, false},
+		"SSH, the way back is set up": {map[string]string{"SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22"}, []string{"--redirect-uri", "http://localhost:1/cb"}, false},
+		"no browser wanted":           {map[string]string{"BROWSER": "firefox"}, []string{"--no-browser"}, false},
+		"asked for":                   {map[string]string{"BROWSER": "firefox"}, []string{"--device"}, true},
+	} {
+		c, err := parseArgs(append([]string{"https://mcp.example.com/"}, test.args...), func(name string) string { return test.env[name] })
+		if err != nil || c.prefersDevice() != test.want {
+			t.Errorf("%s: got %v, %v, want %v", name, c != nil && c.prefersDevice(), err, test.want)
+		}
+	}
+	t.Run("refused", func(t *testing.T) {
+		t.Parallel()
+		server, auth, user := startDevices(t)
+		overSSH(user)
+		auth.on("device/code", func(w http.ResponseWriter, _ *fakeRequest) bool {
+			writeJSON(w, http.StatusForbidden, map[string]any{"error": "invalid_scope"}) // Google's clients of other kinds
+			return true
+		})
+		p := user.start("-u", server.url)
+		id := p.request("initialize", initializeParams)
+		user.paste(p.awaitURL(1))
+		p.result(id)
+	})
+}
+
+// A client that was registered for the browser alone is registered anew.
+func TestDeviceForRegisteredClient(t *testing.T) {
+	t.Parallel()
+	server, auth, user := startDevices(t)
+	user.remember(server)
+	auth.change(func() {
+		for _, c := range auth.clients {
+			c.grants = []string{"authorization_code", "refresh_token"}
+		}
+	})
+	auth.revokeAll()
+	user.start("-u", server.url, "--device").initialize()
+	if auth.count("device/code") != 2 || auth.count("register") != 1 {
+		t.Errorf("got %q", auth.labels())
+	}
+}
+
+// A given client shows who it is at this endpoint as at the token endpoint.
+func TestDeviceForGivenClient(t *testing.T) {
+	t.Parallel()
+	server, auth, user := startDevices(t)
+	auth.change(func() { auth.methods = []string{"client_secret_basic"} })
+	c := auth.addClient("app", "client_secret_basic")
+	user.env["SECRET"] = c.secret
+	user.start("-u", server.url, "--device", "-i", c.id, "-s", "env:SECRET").initialize()
+	if auth.count("register") != 0 || auth.count("authorize") != 0 {
+		t.Errorf("got %q", auth.labels())
+	}
+}
+
+func TestNextPoll(t *testing.T) {
+	timeout := noAnswer{errors.New("timed out"), errors.New("timed out")}
+	for name, test := range map[string]struct {
+		interval time.Duration
+		err      error
+		want     time.Duration
+		again    bool
+	}{
+		"pending":         {5 * time.Second, &tokenError{Code: "authorization_pending", Status: 400}, 5 * time.Second, true},
+		"pending, Google": {5 * time.Second, &tokenError{Code: "authorization_pending", Status: 428}, 5 * time.Second, true},
+		"slow down":       {5 * time.Second, &tokenError{Code: "slow_down", Status: 400}, 10 * time.Second, true},
+		"slow down, 429":  {10 * time.Second, &tokenError{Code: "slow_down", Status: 429}, 15 * time.Second, true},
+		"no answer":       {5 * time.Second, fmt.Errorf("token endpoint: %w", timeout), 10 * time.Second, true},
+		"out of order":    {10 * time.Second, &tokenError{Status: 503}, 20 * time.Second, true},
+		"not for ever":    {50 * time.Second, &tokenError{Status: 503}, time.Minute, true},
+		"denied":          {5 * time.Second, &tokenError{Code: "access_denied", Status: 400}, 5 * time.Second, false},
+		"expired":         {5 * time.Second, &tokenError{Code: "expired_token", Status: 400}, 5 * time.Second, false},
+		"ours":            {5 * time.Second, errors.New("no key"), 5 * time.Second, false},
+	} {
+		if got, again := nextPoll(test.interval, test.err); got != test.want || again != test.again {
+			t.Errorf("%s: got %v, %v, want %v, %v", name, got, again, test.want, test.again)
+		}
+	}
+}
+
+// What a hostile or a careless server may say.
+func TestDeviceAnswers(t *testing.T) {
+	const good = `"device_code":"d","user_code":"AB-CD","expires_in":600,`
+	for name, test := range map[string]struct {
+		status        int
+		body          string
+		uri, complete string // none: refused
+	}{
+		"plain":            {200, `{` + good + `"verification_uri":"https://as.example/d"}`, "https://as.example/d", ""},
+		"Google":           {200, `{` + good + `"verification_url":"https://as.example/d"}`, "https://as.example/d", ""},
+		"complete":         {200, `{` + good + `"verification_uri":"https://as.example/d","verification_uri_complete":"https://as.example/d?c=$(id)"}`, "https://as.example/d", "https://as.example/d?c=%24%28id%29"},
+		"complete by http": {200, `{` + good + `"verification_uri":"https://as.example/d","verification_uri_complete":"http://as.example/d?c=1"}`, "https://as.example/d", ""},
+		"complete: a file": {200, `{` + good + `"verification_uri":"https://as.example/d","verification_uri_complete":"file:///bin/sh"}`, "https://as.example/d", ""},
+		"http":             {200, `{` + good + `"verification_uri":"http://as.example/d"}`, "", ""},
+		"a script":         {200, `{` + good + `"verification_uri":"javascript:alert(1)"}`, "", ""},
+		"controls in URI":  {200, `{` + good + `"verification_uri":"https://as.example/\u001b[2J"}`, "", ""},
+		"no URI":           {200, `{` + good + `"interval":5}`, "", ""},
+		"controls in code": {200, `{"device_code":"d","user_code":"A\u001b[2J","verification_uri":"https://as.example/d"}`, "", ""},
+		"lines in code":    {200, `{"device_code":"d","user_code":"A\nmcp-proxy: hint","verification_uri":"https://as.example/d"}`, "", ""},
+		"long code":        {200, `{"device_code":"d","user_code":"` + strings.Repeat("A", 65) + `","verification_uri":"https://as.example/d"}`, "", ""},
+		"no code":          {200, `{"user_code":"A","verification_uri":"https://as.example/d"}`, "", ""},
+		"HTML":             {200, `<html>`, "", ""},
+		"an error":         {200, `{"error":"invalid_client",` + good + `"verification_uri":"https://as.example/d"}`, "", ""},
+		"status":           {500, `{` + good + `"verification_uri":"https://as.example/d"}`, "", ""},
+	} {
+		d, err := parseDeviceAnswer(test.status, []byte(test.body), false)
+		switch {
+		case (err == nil) != (test.uri != ""):
+			t.Errorf("%s: got %+v, %v", name, d, err)
+		case err == nil && (d.URI != test.uri || d.URIComplete != test.complete):
+			t.Errorf("%s: got %q and %q, want %q and %q", name, d.URI, d.URIComplete, test.uri, test.complete)
+		}
+	}
+}
