@@ -303,6 +303,10 @@ func TestClientCredentialsInAPipe(t *testing.T) {
 	p.closeStdin()
 	release()
 	p.result(id)
+	machine := &oauth{cfg: &config{grant: grantClientCredentials}, leaving: make(chan struct{})}
+	if machine.leave(); machine.userLeaving() != nil {
+		t.Error("a token endpoint that is slow is given up as a user would be")
+	}
 }
 
 // A request that needs more gets a token for more.
