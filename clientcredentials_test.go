@@ -326,7 +326,10 @@ func TestClientCredentialsStepUp(t *testing.T) {
 
 func TestClientCredentialsLogin(t *testing.T) {
 	t.Parallel()
-	_, auth, user, args := startMachines(t)
+	server, auth, user, args := startMachines(t)
+	if _, stderr, exit := user.run("login", "-u", server.url); exit != 2 || !strings.Contains(stderr, "--grant client_credentials") {
+		t.Errorf("login of a user: got exit code %d, %q, want the flag that helps", exit, stderr)
+	}
 	_, stderr, exit := user.run(append([]string{"login"}, args...)...)
 	if exit != 0 || !strings.Contains(stderr, "then asked for again by itself") {
 		t.Errorf("login: got exit code %d, %q", exit, stderr)

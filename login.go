@@ -102,6 +102,8 @@ func (o *oauth) checkGrant(m *serverMetadata) error {
 		return m.checkDevice()
 	case o.usesDevice(m):
 		return nil
+	case m.AuthorizationEndpoint == "":
+		return withHint(fmt.Errorf("authorization server %q lets no user sign in with a browser", excerpt(m.Issuer)), "--device or --grant client_credentials may do: mcp-proxy doctor says what it offers")
 	}
 	return m.checkPKCE()
 }
