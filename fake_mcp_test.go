@@ -90,6 +90,7 @@ type fakeMCP struct {
 	spoken    string          // the protocol version of the last initialize
 	ready     bool            // initialize was answered once
 	pushed    []string
+	streams   int // subscriptions that were acknowledged
 }
 
 // newFakeMCP puts an MCP server at /mcp of the origin.

@@ -415,6 +415,15 @@ func unquote(raw []byte) (string, bool) {
 	return s, true
 }
 
+// quote writes a string as JSON.
+func quote(s string) []byte {
+	raw, err := json.Marshal(s)
+	if err != nil { // a string always can be
+		panic(err)
+	}
+	return raw
+}
+
 const (
 	minChunk = 4 << 10
 	maxChunk = 4 << 20
@@ -539,6 +548,37 @@ func (d *document) withID(id []byte) [][]byte {
 		}
 	}
 	return append(append(d.cut(0, at.start), id), d.cut(at.end, d.held)...)
+}
+
+// withMember returns an object in valid JSON whose member name has a raw value, in the place of what it had, else last.
+func withMember(object []byte, name string, value []byte) []byte {
+	s := scanner{wanted: &name}
+	s.feed(object)
+	at := s.extents[wantedMember]
+	if at.end > 0 {
+		return bytes.Join([][]byte{object[:at.start], value, object[at.end:]}, nil)
+	}
+	head := bytes.TrimRight(object, white)
+	head = head[:len(head)-1]
+	comma := []byte{}
+	if s.named {
+		comma = []byte{','}
+	}
+	return bytes.Join([][]byte{head, comma, quote(name), {':'}, value, {'}'}}, nil)
+}
+
+// without is an object in valid JSON without one of its members.
+func without(object []byte, name string) []byte {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(object, &all); err != nil { // it was looked at
+		panic(err)
+	}
+	delete(all, name)
+	raw, err := json.Marshal(all)
+	if err != nil { // made of valid JSON
+		panic(err)
+	}
+	return raw
 }
 
 // cut returns the parts that hold the bytes from start to end.

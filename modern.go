@@ -46,7 +46,7 @@ func (p *proxy) relistTools(ctx context.Context, m *message) bool {
 	before := p.tools.annotations(tool)
 	cursor := []byte(nil)
 	for page := 0; page < maxListPages; page++ {
-		answer, err := p.ask(ctx, listRequest(m, cursor))
+		answer, err := p.ask(ctx, listRequest(m, cursor), nil)
 		if err != nil || !answer.has("result") {
 			return false
 		}

@@ -3,7 +3,8 @@ package main
 // The way of a message: its turn, the POST with its token, overload and
 // retries, the answer back to stdout, cancelling, and the end of it all. It
 // knows nothing of how a token is come by (oauth.go), nor of what is peculiar
-// to a protocol era (headers.go, session.go, legacy.go).
+// to a protocol era (headers.go, session.go, legacy.go), nor of how a host and a
+// server of different eras come together (bridge.go).
 
 import (
 	"bytes"
@@ -41,6 +42,7 @@ type proxy struct {
 	hidden  toolFilter
 	session session
 	legacy  legacy
+	bridge  bridge
 
 	slots    chan struct{}
 	pending  sync.WaitGroup // messages not yet answered or delivered
@@ -69,10 +71,14 @@ type call struct {
 	reached   chan struct{} // closed when the server has begun to answer; nil for an own one
 	reach     sync.Once     // closes reached
 
+	// judge may take over an answer that the client is not to see; nil: it sees all.
+	judge func(d *document) (taken bool)
+
 	// own marks a request of the proxy itself: its answer is kept, not written.
 	own     bool
 	answer  *document
 	failure error
+	heard   func(method string, d *document) // takes what comes on its stream; nil: it goes to the client
 }
 
 var (
@@ -89,6 +95,7 @@ func newProxy(c *config, client *http.Client, auth *oauth, out *lineWriter, log 
 	}
 	p.session.renewing = newTurn()
 	p.legacy.mode, p.legacy.opening = c.transport, newTurn()
+	p.bridge.init()
 	return p
 }
 
@@ -135,6 +142,7 @@ func (p *proxy) drain(ctx context.Context) {
 		defer time.AfterFunc(signInDrain, p.auth.leave).Stop()
 	}
 	within(ctx, drainTime, func(ctx context.Context) {
+		p.hostGone()
 		p.endSubscriptions()
 		p.pending.Wait()
 		p.auth.settle(ctx)
@@ -197,7 +205,7 @@ func (p *proxy) read(ctx context.Context, lines *lineReader) error {
 // dispatch gives a message its turn. It never blocks, so that a cancellation
 // or an answer to the server is read whatever the messages before it wait for.
 func (p *proxy) dispatch(ctx context.Context, m *message) {
-	if m.method == "notifications/cancelled" && p.cancel(m) {
+	if m.method == "notifications/cancelled" && p.cancel(m) || p.bridge.hears(m) {
 		return
 	}
 	turn := []<-chan struct{}{p.delivered}
@@ -208,6 +216,7 @@ func (p *proxy) dispatch(ctx context.Context, m *message) {
 	}
 	ctx, span := p.startSpan(ctx, m)
 	if m.isRequest() {
+		work := ctx
 		ctx, cancel := context.WithCancel(ctx)
 		c := &call{m: m, span: span, cancel: cancel, done: make(chan struct{}), reached: make(chan struct{})}
 		if !p.register(c) {
@@ -218,6 +227,7 @@ func (p *proxy) dispatch(ctx context.Context, m *message) {
 		switch m.method {
 		case "initialize":
 			p.opened = c.done
+			c.judge = func(d *document) bool { return p.judged(work, c, d) }
 		case "subscriptions/listen":
 			// What the next message brings about must find the subscription.
 			p.delivered = c.reached
@@ -380,9 +390,14 @@ func (p *proxy) fail(c *call, err error) {
 
 // succeed hands the server's answer to the client, under the client's own id.
 func (p *proxy) succeed(c *call, d *document) {
-	if !p.settle(c) {
+	if !p.settle(c) || c.judge != nil && c.judge(d) {
 		return
 	}
+	p.finishWith(c, d)
+}
+
+// finishWith gives a call that is settled its answer.
+func (p *proxy) finishWith(c *call, d *document) {
 	defer p.finish(c)
 	c.answer = d
 	if c.own {
@@ -407,7 +422,12 @@ func (p *proxy) forward(ctx context.Context, c *call, turn []<-chan struct{}) {
 		err = awaitTurn(ctx, turn)
 	}
 	if err == nil {
-		err = p.inSlot(ctx, func() error { return p.roundTrip(ctx, c) })
+		err = p.inSlot(ctx, func() error {
+			if p.bridge.serves(c.m) {
+				return p.bridgeCall(ctx, c)
+			}
+			return p.roundTrip(ctx, c)
+		})
 	}
 	if err == nil {
 		err = errNoAnswer
@@ -466,6 +486,10 @@ func (p *proxy) notify(ctx context.Context, m *message, turn []<-chan struct{}) 
 	if err := p.hidden.refuse(m); err != nil {
 		return err
 	}
+	if p.bridge.serves(m) {
+		p.bridgeNotify(m)
+		return nil
+	}
 	for renewed := false; ; renewed = true {
 		if p.legacy.chosen() {
 			return p.legacyNotify(ctx, m)
@@ -485,6 +509,7 @@ func (p *proxy) notify(ctx context.Context, m *message, turn []<-chan struct{}) 
 		}
 		switch {
 		case resp.StatusCode < 300:
+			p.bridge.accepted(m)
 			if m.method == "notifications/initialized" && m.version == "" {
 				p.sessionReady(m)
 			}
@@ -514,10 +539,13 @@ func (p *proxy) roundTrip(ctx context.Context, c *call) error {
 		}
 		if resp.StatusCode < 300 {
 			c.hasReached()
+			p.bridge.accepted(c.m)
 			return p.relay(ctx, c, resp, sent)
 		}
 		reply := readRefusal(resp)
 		switch {
+		case p.bridge.late(c, resp.StatusCode, reply) && p.crossLate(ctx):
+			return p.bridgeCall(ctx, c)
 		case sessionGone(resp, reply, sent) && !renewed:
 			renewed = true
 			if err := p.renewSession(ctx, sent); err != nil {
@@ -549,7 +577,9 @@ func (p *proxy) post(ctx context.Context, m *message) (*http.Response, sessionSt
 	if m.version == "" && m.method != "initialize" {
 		sent = p.session.state()
 	}
-	resp, err := p.exchange(ctx, &attempts{method: m.method}, func() (*http.Request, error) {
+	a := attempts{method: m.method}
+	a.auth.noSignIn = m.unasked
+	resp, err := p.exchange(ctx, &a, func() (*http.Request, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.server.String(), bytes.NewReader(m.raw))
 		if err != nil {
 			return nil, err
@@ -585,14 +615,14 @@ func (p *proxy) cancel(m *message) bool {
 }
 
 // ask sends a request of the proxy's own, made of one of the client's, and
-// returns the whole response.
-func (p *proxy) ask(ctx context.Context, m *message) (*document, error) {
+// returns the whole response. heard, if not nil, takes what comes before it.
+func (p *proxy) ask(ctx context.Context, m *message, heard func(string, *document)) (*document, error) {
 	own := *m
 	own.id = newOwnID()
 	own.raw = withID(m.raw, own.id)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := &call{m: &own, own: true, cancel: cancel, done: make(chan struct{})}
+	c := &call{m: &own, own: true, heard: heard, cancel: cancel, done: make(chan struct{})}
 	if !p.register(c) {
 		return nil, errStopping
 	}

@@ -296,6 +296,8 @@ func (p *proxy) oneFromServer(c *call, d *document) {
 	version, _ := unquote(d.field("jsonrpc"))
 	method, _ := unquote(d.field("method"))
 	switch {
+	case method != "" && version == "2.0" && c != nil && c.heard != nil:
+		c.heard(method, d)
 	case method != "" && version == "2.0":
 		p.out.write(d.parts()...)
 		forget(d.size())

@@ -82,6 +82,23 @@ func (s *session) initializedBefore() bool {
 	return s.initialize != nil
 }
 
+// opening is the initialize by which the client opened a session; nil if it has not.
+func (s *session) opening() *message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.initialize
+}
+
+// forget ends a session that the server does not serve, without a word to it.
+func (s *session) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stop != nil {
+		s.stop()
+	}
+	s.now = sessionState{generation: s.now.generation + 1, failures: s.now.failures}
+}
+
 // sessionOpened notes what the answer to initialize says, before the client sees it.
 func (p *proxy) sessionOpened(m *message, id string, answer *document) {
 	version, _ := unquote(member(answer.field("result"), "protocolVersion"))
@@ -356,7 +373,7 @@ func (p *proxy) initializeAgain(ctx context.Context) error {
 		return errors.New("the session ended, and there is no initialize to begin another with")
 	}
 	p.log.infof("%s ended the session: initializing again", p.server.Host)
-	answer, err := p.ask(ctx, initialize)
+	answer, err := p.ask(ctx, initialize, nil)
 	if err != nil {
 		return fmt.Errorf("the session ended and no other could be opened: %w", err)
 	}
@@ -397,6 +414,7 @@ func (p *proxy) endSession(ctx context.Context) {
 		stop()
 	}
 	p.legacy.close()
+	p.bridge.endListening()
 	if now.id == "" {
 		return
 	}

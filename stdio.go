@@ -42,6 +42,7 @@ type message struct {
 	params   []byte // raw JSON; nil when absent
 	version  string // protocol version of a modern message, "" in the earlier eras
 	response bool
+	unasked  bool // the proxy's own, which nobody waits for: it must not open a browser
 }
 
 func (m *message) isRequest() bool { return m.method != "" && m.id != nil }

@@ -1,0 +1,495 @@
+package main
+
+// A host that opens with initialize in front of a server that speaks only
+// revision 2026-07-28: how the proxy finds out, and the way of requests and
+// answers across. What such a server asks of the host is told in
+// bridge_host_test.go.
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	futureVersions = `"data":{"supported":["2026-07-28"],"requested":"2025-11-25"}`
+	futureOffers   = `{"tools":{"listChanged":true},"prompts":{},"resources":{"subscribe":true},"logging":{}}`
+	futureInfo     = `{"name":"future","version":"2"}`
+	discovered     = `{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":` + futureOffers + `,"instructions":"be kind",` +
+		`"_meta":{"io.modelcontextprotocol/serverInfo":` + futureInfo + `},"ttlMs":0,"cacheScope":"public"}`
+	welcomed = `{"protocolVersion":"2025-11-25","capabilities":` + futureOffers + `,"serverInfo":` + futureInfo + `,"instructions":"be kind"}`
+)
+
+// rpcFailure is an answer with a JSON-RPC error, data included where there is any.
+func rpcFailure(status, code int, data string) fakeAnswer {
+	if data != "" {
+		data = "," + data
+	}
+	return says(status, "application/json", fmt.Sprintf(`{"jsonrpc":"2.0","id":<id>,"error":{"code":%d,"message":"no"%s}}`, code, data))
+}
+
+func rpcResult(result string) fakeAnswer {
+	return says(200, "application/json", `{"jsonrpc":"2.0","id":<id>,"result":`+result+`}`)
+}
+
+// startFuture starts a server that speaks revision 2026-07-28 and nothing else.
+func startFuture(t *testing.T, protocols ...string) *fakeMCP {
+	server := startModern(t, protocols...)
+	server.reply("initialize", rpcFailure(400, -32022, futureVersions))
+	server.reply("server/discover", rpcResult(discovered))
+	return server
+}
+
+// everyCapability is a host that can do all that a server may ask for.
+const everyCapability = `{"protocolVersion":"2025-11-25","capabilities":{"roots":{"listChanged":true},"sampling":{},"elicitation":{"form":{},"url":{}}},"clientInfo":{"name":"yesterday","version":"1"}}`
+
+// opens is what a host does first, one that can do everything.
+func (p *testProxy) opens() {
+	p.t.Helper()
+	p.call("initialize", everyCapability)
+	p.notify("notifications/initialized", "")
+}
+
+// The answers to initialize by which a server of tomorrow is told.
+func TestBridgeBegins(t *testing.T) {
+	for name, refusal := range map[string]fakeAnswer{
+		"unsupported version":           rpcFailure(400, -32022, futureVersions),
+		"unsupported version, no list":  rpcFailure(400, -32022, ""),
+		"header mismatch":               rpcFailure(400, -32020, ""),
+		"missing capability":            rpcFailure(400, -32021, `"data":{"requiredCapabilities":{}}`),
+		"header mismatch, id null":      says(400, "application/json", `{"jsonrpc":"2.0","id":null,"error":{"code":-32020,"message":"no"}}`),
+		"unknown method":                rpcFailure(404, -32601, ""),
+		"unknown method in 200":         rpcFailure(200, -32601, ""),
+		"unknown method in a stream":    says(200, "text/event-stream", "data: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"error\":{\"code\":-32601,\"message\":\"no\"}}\n\n"),
+		"no _meta":                      says(400, "application/json", `{"jsonrpc":"2.0","id":<id>,"error":{"code":-32602,"message":"missing _meta keys: io.modelcontextprotocol/protocolVersion"}}`),
+		"a version without initialize":  rpcResult(`{"protocolVersion":"2026-07-28","capabilities":{},"serverInfo":{"name":"x","version":"1"}}`),
+		"the same in a stream with ids": says(200, "text/event-stream", "id: 1\ndata: \n\nid: 2\ndata: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{\"protocolVersion\":\"2026-07-28\"}}\n\n"),
+	} {
+		refusal := refusal
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startModern(t)
+			server.reply("initialize", refusal)
+			server.reply("server/discover", rpcResult(discovered))
+			p := startProxy(t, "-u", server.url)
+			if got := p.call("initialize", everyCapability); got != welcomed {
+				t.Errorf("got  %s\nwant %s", got, welcomed)
+			}
+			p.notify("notifications/initialized", "")
+			p.echo("across")
+			p.call("ping", "")
+			p.closeStdin()
+			p.wait()
+			for _, r := range append(server.requests("server/discover"), server.requests("tools/call echo")...) {
+				for _, want := range []string{
+					`"io.modelcontextprotocol/protocolVersion":"2026-07-28"`, `"io.modelcontextprotocol/clientInfo":{"name":"yesterday","version":"1"}`,
+					`"io.modelcontextprotocol/clientCapabilities":{"roots":{"listChanged":true},"sampling":{},"elicitation":{"form":{},"url":{}}}`,
+				} {
+					if !strings.Contains(r.msg.line, want) {
+						t.Errorf("got %s, want %s", r.msg.line, want)
+					}
+				}
+			}
+			if got := server.count("initialize") + server.count("server/discover") + server.count("tools/call echo"); got != 3 {
+				t.Errorf("got %q", server.labels())
+			}
+			if got := server.count("GET") + server.count("DELETE") + server.count("notifications/initialized") + server.count("ping"); got != 0 {
+				t.Errorf("got %q, want nothing that the revision does not know", server.labels())
+			}
+		})
+	}
+}
+
+// A server that opens a session which it then does not serve, as that of the
+// Go SDK 1.8 does when it is made for revision 2026-07-28 alone.
+func TestBridgeBeginsInASessionThatIsRefused(t *testing.T) {
+	t.Parallel()
+	server := startModern(t)
+	server.sessions = true
+	server.lenient = true // its own checks are for servers that serve sessions
+	server.on("server/discover", rpcResult(discovered))
+	server.on("tools/call echo", func(w http.ResponseWriter, r *fakeRequest) bool {
+		if r.Header.Get("Mcp-Protocol-Version") == "2026-07-28" {
+			return rpcResult(`{"resultType":"complete","content":[{"type":"text","text":"x"}]}`)(w, r)
+		}
+		return says(400, "text/plain", "Bad Request: Unsupported protocol version (supported versions: 2026-07-28)")(w, r)
+	})
+	server.on("notifications/initialized", says(400, "text/plain", "Bad Request: Unsupported protocol version"))
+	server.on("subscriptions/listen", says(400, "text/plain", "no"))
+	p := startProxy(t, "-u", server.url)
+	if got := p.call("initialize", everyCapability); !strings.Contains(got, `"serverInfo":{"name":"fake"`) {
+		t.Errorf("got %s, want the server's own answer", got)
+	}
+	p.notify("notifications/initialized", "")
+	release := server.hold("tools/call echo")
+	var ids []string
+	for i := 0; i < 3; i++ {
+		ids = append(ids, p.request("tools/call", echoParams("x")))
+	}
+	server.await("tools/call echo", 3)
+	release()
+	for _, id := range ids {
+		if got, want := p.result(id), `{"resultType":"complete","content":[{"type":"text","text":"x"}]}`; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	p.call("ping", "")
+	p.closeStdin()
+	p.wait()
+	if discovers, deletes := server.count("server/discover"), server.count("DELETE"); discovers != 1 || deletes != 0 {
+		t.Errorf("got %d server/discover and %d DELETE, want 1 and 0", discovers, deletes)
+	}
+}
+
+// A server that is made anew while its clients go on: the codes of the revision tell.
+func TestBridgeBeginsInTheMiddle(t *testing.T) {
+	t.Parallel()
+	server := startModern(t)
+	server.sessions = true
+	p := startProxy(t, "-u", server.url)
+	p.opens()
+	p.echo("before")
+	server.on("server/discover", rpcResult(discovered))
+	server.on("tools/call echo", func(w http.ResponseWriter, r *fakeRequest) bool {
+		if r.Header.Get("Mcp-Protocol-Version") == "2026-07-28" {
+			return rpcResult(`{"content":[{"type":"text","text":"after"}]}`)(w, r)
+		}
+		return rpcFailure(400, -32022, futureVersions)(w, r)
+	})
+	server.on("subscriptions/listen", says(404, "", ""))
+	p.echo("after")
+	p.echo("after")
+	if got := server.count("server/discover"); got != 1 {
+		t.Errorf("got %d server/discover, want 1", got)
+	}
+}
+
+// What is no sign of a server of tomorrow, or is none after all: the host gets the answer as it is.
+func TestNoBridge(t *testing.T) {
+	const refused = 1 // a server/discover is sent
+	for name, test := range map[string]struct {
+		answer    fakeAnswer // to initialize
+		discover  fakeAnswer
+		discovers int
+		code      int
+	}{
+		"no common version":             {rpcFailure(400, -32022, `"data":{"supported":["2025-06-18"]}`), nil, 0, -32022},
+		"a version after the next":      {rpcFailure(400, -32022, `"data":{"supported":["2031-01-01"]}`), nil, 0, -32022},
+		"unsupported in the old way":    {rpcFailure(200, -32602, `"data":{"supported":["2024-11-05"],"requested":"x"}`), nil, 0, -32602},
+		"bad params":                    {rpcFailure(400, -32602, ""), nil, 0, -32602},
+		"out of order":                  {rpcFailure(500, -32603, ""), nil, 0, -32603},
+		"discovery unknown":             {rpcFailure(404, -32601, ""), rpcFailure(404, -32601, ""), refused, -32601},
+		"discovery no JSON":             {rpcFailure(400, -32020, ""), says(404, "text/html", "<p>"), refused, -32020},
+		"discovery empty":               {rpcFailure(400, -32020, ""), rpcResult(`{}`), refused, -32020},
+		"discovery of old versions":     {rpcFailure(400, -32020, ""), rpcResult(`{"supportedVersions":["2025-11-25"]}`), refused, -32020},
+		"discovery of no list":          {rpcFailure(400, -32020, ""), rpcResult(`{"supportedVersions":"2026-07-28"}`), refused, -32020},
+		"discovery breaks off":          {rpcFailure(400, -32020, ""), says(200, "text/event-stream", "data: {"), refused, -32020},
+		"discovery of unspoken version": {rpcFailure(400, -32021, ""), rpcFailure(400, -32022, `"data":{"supported":["2031-01-01"]}`), refused, -32021},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startModern(t)
+			server.reply("initialize", test.answer)
+			server.reply("server/discover", test.discover)
+			p := startProxy(t, "-u", server.url)
+			if got := p.failure(p.request("initialize", everyCapability)); got.Code != test.code || got.Message != "no" {
+				t.Errorf("got %+v, want the server's error %d", got, test.code)
+			}
+			if got := server.count("server/discover"); got != test.discovers {
+				t.Errorf("got %d server/discover, want %d", got, test.discovers)
+			}
+		})
+	}
+}
+
+// 400 in a session that works is an error like any other.
+func TestNoBridgeInASessionThatWorks(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	server.reply("tools/call bad", says(400, "text/plain", "bad"))
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	p.echo("works")
+	p.failure(p.request("tools/call", `{"name":"bad"}`))
+	if got := server.count("server/discover"); got != 0 {
+		t.Errorf("got %d server/discover, want none", got)
+	}
+}
+
+// A refused session of a server that is none of tomorrow is asked about once.
+func TestNoBridgeInASessionOfAnOldServer(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	server.lenient = true
+	server.on("notifications/initialized", says(400, "text/plain", "bad"))
+	server.on("tools/call bad", says(400, "text/plain", "bad"))
+	server.on("server/discover", rpcFailure(400, -32600, ""))
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	for i := 0; i < 3; i++ {
+		if got := p.failure(p.request("tools/call", `{"name":"bad"}`)); !strings.Contains(got.Message, "answered 400") {
+			t.Errorf("got %+v", got)
+		}
+	}
+	if got := server.count("server/discover"); got != 1 {
+		t.Errorf("got %d server/discover, want 1", got)
+	}
+}
+
+func TestBridgeRequests(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	server.lists(annotatedTool+","+invalidTool, annotatedTool)
+	p := startProxy(t, "-u", server.url)
+	p.opens()
+
+	t.Run("_meta of the host stays", func(t *testing.T) {
+		p.result(p.request("tools/call", `{"_meta":{"progressToken":"a\u00e9","traceparent":"00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"},"name":"echo","arguments":{"text":"x","n":12345678901234567890}}`))
+		call := server.await("tools/call echo", 1)
+		for _, want := range []string{`"progressToken":"a\u00e9"`, `"traceparent":"00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"`, `"n":12345678901234567890`} {
+			if !strings.Contains(call.msg.line, want) {
+				t.Errorf("got %s, want %s", call.msg.line, want)
+			}
+		}
+		if !isOwnID(call.msg.ID) {
+			t.Errorf("got id %s, want one of the proxy's own", call.msg.ID)
+		}
+	})
+	t.Run("without params, and with null", func(t *testing.T) {
+		p.answer(p.request("no/such", ""))
+		p.answer(p.request("no/such", "null"))
+	})
+	t.Run("params that are no object", func(t *testing.T) {
+		if got := p.failure(p.request("tools/call", "[1]")); got.Code != -32602 {
+			t.Errorf("got %+v", got)
+		}
+	})
+	t.Run("a host's id like the proxy's", func(t *testing.T) {
+		p.send(`{"jsonrpc":"2.0","id":"mcp-proxy:1","method":"tools/call","params":` + echoParams("mine") + `}`)
+		p.echoed(`"mcp-proxy:1"`, "mine")
+	})
+	t.Run("parameter headers", func(t *testing.T) {
+		p.result(p.request("tools/call", `{"name":"sql","arguments":{"region":"eu"}}`)) // not listed yet
+		if got := p.call("tools/list", ""); got != `{"tools":[`+annotatedTool+`],"nextCursor":"1"}` {
+			t.Errorf("got %s, want the valid tool alone", got)
+		}
+		p.result(p.request("tools/call", `{"name":"sql","arguments":{"region":"eu"}}`))
+		if got := paramHeaders(server.await("tools/call sql", 2)); len(got) != 1 || got["Mcp-Param-Region"] != "eu" {
+			t.Errorf("got %v", got)
+		}
+	})
+	t.Run("initialize again", func(t *testing.T) {
+		if got := p.call("initialize", strings.Replace(everyCapability, "2025-11-25", "2025-06-18", 1)); !strings.Contains(got, `"protocolVersion":"2025-06-18"`) {
+			t.Errorf("got %s, want the host's own version", got)
+		}
+	})
+	t.Run("a message of the newer revision", func(t *testing.T) {
+		id := p.modern("tools/call", `"name":"echo","arguments":{"text":"by itself"}`)
+		p.echoed(id, "by itself")
+		calls := server.requests("tools/call echo")
+		if got := string(calls[len(calls)-1].msg.ID); got != id {
+			t.Errorf("got id %s, want the host's own", got)
+		}
+	})
+}
+
+func TestBridgeListsToolsForItsHeaders(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	server.lists(annotatedTool)
+	server.reply("tools/call sql", func(w http.ResponseWriter, r *fakeRequest) bool {
+		return r.Header.Get("Mcp-Param-Region") != "eu" && rpcFailure(400, -32020, "")(w, r)
+	})
+	p := startProxy(t, "-u", server.url)
+	p.opens()
+	p.result(p.request("tools/call", `{"name":"sql","arguments":{"region":"eu"}}`))
+	if lists, calls := server.count("tools/list"), server.count("tools/call sql"); lists != 1 || calls != 2 {
+		t.Errorf("got %d tools/list and %d calls, want 1 and 2", lists, calls)
+	}
+}
+
+// What the two revisions have in common passes as it is.
+func TestBridgeAnswers(t *testing.T) {
+	t.Parallel()
+	const (
+		array  = `{"name":"array","inputSchema":{"type":"object"},"outputSchema":{"type":"array","items":{"const":"<&>"}}}`
+		object = `{"name":"object", "inputSchema":{"type":"object"},"outputSchema":{"type":"object"}}`
+	)
+	server := startFuture(t)
+	p := startProxy(t, "-u", server.url)
+	p.opens()
+	for i, test := range []struct{ method, params, answer, want string }{
+		{"tools/list", `{}`, `"result":{"resultType":"complete","tools":[` + array + `, ` + object + `],"ttlMs":5}`,
+			`"result":{"resultType":"complete","tools":[{"inputSchema":{"type":"object"},"name":"array"},` + object + `],"ttlMs":5}`},
+		{"tools/call", `{"name":"a"}`, `"result":{"content":[],"structuredContent":[1, 2]}`, `"result":{"content":[]}`},
+		{"tools/call", `{"name":"b"}`, `"result":{"content":[], "structuredContent":{"n":12345678901234567890}}`, `"result":{"content":[], "structuredContent":{"n":12345678901234567890}}`},
+		{"tools/call", `{"name":"c"}`, `"error":{"code":-32602,"message":"Unknown tool: not found"}`, `"error":{"code":-32602,"message":"Unknown tool: not found"}`},
+		{"tools/call", `{"name":"d"}`, `"result":{"resultType":"task","task":{}}`, `"error":{"code":-32603,"message":"mcp-proxy: <host> gave a result of an unknown type"}`},
+		{"resources/read", `{"uri":"x:1"}`, `"error":{"code":-32602,"message":"Resource not found","data":{"uri":"x:1"}}`, `"error":{"code":-32002,"message":"Resource not found","data":{"uri":"x:1"}}`},
+		{"resources/read", `{"uri":"x:2"}`, `"error":{"code":-32602,"message":"no","data":{"uri":"x:2"}}`, `"error":{"code":-32002,"message":"no","data":{"uri":"x:2"}}`},
+		{"resources/read", `{"uri":"x:3"}`, `"error":{"code":-32602,"message":"Invalid requestState"}`, `"error":{"code":-32602,"message":"Invalid requestState"}`},
+		{"resources/read", `{"uri":"x:4"}`, `"error":{"code":-32603,"message":"disk not found"}`, `"error":{"code":-32603,"message":"disk not found"}`},
+		{"resources/read", `{"uri":"x:5"}`, `"result":{"resultType":"complete","contents":[ ]}`, `"result":{"resultType":"complete","contents":[ ]}`},
+		{"no/such", "", `"error":{"code":-32601,"message":"Method not found"}`, `"error":{"code":-32601,"message":"Method not found"}`},
+	} {
+		status := 200
+		if strings.HasPrefix(test.answer, `"error"`) && i%2 == 0 {
+			status = 400 // in either way
+		}
+		answer := says(status, "application/json", `{"jsonrpc":"2.0","id":<id>,`+test.answer+`}`)
+		server.on(strings.TrimSpace(test.method+" "+(&testMessage{Params: []byte(test.params)}).params().Name+(&testMessage{Params: []byte(test.params)}).params().URI), answer)
+		id := p.request(test.method, test.params)
+		want := `{"jsonrpc":"2.0","id":` + id + `,` + strings.ReplaceAll(test.want, "<host>", parsedURL(t, server.url).Host) + `}`
+		if got := p.answer(id).line; got != want {
+			t.Errorf("%s %s:\ngot  %s\nwant %s", test.method, test.params, got, want)
+		}
+	}
+}
+
+func TestBridgeLogLevel(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	message := func(level string) string {
+		return `data: {"jsonrpc":"2.0","method":"notifications/message","params":{"level":"` + level + `","data":"x"}}`
+	}
+	server.reply("tools/call loud", func(w http.ResponseWriter, r *fakeRequest) bool {
+		stream := startEvents(w)
+		for _, level := range append([]string{"unheard-of"}, logLevels...) {
+			stream.send(message(level))
+		}
+		stream.send(`data: {"jsonrpc":"2.0","id":7,"method":"sampling/createMessage","params":{}}`) // it must not
+		stream.send(`data: {"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}`)
+		stream.send("data: " + r.msg.result(`{"content":[]}`))
+		return true
+	})
+	p := startProxy(t, "-u", server.url)
+	p.opens()
+	p.call("tools/call", `{"name":"loud"}`)
+	if got := server.requests("tools/call loud")[0].msg.line; strings.Contains(got, "logLevel") {
+		t.Errorf("got %s, want no level before the host sets one", got)
+	}
+	if got := p.call("logging/setLevel", `{"level":"error"}`); got != `{}` {
+		t.Errorf("got %s", got)
+	}
+	p.call("tools/call", `{"name":"loud"}`)
+	if got := server.requests("tools/call loud")[1].msg.line; !strings.Contains(got, `"io.modelcontextprotocol/logLevel":"error"`) {
+		t.Errorf("got %s, want the level", got)
+	}
+	if got := len(p.received("notifications/message", 0)); got != 9+5 {
+		t.Errorf("got %d log messages, want all nine, then five", got)
+	}
+	if got := len(p.received("notifications/progress", 0)); got != 2 {
+		t.Errorf("got %d notifications of progress, want 2", got)
+	}
+	if got := len(p.messages); got != 9+5+2 {
+		t.Errorf("got %d messages, want none but these", got)
+	}
+	p.failure(p.request("logging/setLevel", `{"level":"loud"}`))
+	p.failure(p.request("logging/setLevel", ""))
+	if got := server.count("logging/setLevel"); got != 0 {
+		t.Errorf("got %d logging/setLevel, want none", got)
+	}
+}
+
+// What the server does not offer is not offered by the proxy either.
+func TestBridgeOffersNothingOfItsOwn(t *testing.T) {
+	t.Parallel()
+	server := startModern(t)
+	server.reply("initialize", rpcFailure(404, -32601, ""))
+	server.reply("server/discover", rpcResult(`{"supportedVersions":["2026-07-28"],"serverInfo":{"name":"draft","version":"0"}}`))
+	p := startProxy(t, "-u", server.url)
+	if got, want := p.call("initialize", initializeParams), `{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"draft","version":"0"}}`; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	p.notify("notifications/initialized", "")
+	for method, params := range map[string]string{"logging/setLevel": `{"level":"info"}`, "resources/subscribe": `{"uri":"x:"}`, "resources/unsubscribe": `{"uri":"x:"}`} {
+		if got := p.failure(p.request(method, params)); got.Code != -32601 {
+			t.Errorf("%s: got %+v", method, got)
+		}
+	}
+	p.echo("x")
+	if got := server.labels(); len(got) != 3 {
+		t.Errorf("got %q, want initialize, server/discover and the call", got)
+	}
+}
+
+// Closing the POST says it; nothing is sent, and nothing answered.
+func TestBridgeCancellation(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	closed := make(chan struct{})
+	server.reply("tools/call slow", func(w http.ResponseWriter, r *fakeRequest) bool {
+		startEvents(w).send(`data: {"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}`)
+		<-r.Context().Done()
+		close(closed)
+		return true
+	})
+	p := startProxy(t, "-u", server.url)
+	p.opens()
+	id := p.request("tools/call", `{"name":"slow","_meta":{"progressToken":1}}`)
+	p.received("notifications/progress", 1)
+	p.unexpect(id)
+	p.notify("notifications/cancelled", fmt.Sprintf(`{"requestId":%s}`, id))
+	select {
+	case <-closed:
+	case <-time.After(testPatience):
+		t.Fatal("the POST of the cancelled call stays open")
+	}
+	p.notify("notifications/cancelled", fmt.Sprintf(`{"requestId":%s}`, id)) // too late
+	p.notify("notifications/roots/list_changed", "")
+	p.send(`{"jsonrpc":"2.0","id":"nobody","result":{}}`)
+	p.echo("meanwhile")
+	for _, label := range []string{"notifications/cancelled", "notifications/roots/list_changed", "response"} {
+		if got := server.count(label); got != 0 {
+			t.Errorf("%s: got %d, want none", label, got)
+		}
+	}
+}
+
+// The token is renewed and the scope widened wherever it is asked for.
+func TestBridgeAuthorization(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	server.sessions = false
+	auth.scope = anyValue
+	server.reply("initialize", rpcFailure(400, -32022, futureVersions))
+	server.reply("server/discover", rpcResult(discovered))
+	server.subscribes()
+	server.reply("tools/call ask", asks(`"q":{"method":"roots/list"}`, `"s"`, `{"content":[]}`))
+	server.needs = map[string]string{"tools/call ask": "write", "server/discover": "discover"}
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url)
+	p.opens()
+	p.echo("in")
+	auth.expireAccess()
+	p.echo("refreshed")
+	id := p.request("tools/call", `{"name":"ask"}`)
+	question := p.received("roots/list", 1)[0]
+	auth.expireAccess()
+	p.send(`{"jsonrpc":"2.0","id":` + string(question.ID) + `,"result":{"roots":[]}}`)
+	p.result(id)
+	if got := auth.count("token refresh_token"); got != 2 {
+		t.Errorf("got %d refreshes, want 2", got)
+	}
+	wantValues(t, "scope", auth.asked("scope"), "tools", "tools discover", "tools discover write")
+}
+
+// A server that speaks something else by now: its errors reach the host.
+func TestBridgeToAServerThatWentBack(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	p := startProxy(t, "-u", server.url)
+	p.opens()
+	p.echo("x")
+	server.on("tools/call echo", rpcFailure(400, -32000, ""))
+	if got := p.failure(p.request("tools/call", echoParams("x"))); got.Code != -32000 || got.Message != "no" {
+		t.Errorf("got %+v", got)
+	}
+	server.on("tools/list", says(404, "text/html", "<p>"))
+	if got := p.failure(p.request("tools/list", "")); !strings.Contains(got.Message, "answered 404") {
+		t.Errorf("got %+v", got)
+	}
+}
