@@ -56,9 +56,10 @@ check: format lint test
 demo: build
 	@mkdir -p dist && go test -c -o dist/demo.test$(EXE) . && MCP_PROXY_TEST_AS=demo dist/demo.test$(EXE) ./$(BINARY)
 
-# The official conformance suite against the built binary; needs npm.
+# The official conformance suite against the built binary; needs npm. With
+# HOST=2025-11-25 it is the scenarios of 2026-07-28 with a host of that revision.
 conformance: build .conformance/$(CONFORMANCE)
-	MCP_PROXY_CONFORMANCE=.conformance MCP_PROXY_CONFORMANCE_BINARY=./$(BINARY) \
+	MCP_PROXY_CONFORMANCE=.conformance MCP_PROXY_CONFORMANCE_BINARY=./$(BINARY) MCP_PROXY_CONFORMANCE_HOST=$(HOST) \
 		go test -count=1 -timeout=20m -run='^TestConformance$$'
 
 .conformance/$(CONFORMANCE):

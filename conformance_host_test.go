@@ -80,7 +80,7 @@ func conformanceClient() int {
 	h := &conformanceHost{
 		scenario: os.Getenv("MCP_CONFORMANCE_SCENARIO"),
 		server:   os.Args[len(os.Args)-1],
-		revision: os.Getenv("MCP_CONFORMANCE_PROTOCOL_VERSION"),
+		revision: conformanceHostRevision(os.Getenv("MCP_CONFORMANCE_PROTOCOL_VERSION")),
 		gone:     make(chan struct{}),
 		refused:  make(chan error, 1),
 		waiting:  make(map[int]chan conformanceAnswer),
@@ -91,6 +91,15 @@ func conformanceClient() int {
 	}
 	fmt.Println("ok")
 	return 0
+}
+
+// conformanceHostRevision is what the host speaks in a scenario of a revision: that one, unless the run is for a host of
+// an earlier one.
+func conformanceHostRevision(scenario string) string {
+	if earlier := os.Getenv("MCP_PROXY_CONFORMANCE_HOST"); earlier != "" {
+		return earlier
+	}
+	return scenario
 }
 
 func (h *conformanceHost) run() error {
