@@ -147,7 +147,8 @@ func offers(capabilities []byte, in input) bool {
 	case "roots/list":
 		return !isNull(member(capabilities, "roots"))
 	case "sampling/createMessage":
-		return !isNull(member(capabilities, "sampling"))
+		tools := isNull(member(in.params, "tools")) || !isNull(member(capabilities, "sampling", "tools"))
+		return !isNull(member(capabilities, "sampling")) && tools
 	case "elicitation/create":
 		modes := member(capabilities, "elicitation")
 		form, url := !isNull(member(modes, "form")), !isNull(member(modes, "url"))

@@ -216,6 +216,7 @@ func TestInputThatIsNotAsked(t *testing.T) {
 	}
 	for name, test := range map[string]struct{ requests, host string }{
 		"no sampling":        {`"q":` + aSample, host(`{"elicitation":{},"roots":{}}`)},
+		"no tools":           {`"q":{"method":"sampling/createMessage","params":{"messages":[],"maxTokens":1,"tools":[]}}`, host(`{"sampling":{}}`)},
 		"no roots":           {`"q":` + aList, host(`{"elicitation":{},"sampling":{}}`)},
 		"no elicitation":     {`"q":` + anElicitation, host(`{"sampling":{},"roots":{}}`)},
 		"no URLs":            {`"q":` + aURL, host(`{"elicitation":{}}`)},
