@@ -170,6 +170,9 @@ type question struct {
 // askHost asks the host for all inputs at once, and returns its answers as an
 // object with the keys of the inputs.
 func (p *proxy) askHost(ctx context.Context, inputs []input) ([]byte, error) {
+	if p.bridge.isGone() {
+		return nil, errHostGone
+	}
 	var open []question
 	for _, in := range inputs {
 		open = append(open, p.bridge.expect(in))
@@ -250,10 +253,7 @@ func (p *proxy) awaitHost(ctx context.Context, q question) (*message, error) {
 // withdraw tells the host that nobody waits for its answers any more.
 func (p *proxy) withdraw(open []question) {
 	for _, q := range p.bridge.unanswered(open) {
-		select {
-		case <-p.bridge.gone:
-			return
-		default:
+		if !p.bridge.isGone() {
 			p.out.write([]byte(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":`), q.id, []byte(`}}`))
 		}
 	}
@@ -276,6 +276,15 @@ func resultOf(q question, m *message) ([]byte, error) {
 		return nil, &rpcError{Code: codeInternal, Message: "mcp-proxy: the client's answer to " + q.method + " is no object"}
 	}
 	return top.result, nil
+}
+
+func (b *bridge) isGone() bool {
+	select {
+	case <-b.gone:
+		return true
+	default:
+		return false
+	}
 }
 
 // hostGone ends what only the host could go on with.
@@ -400,8 +409,9 @@ func (p *proxy) listenOnce(ctx context.Context, filter []byte, at *cursor, told 
 			told(objectOr(member(d.field("params"), "notifications"), "{}"), nil)
 			return
 		}
-		at.moves++
-		p.tellChange(filter, method, d)
+		if p.tellChange(filter, method, d) {
+			at.moves++
+		}
 	})
 	var refused *rpcError
 	switch {
@@ -425,20 +435,21 @@ func (p *proxy) listenOnce(ctx context.Context, filter []byte, at *cursor, told 
 }
 
 // tellChange gives the host a notification as its revision has it: without the
-// subscription's id, which is the proxy's.
-func (p *proxy) tellChange(filter []byte, method string, d *document) {
+// subscription's id, which is the proxy's. False: it is none that was asked for.
+func (p *proxy) tellChange(filter []byte, method string, d *document) bool {
 	for _, change := range listChanges {
 		if method == change.method && member(filter, change.filter) != nil {
 			p.out.write([]byte(`{"jsonrpc":"2.0","method":`), quote(method), []byte{'}'})
-			return
+			return true
 		}
 	}
 	uri := member(d.field("params"), "uri")
 	if s, ok := unquote(uri); ok && method == "notifications/resources/updated" && contains(member(filter, "resourceSubscriptions"), s) {
 		p.out.write([]byte(`{"jsonrpc":"2.0","method":`), quote(method), []byte(`,"params":{"uri":`), uri, []byte(`}}`))
-		return
+		return true
 	}
 	p.log.debugf("%s sent %s on a subscription that does not ask for it", p.server.Host, excerpt(method))
+	return false
 }
 
 // endListening ends the stream for good.

@@ -347,6 +347,27 @@ func TestInputAnsweredAtTheEnd(t *testing.T) {
 	p.result(id)
 }
 
+// Nobody is asked who is gone.
+func TestInputAskedAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	p, server := startBridged(t, asks(`"q":`+aList, "", `{}`), everyCapability)
+	server.acknowledges("")
+	p.notify("notifications/initialized", "")
+	server.filter(1)
+	release := server.hold("tools/call ask")
+	id := p.request("tools/call", `{"name":"ask"}`)
+	server.await("tools/call ask", 1)
+	p.closeStdin()
+	eventually(t, "the end of the subscription, by which the end of input shows", func() bool { return server.answered("subscriptions/listen") == 1 })
+	release()
+	if got := p.failure(id); !strings.Contains(got.Message, "closed its input") {
+		t.Errorf("got %+v", got)
+	}
+	if got := len(p.messages); got != 0 {
+		t.Errorf("got %d messages, want no question", got)
+	}
+}
+
 // acknowledges answers subscriptions/listen as subscribes does, and honors the
 // filter as it is, without the resources of which refused is a prefix.
 func (s *fakeMCP) acknowledges(refused string) {

@@ -463,6 +463,7 @@ func TestBridgeAuthorization(t *testing.T) {
 	user := newUser(t, auth, server)
 	p := user.start("-u", server.url)
 	p.opens()
+	server.await("subscriptions/listen", 1)
 	p.echo("in")
 	auth.expireAccess()
 	p.echo("refreshed")

@@ -216,7 +216,7 @@ func (p *proxy) dispatch(ctx context.Context, m *message) {
 	}
 	ctx, span := p.startSpan(ctx, m)
 	if m.isRequest() {
-		work := ctx
+		work := ctx // for what outlives the request
 		ctx, cancel := context.WithCancel(ctx)
 		c := &call{m: m, span: span, cancel: cancel, done: make(chan struct{}), reached: make(chan struct{})}
 		if !p.register(c) {
