@@ -478,6 +478,21 @@ func TestBridgeAuthorization(t *testing.T) {
 	wantValues(t, "scope", auth.asked("scope"), "tools", "tools discover", "tools discover write")
 }
 
+// Nobody waits for the subscription that the server's list changes need: it opens no browser.
+func TestBridgeListensWithoutSignIn(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	server.sessions = false
+	auth.scope = anyValue
+	server.reply("initialize", rpcFailure(400, -32022, futureVersions))
+	server.reply("server/discover", rpcResult(discovered))
+	server.needs = map[string]string{"subscriptions/listen": "listen"}
+	p := newUser(t, auth, server).start("-u", server.url)
+	p.opens()
+	server.await("subscriptions/listen", 2)
+	wantValues(t, "scope", auth.asked("scope"), "tools")
+}
+
 // A server that speaks something else by now: its errors reach the host.
 func TestBridgeToAServerThatWentBack(t *testing.T) {
 	t.Parallel()
