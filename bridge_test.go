@@ -478,6 +478,27 @@ func TestBridgeAuthorization(t *testing.T) {
 	wantValues(t, "scope", auth.asked("scope"), "tools", "tools discover", "tools discover write")
 }
 
+// The host's initialize is answered also when there is no time to find out more.
+func TestBridgeStopsBeforeItBegins(t *testing.T) {
+	for name, signal := range stopSignals() {
+		signal := signal
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startFuture(t)
+			release := server.hold("server/discover")
+			defer release()
+			p := startProxy(t, "-u", server.url)
+			id := p.request("initialize", everyCapability)
+			server.await("server/discover", 1)
+			p.signal(signal)
+			p.wait()
+			if got := p.failure(id); got.Code != -32022 {
+				t.Errorf("got %+v, want the server's own refusal", got)
+			}
+		})
+	}
+}
+
 // Nobody waits for the subscription that the server's list changes need: it opens no browser.
 func TestBridgeListensWithoutSignIn(t *testing.T) {
 	t.Parallel()
