@@ -470,6 +470,7 @@ func TestBridgeListensAgain(t *testing.T) {
 	server.acknowledges("")
 	p := startProxy(t, "-u", server.url)
 	p.opens()
+	server.filter(1)
 	p.call("resources/subscribe", `{"uri":"x:1"}`)
 	filter := server.filter(2)
 	server.push("") // breaks off
@@ -520,6 +521,7 @@ func TestBridgeSubscriptionThatIsNotHonored(t *testing.T) {
 	server.acknowledges("secret:")
 	p := startProxy(t, "-u", server.url)
 	p.opens()
+	server.filter(1)
 	p.call("resources/subscribe", `{"uri":"x:1"}`)
 	if got := p.failure(p.request("resources/subscribe", `{"uri":"secret:1"}`)); got.Code != -32002 {
 		t.Errorf("got %+v", got)
