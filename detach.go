@@ -29,10 +29,10 @@ const (
 	// on the machine can read the arguments of a process.
 	detachedCommand = "detached-login"
 	detachedReady   = "ready"
-	maxOrder        = 1 << 20                    // bytes
-	detachWait      = 10 * time.Second           // for the detached process to come up
-	followGrace     = detachWait + 3*time.Second // for the leader to come up, and to say that its time is over
-	maxDetached     = 3                          // started for one message
+	maxOrder        = 1 << 20          // bytes
+	detachWait      = 10 * time.Second // for the detached process to come up
+	followGrace     = 3 * time.Second  // for the leader to say that its time is over
+	maxDetached     = 3                // started for one message
 	firstFollow     = 20 * time.Millisecond
 	followInterval  = 500 * time.Millisecond // a shorter one would cost a waiting process 1 ms of CPU a second
 	lockLogin       = "login"                // held while somebody signs in
@@ -105,8 +105,7 @@ func (o *oauth) leave() { close(o.leaving) }
 
 // follow waits until somebody has signed in, and starts a leader when there is none.
 func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
-	bound, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout+followGrace)
-	defer cancel()
+	until := time.Now().Add(o.cfg.loginTimeout + followGrace)
 	seen := o.store.loadLogin(o.key).Ended
 	shown, started, here, leader := signInPage{}, 0, o.cfg.unattended(), 0
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
@@ -147,12 +146,13 @@ func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
 				o.log.warnf("the sign-in runs in this process: %v", err)
 				here = true
 			}
+			until = time.Now().Add(o.cfg.loginTimeout + followGrace) // its time begins now
 		}
-		if !sleep(bound, pause) {
-			if ctx.Err() == nil {
-				return o.nobodySignedIn()
-			}
+		if !sleep(ctx, pause) {
 			return ctx.Err()
+		}
+		if time.Now().After(until) {
+			return o.nobodySignedIn()
 		}
 	}
 }
