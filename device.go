@@ -45,7 +45,7 @@ func (c *config) prefersDevice() bool {
 
 // setDevice comes after setGrant.
 func (c *config) setDevice(o *options) error {
-	other := ""
+	var other string
 	switch {
 	case !c.device:
 		return nil
@@ -217,7 +217,7 @@ func (o *oauth) poll(ctx context.Context, c *credentials, d *deviceAuthorization
 		if err == nil {
 			return t, nil
 		}
-		again := false
+		var again bool
 		if interval, again = nextPoll(interval, err); !again {
 			return token{}, err
 		}
