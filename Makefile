@@ -7,7 +7,7 @@ CONFORMANCE := 0.2.0-alpha.12
 FUZZTIME := 1m
 SOAK := 10m
 
-.PHONY: build test fuzz soak soak-tokens format vet lint check demo conformance release release-check clean
+.PHONY: build test bench fuzz soak soak-tokens format vet lint check demo conformance release release-check clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) .
@@ -36,12 +36,19 @@ soak-tokens: build
 	MCP_PROXY_TEST_TRAFFIC=60s MCP_PROXY_TEST_IDLE=30s MCP_PROXY_TEST_BINARY=$(CURDIR)/$(BINARY) \
 		go test -count=1 -v -run='^(TestTokensUnderTraffic|TestWaitingCostsLittle)$$'
 
+# What the binary costs beside the smallest pipe there can be: a table, in
+# some minutes. QUICK=1 measures fewer rounds.
+bench: build
+	MCP_PROXY_BENCH=$(if $(QUICK),quick,full) MCP_PROXY_TEST_BINARY=$(CURDIR)/$(BINARY) \
+		go test -count=1 -timeout=30m -run='^TestBench$$'
+
 format:
 	gofmt -w .
 
 vet:
 	go vet ./...
 	go vet release.go
+	go vet bench_floor.go
 
 lint: vet .tools/$(LINT)/golangci-lint$(EXE)
 	.tools/$(LINT)/golangci-lint$(EXE) run

@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 		main()
 	case "conformance-client":
 		os.Exit(conformanceClient())
+	case "bench-server":
+		os.Exit(cleaned(benchServer))
 	case "demo":
 		os.Exit(cleaned(demo))
 	default:
