@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -175,7 +174,7 @@ func (r *remoteOptions) setCallback(o *options, given map[string]bool, _ *config
 	return nil
 }
 
-var remoteHeader = regexp.MustCompile(`^([A-Za-z0-9_-]+):\s*(.*)$`)
+var remoteHeader = onceNeeded(`^([A-Za-z0-9_-]+):\s*(.*)$`)
 
 // defaultRemotePort is the port that mcp-remote takes where none is given. It
 // follows from the command line, so it can be in a client's registration.
@@ -186,7 +185,7 @@ func defaultRemotePort(o *options) string {
 	}
 	headers := map[string]string{}
 	for _, h := range o.headers {
-		if found := remoteHeader.FindStringSubmatch(h); found != nil {
+		if found := remoteHeader().FindStringSubmatch(h); found != nil {
 			headers[found[1]] = found[2]
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -576,11 +577,16 @@ type authChallenge struct {
 const authToken = "([!#$%&'*+.^_`|~0-9A-Za-z-]+)"
 
 var (
-	authParam  = regexp.MustCompile(`^` + authToken + `[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^ \t,"]+))[ \t]*(?:,|$)`)
-	authScheme = regexp.MustCompile(`^` + authToken + `(?:[ \t]+[^= \t]|[ \t]*(?:,|$))`)
-	token68    = regexp.MustCompile(`^[0-9A-Za-z._~+/-]+=*[ \t]*(?:,|$)`)
-	quotedPair = regexp.MustCompile(`\\(.)`)
+	authParam  = onceNeeded(`^` + authToken + `[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^ \t,"]+))[ \t]*(?:,|$)`)
+	authScheme = onceNeeded(`^` + authToken + `(?:[ \t]+[^= \t]|[ \t]*(?:,|$))`)
+	token68    = onceNeeded(`^[0-9A-Za-z._~+/-]+=*[ \t]*(?:,|$)`)
+	quotedPair = onceNeeded(`\\(.)`)
 )
+
+// onceNeeded compiles an expression at its first use: nearly no start has any.
+func onceNeeded(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // parseChallengeLine returns what it understood before the first thing that it
 // does not understand. Commas divide challenges as well as parameters; only
@@ -588,15 +594,15 @@ var (
 func parseChallengeLine(line string) (all []authChallenge) {
 	for {
 		line = strings.TrimLeft(line, ", \t")
-		if m := authParam.FindStringSubmatch(line); m != nil && len(all) > 0 {
+		if m := authParam().FindStringSubmatch(line); m != nil && len(all) > 0 {
 			line = line[len(m[0]):]
 			params, name := all[len(all)-1].params, strings.ToLower(m[1])
 			if _, double := params[name]; !double {
-				params[name] = quotedPair.ReplaceAllString(m[2], "$1") + m[3]
+				params[name] = quotedPair().ReplaceAllString(m[2], "$1") + m[3]
 			}
-		} else if m := authScheme.FindStringSubmatch(line); m != nil {
+		} else if m := authScheme().FindStringSubmatch(line); m != nil {
 			line = strings.TrimLeft(line[len(m[1]):], " \t")
-			line = line[len(token68.FindString(line)):]
+			line = line[len(token68().FindString(line)):]
 			all = append(all, authChallenge{strings.ToLower(m[1]), map[string]string{}})
 		} else {
 			return all

@@ -198,7 +198,7 @@ func FuzzParseChallenge(f *testing.F) {
 		}
 		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value)
 		first := `Basic realm="` + quoted + `"`
-		if isToken(scheme) && token68.FindString(blob) == blob && blob != "" && !strings.EqualFold(scheme, "bearer") {
+		if isToken(scheme) && token68().FindString(blob) == blob && blob != "" && !strings.EqualFold(scheme, "bearer") {
 			first = scheme + " " + blob
 		}
 		c, ok := parseChallenge(http.Header{"Www-Authenticate": {first + `, Bearer error="` + quoted + `" ,scope = "` + quoted + `"`, first}})

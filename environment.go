@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"regexp"
 	"strings"
 )
 
@@ -33,7 +32,7 @@ func (e *environment) expand(flagName, value string) string {
 	return value
 }
 
-var variable = regexp.MustCompile(`\$\{([^{}]+)\}`)
+var variable = onceNeeded(`\$\{([^{}]+)\}`)
 
 // reservedHeaders are the proxy's own, or would break HTTP's framing.
 var reservedHeaders = map[string]bool{
@@ -62,8 +61,8 @@ func (c *config) addHeader(from, text string, env *environment) error {
 		return withHint(usagef("%s: %s is set by the proxy itself", from, name), "leave it out")
 	}
 	value = env.expand(from+" "+name, strings.TrimSpace(value))
-	value = variable.ReplaceAllStringFunc(value, func(v string) string {
-		return env.lookup(from+" "+name, variable.FindStringSubmatch(v)[1])
+	value = variable().ReplaceAllStringFunc(value, func(v string) string {
+		return env.lookup(from+" "+name, variable().FindStringSubmatch(v)[1])
 	})
 	// RFC 9110, section 5.5: a line break would start another header, and net/http
 	// refuses to send the other control characters.

@@ -32,6 +32,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"syscall"
 )
 
@@ -199,7 +200,7 @@ func exitCode(err error) int {
 
 // programVersion is what the build information says: the module's version for
 // an installed or tagged build, else the revision of the checkout.
-func programVersion() string {
+var programVersion = sync.OnceValue(func() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "devel"
@@ -213,6 +214,6 @@ func programVersion() string {
 		}
 	}
 	return "devel"
-}
+})
 
 func userAgent() string { return "mcp-proxy/" + programVersion() }
