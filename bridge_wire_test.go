@@ -21,7 +21,6 @@ var wireChanges = []struct {
 }{
 	{regexp.MustCompile(`session-[0-9A-Za-z_-]+`), "<session>"},
 	{regexp.MustCompile(`mcp-proxy/[^ \n]+`), "mcp-proxy/<version>"},
-	{regexp.MustCompile(`Traceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-01`), "Traceparent: <trace>"},
 	{regexp.MustCompile(`"mcp-proxy:[^"]+"`), `"<own>"`},
 }
 

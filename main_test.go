@@ -429,6 +429,9 @@ func TestTraces(t *testing.T) {
 	if got := call.attribute("mcp.method.name"); got != "tools/call" {
 		t.Errorf("mcp.method.name: got %q", got)
 	}
+	if header := server.requests("initialize")[0].Header.Get("Traceparent"); header != "" {
+		t.Errorf("traceparent: got %q in a trace that the client did not begin", header)
+	}
 	header := server.requests("tools/call echo")[0].Header.Get("Traceparent")
 	if !strings.HasPrefix(header, "00-"+traceID+"-") || strings.Contains(header, caller) {
 		t.Errorf("traceparent: got %q, want the proxy's own span in the caller's trace", header)

@@ -172,6 +172,7 @@ type span struct {
 	tracer *tracer
 	parent [8]byte // zero: none
 	remote bool    // the parent is in another process
+	shared bool    // so is the root: the trace is the caller's
 	name   string
 	kind   spanKind
 	start  time.Time
@@ -201,9 +202,9 @@ func (t *tracer) start(ctx context.Context, name string, kind spanKind) (context
 	s := &span{tracer: t, name: name, kind: kind, start: time.Now()}
 	s.attrs = s.room[:0]
 	if parent := spanOf(ctx); parent != nil {
-		s.spanContext, s.parent = parent.spanContext, parent.span
+		s.spanContext, s.parent, s.shared = parent.spanContext, parent.span, parent.shared
 	} else if parent, ok := ctx.Value(remoteKey{}).(spanContext); ok {
-		s.spanContext, s.parent, s.remote = parent, parent.span, true
+		s.spanContext, s.parent, s.remote, s.shared = parent, parent.span, true, true
 	} else {
 		binary.BigEndian.PutUint64(s.trace[:8], randomID())
 		binary.BigEndian.PutUint64(s.trace[8:], randomID())
