@@ -86,12 +86,12 @@ type annotation struct {
 // droppedTool is a tool that learn took out of a list: both texts are fit for a log line.
 type droppedTool struct{ name, reason string }
 
-// modernVersion returns params._meta["io.modelcontextprotocol/protocolVersion"], "" when the message is of
+// modernVersion returns the "io.modelcontextprotocol/protocolVersion" of params._meta, "" when the message is of
 // an earlier era. Any string counts, an old date too: only the modern revisions define the member, and a
 // modern server wants it mirrored even where it will refuse that version (the specification's own example
 // of a refusal is "1900-01-01").
-func modernVersion(params []byte) string {
-	version, _ := unquote(member(params, "_meta", "io.modelcontextprotocol/protocolVersion"))
+func modernVersion(meta []byte) string {
+	version, _ := unquote(member(meta, "io.modelcontextprotocol/protocolVersion"))
 	return version
 }
 

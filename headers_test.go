@@ -29,7 +29,7 @@ func TestModernVersion(t *testing.T) {
 		{``, ""},
 	}
 	for _, test := range tests {
-		if got := modernVersion([]byte(test.params)); got != test.want {
+		if got := modernVersion(member([]byte(test.params), "_meta")); got != test.want {
 			t.Errorf("modernVersion(%s): got %q, want %q", test.params, got, test.want)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/bits"
 	"slices"
 	"unicode/utf8"
@@ -46,11 +47,19 @@ type scanner struct {
 	list    []extent
 	named   bool // the object has members at all
 
-	keep *[]byte // what grows by the current piece: &key, &id or nil
-	from int     // where in the current piece that begins
+	keep keeping // what of the current piece is kept
+	from int     // where that begins
 	key  []byte  // the part of a top-level key that earlier pieces held
 	id   []byte
 }
+
+type keeping uint8
+
+const (
+	keepNothing keeping = iota
+	keepKey
+	keepID
+)
 
 type extent struct{ start, end int }
 
@@ -93,8 +102,11 @@ func (s *scanner) feed(p []byte) {
 		}
 	}
 	s.state = state
-	if s.keep != nil {
-		s.grow(s.keep, p[s.from:])
+	switch s.keep {
+	case keepKey:
+		s.key = grown(s.key, p[s.from:])
+	case keepID:
+		s.id = grown(s.id, p[s.from:])
 	}
 	s.pos += len(p)
 }
@@ -104,7 +116,7 @@ func (s *scanner) fail(i int) {
 	if s.state != broken {
 		s.pos += i
 	}
-	s.state, s.keep = broken, nil
+	s.state, s.keep = broken, keepNothing
 }
 
 // finish says whether the text as fed so far is a complete JSON object, else the error is errNotJSON or errNotObject.
@@ -145,7 +157,7 @@ func (s *scanner) act(step scanState, p []byte, i int) scanState {
 	case step == beginKey:
 		s.inKey = true
 		if len(s.nesting) == 1 {
-			s.named, s.key, s.keep, s.from = true, s.key[:0], &s.key, i
+			s.named, s.key, s.keep, s.from = true, s.key[:0], keepKey, i
 		}
 		return inString
 	case step == endString && s.inKey:
@@ -166,7 +178,7 @@ func (s *scanner) beginValue(p []byte, i int) scanState {
 	case 1:
 		s.start = s.pos + i
 		if s.member == idMember {
-			s.id, s.keep, s.from = s.id[:0], &s.id, i
+			s.id, s.keep, s.from = s.id[:0], keepID, i
 		}
 	}
 	next := grammar[inValue][p[i]]
@@ -193,8 +205,8 @@ func (s *scanner) endValue(p []byte, i int) scanState {
 			s.extents[s.member] = at
 		}
 		if s.member == idMember {
-			s.grow(&s.id, p[s.from:i])
-			s.keep = nil
+			s.id = grown(s.id, p[s.from:i])
+			s.keep = keepNothing
 		}
 		s.member = 0
 	}
@@ -210,10 +222,10 @@ func (s *scanner) endValue(p []byte, i int) scanState {
 // endKey takes the end of a key and finds out whose value comes next.
 func (s *scanner) endKey(raw []byte) {
 	if len(s.key) > 0 {
-		s.grow(&s.key, raw)
+		s.key = grown(s.key, raw)
 		raw = s.key
 	}
-	s.keep = nil
+	s.keep = keepNothing
 	key := raw[1 : len(raw)-1]
 	if !isVerbatim(raw) {
 		decoded, _ := unquote(raw)
@@ -225,9 +237,9 @@ func (s *scanner) endKey(raw []byte) {
 	}
 }
 
-// grow appends p to a kept key or id, up to one byte over maxID: longer ones are of no use.
-func (s *scanner) grow(kept *[]byte, p []byte) {
-	*kept = append(*kept, p[:min(len(p), maxID+1-len(*kept))]...)
+// grown appends p to a kept key or id, up to one byte over maxID: longer ones are of no use.
+func grown(kept, p []byte) []byte {
+	return append(kept, p[:min(len(p), maxID+1-len(kept))]...)
 }
 
 // A scanState is what of a JSON text is read or may come next.
@@ -320,9 +332,14 @@ func newGrammar(steps ...scanStep) (table [broken + 1][256]scanState) {
 	for in := range table {
 		for c := range table[in] {
 			table[in][c] = broken
-			if in <= int(atEnd) && bytes.IndexByte([]byte(white), byte(c)) >= 0 || in == int(inString) && c >= ' ' {
-				table[in][c] = scanState(in)
-			}
+		}
+	}
+	for c := ' '; c <= 0xff; c++ {
+		table[inString][c] = inString
+	}
+	for in := wantValue; in <= atEnd; in++ {
+		for _, c := range []byte(white) {
+			table[in][c] = in
 		}
 	}
 	for _, step := range steps {
@@ -450,47 +467,78 @@ func newDocument(raw []byte) *document {
 	return d
 }
 
-// grow announces how many bytes are to come in all, so that no memory is left over.
-func (d *document) grow(n int) { d.expected = n }
+// grow announces how many bytes are to come in all, so that no memory is left over but for one byte, which lets a
+// reader see the end without another chunk.
+func (d *document) grow(n int) { d.expected = n + 1 }
 
 // Write fails only with errTooLong, and does so for good.
 func (d *document) Write(p []byte) (int, error) {
-	d.received += len(p)
-	if d.limit > 0 && d.received > d.limit {
-		return 0, errTooLong
+	for n := len(p); ; {
+		copied := copy(d.room(len(p)), p)
+		if err := d.take(copied); err != nil {
+			return 0, err
+		}
+		if p = p[copied:]; len(p) == 0 {
+			return n, nil
+		}
 	}
-	n := len(p)
-	if d.held == 0 {
-		p = bytes.TrimLeft(p, white)
-	}
-	d.scan.feed(p)
-	for len(p) > 0 {
-		p = p[d.store(p):]
-	}
-	return n, nil
 }
 
-// store takes as much of p as the last chunk has room for.
-func (d *document) store(p []byte) int {
+// ReadFrom reads all of r, straight into the chunks.
+func (d *document) ReadFrom(r io.Reader) (int64, error) {
+	for before := d.received; ; {
+		n, err := r.Read(d.room(minChunk))
+		if tooLong := d.take(n); tooLong != nil {
+			err = tooLong
+		}
+		switch {
+		case err == io.EOF:
+			return int64(d.received - before), nil
+		case err != nil:
+			return int64(d.received - before), err
+		}
+	}
+}
+
+// room is where the next bytes go, of which n are at hand.
+func (d *document) room(n int) []byte {
 	last := len(d.chunks) - 1
 	if last < 0 || len(d.chunks[last]) == cap(d.chunks[last]) {
-		d.chunks = append(d.chunks, make([]byte, 0, d.nextChunk()))
+		d.chunks = append(d.chunks, make([]byte, 0, d.nextChunk(n)))
 		last++
 	}
-	chunk := d.chunks[last]
-	n := min(len(p), cap(chunk)-len(chunk))
-	d.chunks[last] = append(chunk, p[:n]...)
-	added := d.chunks[last][len(chunk):]
-	toSpaces(added, '\n')
-	toSpaces(added, '\r')
-	d.held += n
-	return n
+	return d.chunks[last][len(d.chunks[last]):cap(d.chunks[last])]
 }
 
-// nextChunk is an eighth of what is held already, which bounds what the last chunk can leave unused.
-func (d *document) nextChunk() int {
-	if missing := d.expected - d.held; missing > 0 {
+// take makes the first n bytes of room part of the text.
+func (d *document) take(n int) error {
+	d.received += n
+	if d.limit > 0 && d.received > d.limit {
+		return errTooLong
+	}
+	last := len(d.chunks) - 1
+	chunk := d.chunks[last]
+	p := chunk[len(chunk) : len(chunk)+n]
+	if d.held == 0 {
+		n = copy(p, bytes.TrimLeft(p, white))
+		p = p[:n]
+	}
+	d.scan.feed(p)
+	toSpaces(p, '\n')
+	toSpaces(p, '\r')
+	d.chunks[last] = chunk[:len(chunk)+n]
+	d.held += n
+	return nil
+}
+
+// nextChunk is an eighth of what is held already, which bounds what the last chunk can leave unused. The first is as
+// large as what is at hand: most events and bodies are whole then.
+func (d *document) nextChunk(n int) int {
+	switch missing := d.expected - d.held; {
+	case missing > 0:
 		return min(missing, maxChunk)
+	case d.held == 0:
+		return min(max(n, 1), maxChunk)
 	}
 	return min(max(d.held/8, minChunk), maxChunk)
 }
@@ -534,6 +582,9 @@ func (d *document) field(name string) []byte {
 		return nil
 	}
 	at := d.scan.extent(name)
+	if len(d.chunks) == 1 {
+		return at.of(d.chunks[0])
+	}
 	return join(d.cut(at.start, at.end))
 }
 

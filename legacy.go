@@ -154,7 +154,7 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 			l.endpoint = nil
 		}
 	}()
-	events := newEventReader(resp.Body, maxMessage)
+	events := newEventReader(promptBody{resp.Body, p.out}, maxMessage)
 	for {
 		e, err := events.next()
 		if err != nil {

@@ -64,7 +64,7 @@ func (p *proxy) relistTools(ctx context.Context, m *message) bool {
 // progress token does.
 func listRequest(m *message, cursor []byte) *message {
 	var all map[string]json.RawMessage
-	if err := json.Unmarshal(member(m.params, "_meta"), &all); err != nil { // m was parsed
+	if err := json.Unmarshal(m.meta, &all); err != nil { // m was parsed
 		panic(err)
 	}
 	meta := map[string]json.RawMessage{}

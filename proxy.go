@@ -282,7 +282,7 @@ func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *sp
 	if p.trace == nil {
 		return ctx, nil
 	}
-	if parent, ok := unquote(member(m.params, "_meta", "traceparent")); ok {
+	if parent, ok := unquote(member(m.meta, "traceparent")); ok {
 		ctx = withRemoteParent(ctx, parent)
 	}
 	name, target := nameOf(m), ""
@@ -399,8 +399,8 @@ func (p *proxy) succeed(c *call, d *document) {
 // finishWith gives a call that is settled its answer.
 func (p *proxy) finishWith(c *call, d *document) {
 	defer p.finish(c)
-	c.answer = d
 	if c.own {
+		c.answer = d
 		return
 	}
 	c.endSpan(d)
@@ -409,12 +409,18 @@ func (p *proxy) finishWith(c *call, d *document) {
 		parts = [][]byte{p.listedTools(c.m, join(parts))}
 	}
 	p.out.write(parts...)
-	forget(d.size())
 }
 
-// forward brings a request to the server and its answer back.
+// forward serves a request from its turn to its answer.
 func (p *proxy) forward(ctx context.Context, c *call, turn []<-chan struct{}) {
 	defer p.routines.Done()
+	size := len(c.m.raw)
+	p.forwardNow(ctx, c, turn)
+	forget(size)
+}
+
+// forwardNow brings a request to the server and its answer back.
+func (p *proxy) forwardNow(ctx context.Context, c *call, turn []<-chan struct{}) {
 	defer c.cancel()
 	defer c.hasReached()
 	err := p.hidden.refuse(c.m)
@@ -433,7 +439,6 @@ func (p *proxy) forward(ctx context.Context, c *call, turn []<-chan struct{}) {
 		err = errNoAnswer
 	}
 	p.fail(c, err) // does nothing for a call that was answered
-	forget(len(c.m.raw))
 }
 
 func (c *call) hasReached() {

@@ -121,10 +121,10 @@ func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent se
 	if resp.ContentLength > 0 {
 		d.grow(int(resp.ContentLength))
 	}
-	w := &wholeMessage{document: d, body: resp.Body}
-	_, err := io.Copy(w, resp.Body)
-	if w.linger != nil {
-		w.linger.Stop()
+	body := &lingeringBody{ReadCloser: resp.Body, d: d}
+	_, err := d.ReadFrom(body)
+	if body.linger != nil {
+		body.linger.Stop()
 	}
 	switch {
 	case d.whole(): // however the body went on or broke off
@@ -139,23 +139,25 @@ func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent se
 	case d.size() == 0:
 		return p.awaitListener(ctx, c, resp.StatusCode)
 	}
-	return p.relayBody(ctx, c, d, resp.StatusCode, media)
+	size := d.size()
+	err = p.relayBody(ctx, c, d, resp.StatusCode, media)
+	forget(size)
+	return err
 }
 
-// wholeMessage is a body that need not end in good order, or at all, once the
-// message in it is whole.
-type wholeMessage struct {
-	*document
-	body   io.Closer
+// lingeringBody need not end in good order, or at all, once the message that is
+// read from it is whole.
+type lingeringBody struct {
+	io.ReadCloser
+	d      *document
 	linger *time.Timer
 }
 
-func (w *wholeMessage) Write(p []byte) (int, error) {
-	n, err := w.document.Write(p)
-	if w.linger == nil && w.whole() {
-		w.linger = hangUp(w.body, lingerTime)
+func (b *lingeringBody) Read(p []byte) (int, error) {
+	if b.linger == nil && b.d.whole() {
+		b.linger = hangUp(b.ReadCloser, lingerTime) // the timer keeps no document
 	}
-	return n, err
+	return b.ReadCloser.Read(p)
 }
 
 // relayBody passes on what a body holds, which may be no answer at all.
@@ -164,6 +166,7 @@ func (p *proxy) relayBody(ctx context.Context, c *call, d *document, status int,
 	switch {
 	case errors.Is(err, errNotObject) && d.isArray():
 		p.fromServer(c, d)
+		p.out.writeNow()
 		if c.settled.Load() {
 			return nil
 		}
@@ -182,7 +185,11 @@ func (p *proxy) relayBody(ctx context.Context, c *call, d *document, status int,
 const eventStream = "text/event-stream"
 
 func mediaType(resp *http.Response) string {
-	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	given := resp.Header.Get("Content-Type")
+	if given == "application/json" || given == eventStream {
+		return given // as nearly always; parsing costs as much as the trace
+	}
+	media, _, _ := mime.ParseMediaType(given)
 	return media
 }
 
@@ -254,7 +261,8 @@ func (p *proxy) streamEnded() error {
 // answer to c the stream may go on for a little: other messages may follow.
 func (p *proxy) relayEvents(c *call, body io.ReadCloser, at *cursor) error {
 	defer body.Close()
-	events := newEventReader(body, maxMessage)
+	defer p.out.writeNow()
+	events := newEventReader(promptBody{body, p.out}, maxMessage)
 	var linger *time.Timer
 	for {
 		e, err := events.next()
@@ -268,15 +276,29 @@ func (p *proxy) relayEvents(c *call, body io.ReadCloser, at *cursor) error {
 		if e.data == nil || e.data.size() == 0 || e.name != "" && e.name != "message" {
 			continue
 		}
+		size := e.data.size()
 		p.fromServer(c, e.data)
+		forget(size)
 		if linger == nil && c != nil && c.settled.Load() {
 			linger = hangUp(body, lingerTime)
 		}
 	}
 }
 
+// promptBody has what was said so far written before it waits for more.
+type promptBody struct {
+	io.Reader
+	out *lineWriter
+}
+
+func (b promptBody) Read(p []byte) (int, error) {
+	b.out.writeNow()
+	return b.Reader.Read(p)
+}
+
 // fromServer passes on what an event holds. c is the call whose stream it came
-// on, nil for a stream that belongs to none.
+// on, nil for a stream that belongs to none. What is no answer is written when
+// the stream's promptBody is read again, or with out.writeNow.
 func (p *proxy) fromServer(c *call, d *document) {
 	switch err := d.finish(); {
 	case errors.Is(err, errNotObject) && d.isArray():
@@ -299,8 +321,7 @@ func (p *proxy) oneFromServer(c *call, d *document) {
 	case method != "" && version == "2.0" && c != nil && c.heard != nil:
 		c.heard(method, d)
 	case method != "" && version == "2.0":
-		p.out.write(d.parts()...)
-		forget(d.size())
+		p.out.writeSoon(d.parts()...)
 	case method == "" && isAnswer(d):
 		if err := p.deliver(c, d); err != nil {
 			p.log.warnf("%v", err)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"runtime/debug"
 	"sync"
 )
@@ -20,7 +21,7 @@ const (
 	// A message larger than this is given back to the system when it has
 	// passed: the runtime would keep its memory for minutes.
 	largeMessage = 4 << 20
-	// Up to here a message is copied together to be written in one call.
+	// Up to here messages are copied together to be written in one call.
 	smallMessage = 64 << 10
 )
 
@@ -40,6 +41,7 @@ type message struct {
 	id       []byte // raw JSON; nil for a notification
 	method   string // "" for a response
 	params   []byte // raw JSON; nil when absent
+	meta     []byte // params._meta, likewise
 	version  string // protocol version of a modern message, "" in the earlier eras
 	response bool
 	unasked  bool // the proxy's own, which nobody waits for: it must not open a browser
@@ -116,7 +118,8 @@ func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
 	}
 	m.response = top.method == nil
 	if !m.response {
-		m.version = modernVersion(m.params)
+		m.meta = member(m.params, "_meta")
+		m.version = modernVersion(m.meta)
 	}
 	return m, m.id, nil
 }
@@ -189,36 +192,74 @@ func (l *lineReader) passOver(line, piece []byte, err error) []byte {
 type lineWriter struct {
 	stop context.CancelCauseFunc // a stdout that is closed ends the program
 
-	mu sync.Mutex // guards w: a message is written whole
-	w  io.Writer
+	mu      sync.Mutex // guards what follows: a message is written whole
+	w       io.Writer
+	waiting []byte // messages to be written together
 }
 
 var errStdoutClosed = errors.New("stdout is closed")
 
 // write puts one message, given in pieces, on a line of its own.
 func (w *lineWriter) write(parts ...[]byte) {
-	size := 1
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.add(parts)
+	w.flush()
+}
+
+// writeSoon is write for what may wait until writeNow, at the latest: a system
+// call for each of many notifications costs more than all else about them.
+func (w *lineWriter) writeSoon(parts ...[]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.add(parts)
+}
+
+func (w *lineWriter) writeNow() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.flush()
+}
+
+// add takes a message. A large one is not copied.
+func (w *lineWriter) add(parts [][]byte) {
+	size := len(w.waiting) + 1
 	for _, p := range parts {
 		size += len(p)
 	}
-	if size <= smallMessage {
-		parts = [][]byte{append(bytes.Join(parts, nil), '\n')}
-	} else {
-		parts = append(parts[:len(parts):len(parts)], []byte{'\n'})
+	if size > smallMessage {
+		w.flush()
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	for _, p := range parts {
-		if _, err := w.w.Write(p); err != nil {
-			w.stop(fmt.Errorf("%w: %w", errStdoutClosed, err))
-			return
+		if len(p) > smallMessage {
+			w.flush()
+			w.put(p)
+		} else {
+			w.waiting = append(w.waiting, p...)
 		}
+	}
+	w.waiting = append(w.waiting, '\n')
+}
+
+// flush writes what waits.
+func (w *lineWriter) flush() {
+	if len(w.waiting) > 0 {
+		w.put(w.waiting)
+		w.waiting = w.waiting[:0]
 	}
 }
 
-// forget gives the memory of a large message back to the system.
+func (w *lineWriter) put(p []byte) {
+	if _, err := w.w.Write(p); err != nil {
+		w.stop(fmt.Errorf("%w: %w", errStdoutClosed, err))
+	}
+}
+
+// forget gives the memory of a large message back to the system. It is called
+// where nothing refers to the message any more: what is in use stays.
 func forget(size int) {
 	if size > largeMessage {
+		runtime.GC() // once is not enough for what net/http keeps in pools
 		debug.FreeOSMemory()
 	}
 }

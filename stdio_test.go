@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -157,7 +158,7 @@ func FuzzParseMessage(f *testing.F) {
 			Meta map[string]json.RawMessage `json:"_meta"`
 		}
 		list := listRequest(m, []byte(`"next"`)) // in the client's name, after a refusal of this message
-		if json.Unmarshal(list.params, &params) != nil || m.version != modernVersion(members["params"]) || list.version != m.version || list.method != "tools/list" {
+		if json.Unmarshal(list.params, &params) != nil || m.version != modernVersion(member(members["params"], "_meta")) || list.version != m.version || list.method != "tools/list" {
 			t.Fatalf("got version %q, and lists by %q", m.version, list.raw)
 		}
 		for name := range params.Meta {
@@ -215,6 +216,43 @@ func TestLineWriter(t *testing.T) {
 		if line == "" || strings.Trim(line, line[:1]) != "" || len(line) != (large+int(line[0]-'a'))*(smallMessage/large) {
 			t.Fatalf("got a line of %d bytes that begins with %.10q", len(line), line)
 		}
+	}
+}
+
+// writeSizes notes how large each write was.
+type writeSizes struct {
+	bytes.Buffer
+	sizes []int
+}
+
+func (w *writeSizes) Write(p []byte) (int, error) {
+	w.sizes = append(w.sizes, len(p))
+	return w.Buffer.Write(p)
+}
+
+// Notifications are written together, none waits for ever, and all come before
+// what is written after them.
+func TestLineWriterTogether(t *testing.T) {
+	var out writeSizes
+	w := &lineWriter{w: &out, stop: func(err error) { t.Errorf("it stopped: %v", err) }}
+	w.writeSoon([]byte("one"))
+	w.writeSoon([]byte("t"), []byte("wo"))
+	if len(out.sizes) != 0 {
+		t.Errorf("got writes of %v bytes, want them to wait", out.sizes)
+	}
+	w.writeNow()
+	w.writeNow()
+	w.writeSoon([]byte("three"))
+	w.write([]byte("four"))
+	large := strings.Repeat("x", smallMessage)
+	w.writeSoon([]byte("five"))
+	w.writeSoon([]byte(large))
+	w.writeNow()
+	if want := "one\ntwo\nthree\nfour\nfive\n" + large + "\n"; out.String() != want {
+		t.Errorf("got %.60q", out.String())
+	}
+	if want := []int{8, 11, 5, smallMessage + 1}; !slices.Equal(out.sizes, want) {
+		t.Errorf("got writes of %v bytes, want %v", out.sizes, want)
 	}
 }
 
