@@ -182,7 +182,7 @@ func TestBench(t *testing.T) {
 	fmt.Printf("%d cores, %s, %s/%s\n", runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	for _, protocol := range []string{"h2", "http/1.1"} {
 		protocol := protocol
-		t.Run(protocol, func(t *testing.T) {
+		t.Run(strings.TrimSuffix(protocol, "/1.1"), func(t *testing.T) {
 			b := newBench(t, protocol, os.Getenv("MCP_PROXY_TEST_BINARY"), floor)
 			for _, s := range benchScenarios(mode == "quick") {
 				s := s
