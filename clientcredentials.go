@@ -53,7 +53,7 @@ func (o *oauth) clientCredentials(ctx context.Context, found *authorization, sco
 	if err != nil {
 		return err
 	}
-	c.Grant, c.RequestedScope = grantClientCredentials, scope
+	c.RequestedScope = scope
 	if c.Token, err = o.machineToken(ctx, c); err == nil {
 		err = o.keepNew(ctx, c)
 	}

@@ -14,17 +14,22 @@ import (
 	"time"
 )
 
-// editCredentials changes the stored file of a server.
-func (u *testUser) editCredentials(server string, edit func(doc map[string]any)) {
+// machineFile is where what a machine gets for a server is kept.
+func (u *testUser) machineFile(server string) string {
+	return u.credentialsFile(server + "\x00client_credentials")
+}
+
+// editMachine changes the stored file of a machine.
+func (u *testUser) editMachine(server string, edit func(doc map[string]any)) {
 	u.t.Helper()
 	var doc map[string]any
-	data, err := os.ReadFile(u.credentialsFile(server))
+	data, err := os.ReadFile(u.machineFile(server))
 	fatal(u.t, err)
 	fatal(u.t, json.Unmarshal(data, &doc))
 	edit(doc)
 	data, err = json.Marshal(doc)
 	fatal(u.t, err)
-	fatal(u.t, os.WriteFile(u.credentialsFile(server), data, 0o600))
+	fatal(u.t, os.WriteFile(u.machineFile(server), data, 0o600))
 }
 
 // No user, no browser, no registration; the token is kept, and asked for again
@@ -104,7 +109,7 @@ func TestPrivateKeyJWT(t *testing.T) {
 			if got := auth.count("token client_credentials"); got != 3 {
 				t.Errorf("got %d requests for a token, want 3", got)
 			}
-			data, err := os.ReadFile(user.credentialsFile(server.url))
+			data, err := os.ReadFile(user.machineFile(server.url))
 			fatal(t, err)
 			if line := strings.Split(text, "\n")[1]; bytes.Contains(data, []byte(line)) || bytes.Contains(data, []byte("of-another-client")) {
 				t.Error("the credentials file holds the key, or a secret that is not the client's")
@@ -202,7 +207,7 @@ func TestClientCredentialsExpiry(t *testing.T) {
 			t.Parallel()
 			server, auth, user, args := startMachines(t)
 			user.start(args...).initialize()
-			user.editCredentials(server.url, func(doc map[string]any) {
+			user.editMachine(server.url, func(doc map[string]any) {
 				token := doc["token"].(map[string]any)
 				token["obtained_at"], token["expires_at"] = time.Now().Add(left-time.Hour).UTC(), time.Now().Add(left).UTC()
 			})
@@ -263,7 +268,8 @@ func TestClientCredentialsUnauthorizedForEver(t *testing.T) {
 	noBrowser(t, user, auth)
 }
 
-// A user's token does no machine's work, nor a machine's a user's.
+// A user's token does no machine's work, nor a machine's a user's, and neither
+// takes the other's place: a user would have to sign in again after every job.
 func TestClientCredentialsAreAnotherIdentity(t *testing.T) {
 	t.Parallel()
 	server, auth := startProtected(t)
@@ -274,7 +280,7 @@ func TestClientCredentialsAreAnotherIdentity(t *testing.T) {
 	user.env["SECRET"] = c.secret
 	asUser := []string{"-u", server.url, "-i", c.id, "-s", "env:SECRET", "--redirect-uri", redirect}
 	asMachine := []string{"-u", server.url, "-i", c.id, "-s", "env:SECRET", "--grant", "client_credentials"}
-	for _, args := range [][]string{asMachine, asUser, asMachine} {
+	for _, args := range [][]string{asMachine, asUser, asMachine, asUser} {
 		p := user.start(args...)
 		p.initialize()
 		p.closeStdin()
@@ -286,9 +292,33 @@ func TestClientCredentialsAreAnotherIdentity(t *testing.T) {
 			got = append(got, label)
 		}
 	}
-	if want := []string{"token client_credentials", "token authorization_code", "token client_credentials"}; !slices.Equal(got, want) {
+	if want := []string{"token client_credentials", "token authorization_code"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
+	if stdout, _, _ := user.run("status"); strings.Count(stdout, "\n") != 3 {
+		t.Errorf("status: got %q, want a row for each", stdout)
+	}
+	if _, stderr, exit := user.run("logout", "-u", server.url); exit != 0 || strings.Count(stderr, "signed out of") != 2 {
+		t.Errorf("logout: got exit code %d, %q, want both forgotten", exit, stderr)
+	}
+}
+
+// A machine waits for no user's sign-in.
+func TestClientCredentialsBesideASignIn(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.methods = []string{"none", "client_secret_basic"}
+	user := newUser(t, auth, server)
+	user.browser = "ignore"
+	waiting := user.start("-u", server.url)
+	id := waiting.request("initialize", initializeParams)
+	waiting.awaitURL(1)
+	c := auth.addClient("machine", "client_secret_basic")
+	user.env["SECRET"] = c.secret
+	p := user.start("-u", server.url, "-i", c.id, "-s", "env:SECRET", "--grant", "client_credentials")
+	p.initialize()
+	user.paste(waiting.awaitURL(1))
+	waiting.result(id)
 }
 
 // Nobody signs in, so a host that closes stdin at once still gets its answer:

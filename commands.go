@@ -167,19 +167,16 @@ func summary(c *credentials, now time.Time) string {
 
 // logout revokes and forgets. What cannot be revoked is forgotten all the same.
 func (a *app) logout(ctx context.Context) error {
-	if !a.cfg.all {
-		return a.logoutFrom(ctx, newStoreKey(a.cfg))
-	}
-	all, err := a.store.list()
+	keys, err := a.logoutKeys()
 	if err != nil {
 		return err
 	}
-	if len(all) == 0 {
+	if len(keys) == 0 {
 		a.log.notice("mcp-proxy: nothing is cached")
 	}
 	var failed error
-	for _, c := range all {
-		if err := a.logoutFrom(ctx, storeKey{c.Server, c.Profile}); err != nil {
+	for _, k := range keys {
+		if err := a.logoutFrom(ctx, k); err != nil {
 			if failed != nil {
 				a.log.report(failed)
 			}
@@ -187,6 +184,27 @@ func (a *app) logout(ctx context.Context) error {
 		}
 	}
 	return failed
+}
+
+// logoutKeys are those to forget. Without --grant a machine's goes with the
+// user's: nobody should have to show its secret to be rid of its token.
+func (a *app) logoutKeys() (keys []storeKey, err error) {
+	if !a.cfg.all {
+		k := newStoreKey(a.cfg)
+		machine := storeKey{k.server, k.profile, grantClientCredentials}
+		switch {
+		case k == machine || !a.store.knows(machine):
+			return []storeKey{k}, nil
+		case !a.store.knows(k):
+			return []storeKey{machine}, nil
+		}
+		return []storeKey{k, machine}, nil
+	}
+	all, err := a.store.list()
+	for _, c := range all {
+		keys = append(keys, keyOf(c))
+	}
+	return keys, err
 }
 
 func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
@@ -199,6 +217,9 @@ func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 	where := cfg.server.Host
 	if k.profile != "" {
 		where += " (profile " + k.profile + ")"
+	}
+	if k.grant != "" {
+		where += " (" + k.grant + ")"
 	}
 	if !a.store.knows(k) {
 		a.log.notice("mcp-proxy: nothing is cached for " + where)

@@ -406,9 +406,6 @@ func (d *doctor) cachedToken(first *firstAnswer) string {
 	case c != nil && !d.auth.usable(c):
 		d.skip(step, "it is of another client, %s", excerpt(c.Client.ID))
 		d.hint("%s", login)
-	case c != nil && !d.auth.ours(c):
-		d.skip(step, "it was got in another way: --grant tells a user from a machine")
-		d.hint("%s", login)
 	case c == nil || c.Token.Access == "":
 		d.skip(step, "none")
 		if d.failed == nil && first.wantsToken {

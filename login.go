@@ -138,7 +138,7 @@ func (o *oauth) scopeFor(ch challenge, old *credentials, found *authorization) s
 func (o *oauth) newCredentials(old *credentials, found *authorization) (*credentials, error) {
 	m := &found.server
 	c := &credentials{
-		Server: o.key.server, Profile: o.key.profile, Issuer: m.Issuer, TokenEndpoint: m.TokenEndpoint,
+		Server: o.key.server, Profile: o.key.profile, Grant: o.key.grant, Issuer: m.Issuer, TokenEndpoint: m.TokenEndpoint,
 		RevocationEndpoint: m.RevocationEndpoint, Resource: found.resource,
 	}
 	switch {

@@ -71,7 +71,13 @@ func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tra
 	}
 }
 
-func newStoreKey(c *config) storeKey { return storeKey{c.server.String(), c.profile} }
+func newStoreKey(c *config) storeKey {
+	k := storeKey{server: c.server.String(), profile: c.profile}
+	if c.unattended() {
+		k.grant = c.grant
+	}
+	return k
+}
 
 // current are the credentials as this process knows them; never nil.
 func (o *oauth) current() *credentials {
@@ -97,20 +103,10 @@ func (o *oauth) reread() *credentials {
 }
 
 func (o *oauth) load() *credentials {
-	c := o.store.load(o.key)
-	if c == nil || !o.usable(c) {
-		return &credentials{}
+	if c := o.store.load(o.key); c != nil && o.usable(c) {
+		return c
 	}
-	if !o.ours(c) {
-		c.Token = token{}
-	}
-	return c
-}
-
-// ours tells whether the token is of the identity that was asked for: a user's
-// must not do a machine's work, nor the other way round.
-func (o *oauth) ours(c *credentials) bool {
-	return o.cfg.unattended() == (c.Grant == grantClientCredentials)
+	return &credentials{}
 }
 
 // usable refuses the token of another client: with another --client-id the

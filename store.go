@@ -27,7 +27,8 @@ const (
 )
 
 // credentials is the content of NAME.json, where NAME is base64url of the server's URL, or of
-// URL#PROFILE, or the SHA-256 of that in hex where the name grew too long:
+// URL#PROFILE, with a zero byte and the grant after it where that is client_credentials, or the
+// SHA-256 of that in hex where the name grew too long:
 //
 //	{
 //	  "version": 1,
@@ -100,7 +101,12 @@ type window struct {
 	Purpose string    `json:"purpose,omitempty"`
 }
 
-type storeKey struct{ server, profile string }
+// storeKey tells cached credentials apart. grant is none for a user's: what a
+// machine gets must not take the place of a user's refresh token, nor wait for
+// the user's sign-in.
+type storeKey struct{ server, profile, grant string }
+
+func keyOf(c *credentials) storeKey { return storeKey{c.Server, c.Profile, c.Grant} }
 
 // base is the file name without its ending. The server's URL never holds a fragment, so no profile can
 // be taken for a piece of a URL.
@@ -108,6 +114,9 @@ func (k storeKey) base() string {
 	id := k.server
 	if k.profile != "" {
 		id += "#" + k.profile
+	}
+	if k.grant != "" {
+		id += "\x00" + k.grant // no argument holds that byte
 	}
 	base := base64.RawURLEncoding.EncodeToString([]byte(id))
 	if len(base)+len(".json") > maxFileName {
@@ -179,7 +188,7 @@ func (s *store) load(k storeKey) *credentials {
 		s.setAside(k.file(), seen)
 	case err != nil:
 		s.ignore(k.file(), err)
-	case c.Server != k.server || c.Profile != k.profile:
+	case keyOf(c) != k:
 		s.ignore(k.file(), errForeign)
 	default:
 		return c
@@ -194,7 +203,7 @@ func (s *store) look(k storeKey) (*credentials, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	case err == nil && (c.Server != k.server || c.Profile != k.profile):
+	case err == nil && keyOf(c) != k:
 		err = errForeign
 	}
 	if err != nil {
@@ -207,7 +216,7 @@ func (s *store) look(k storeKey) (*credentials, error) {
 // them all the same in this process.
 func (s *store) save(k storeKey, c *credentials) error {
 	file := *c
-	file.Version, file.Server, file.Profile = storeVersion, k.server, k.profile
+	file.Version, file.Server, file.Profile, file.Grant = storeVersion, k.server, k.profile, k.grant
 	file.Token = c.Token.storable()
 	data, err := json.MarshalIndent(&file, "", "  ")
 	if err != nil {
@@ -250,7 +259,7 @@ func (s *store) list() ([]*credentials, error) {
 			continue
 		}
 		c, _, err := s.parse(e.Name())
-		if err == nil && (storeKey{c.Server, c.Profile}).file() != e.Name() {
+		if err == nil && keyOf(c).file() != e.Name() {
 			err = errForeign
 		}
 		if err != nil {

@@ -95,7 +95,7 @@ func TestStoreRoundTrip(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("reading made the directory: %v", err)
 	}
-	second := storeKey{testKey.server, "work"}
+	second := storeKey{server: testKey.server, profile: "work"}
 	mustSave(t, s, testKey, testCredentials(1))
 	mustSave(t, s, second, testCredentials(2))
 
@@ -129,17 +129,18 @@ func TestStoreNames(t *testing.T) {
 		key  storeKey
 		want string
 	}{
-		{storeKey{"https://a.example/~", ""}, "aHR0cHM6Ly9hLmV4YW1wbGUvfg.json"},
-		{storeKey{"https://a.example/~", "p"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfiNw.json"},
-		{storeKey{long, ""}, "d3809587910566a6a5093cf41bf7246dd12f0b46061c2b8285bb6a793a2f6370.json"},
+		{storeKey{server: "https://a.example/~"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfg.json"},
+		{storeKey{server: "https://a.example/~", profile: "p"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfiNw.json"},
+		{storeKey{server: "https://a.example/~", grant: "g"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfgBn.json"},
+		{storeKey{server: long}, "d3809587910566a6a5093cf41bf7246dd12f0b46061c2b8285bb6a793a2f6370.json"},
 	} {
 		if got := test.key.file(); got != test.want {
 			t.Errorf("%v: got %s, want %s", test.key, got, test.want)
 		}
 	}
 	s, _ := testStore(t, closedDir(t))
-	mustSave(t, s, storeKey{long, ""}, testCredentials(1))
-	wantAccess(t, s.load(storeKey{long, ""}), testCredentials(1))
+	mustSave(t, s, storeKey{server: long}, testCredentials(1))
+	wantAccess(t, s.load(storeKey{server: long}), testCredentials(1))
 }
 
 func TestStoreFarTimes(t *testing.T) {
@@ -174,9 +175,9 @@ func TestStoreRefusals(t *testing.T) {
 		{"no version", file(0, testKey), "is damaged", true},
 		{"negative version", file(-1, testKey), "is damaged", true},
 		{"newer version", `{"version":2,"server":["other types"]}`, "a newer mcp-proxy wrote it", false},
-		{"another server", file(storeVersion, storeKey{"https://evil.example", ""}), "another server or profile", false},
-		{"another profile", file(storeVersion, storeKey{testKey.server, "p"}), "another server or profile", false},
-		{"ambiguous", file(storeVersion, storeKey{"https://mcp.example.com", "/mcp"}), "another server or profile", false},
+		{"another server", file(storeVersion, storeKey{server: "https://evil.example"}), "another server or profile", false},
+		{"another profile", file(storeVersion, storeKey{server: testKey.server, profile: "p"}), "another server or profile", false},
+		{"ambiguous", file(storeVersion, storeKey{server: "https://mcp.example.com", profile: "/mcp"}), "another server or profile", false},
 		{"too large", good + strings.Repeat(" ", maxPrivateFile), "it is larger", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -363,7 +364,7 @@ func testExclusion(t *testing.T, one, other *store) {
 	for _, free := range []struct {
 		key     storeKey
 		purpose string
-	}{{testKey, "login"}, {storeKey{testKey.server, "p"}, "refresh"}} {
+	}{{testKey, "login"}, {storeKey{server: testKey.server, profile: "p"}, "refresh"}} {
 		release, ok, err := other.tryLock(free.key, free.purpose)
 		if !ok || err != nil {
 			t.Fatalf("%v: %v, %v", free, ok, err)
