@@ -90,7 +90,7 @@ type deviceAuthorization struct {
 	ErrorDescription string `json:"error_description"`
 }
 
-// deviceRefused: the server does not give this client a code. Nobody was asked yet.
+// deviceRefused: the server gives this client no code that can be used. Nobody was asked yet.
 type deviceRefused struct{ error }
 
 func (d deviceRefused) Unwrap() error { return d.error }
@@ -103,7 +103,7 @@ func (o *oauth) deviceSignIn(ctx context.Context, found *authorization, scope st
 		c, err := o.newCredentials(old, found)
 		if err == nil && c.Client.ID == "" {
 			var cb *callback
-			if cb, err = o.registeredClient(ctx, c, old, &found.server); err == nil {
+			if cb, err = o.registeredClient(ctx, c, old, &found.server, grantDevice); err == nil {
 				cb.close()
 			}
 		}
@@ -116,14 +116,14 @@ func (o *oauth) deviceSignIn(ctx context.Context, found *authorization, scope st
 		c.RequestedScope = scope
 		device, err := o.askForCode(ctx, c, &found.server)
 		if isUnknownClient(err) && c.Client.Source == sourceRegistered && registrations < maxRegistrations {
-			old = &credentials{}
+			old = &credentials{Token: old.Token} // which is good as long as nobody has used the code
 			continue
 		}
 		if err != nil {
-			if isRejected(err) {
-				err = deviceRefused{o.explainRefusal(err)}
+			if errors.As(err, new(noAnswer)) || ctx.Err() != nil {
+				return err
 			}
-			return err
+			return deviceRefused{o.explainRefusal(err)}
 		}
 		return o.awaitDevice(ctx, c, device, ask)
 	}

@@ -114,8 +114,7 @@ func TestDeviceWithoutToken(t *testing.T) {
 	}
 }
 
-// By itself only where no browser can come back; where the server gives this
-// client no code, the ordinary way is taken.
+// By itself only where no browser can come back.
 func TestDeviceByItself(t *testing.T) {
 	for name, test := range map[string]struct {
 		env  map[string]string
@@ -135,19 +134,78 @@ func TestDeviceByItself(t *testing.T) {
 			t.Errorf("%s: got %v, %v, want %v", name, c != nil && c.prefersDevice(), err, test.want)
 		}
 	}
-	t.Run("refused", func(t *testing.T) {
-		t.Parallel()
-		server, auth, user := startDevices(t)
-		overSSH(user)
-		auth.on("device/code", func(w http.ResponseWriter, _ *fakeRequest) bool {
-			writeJSON(w, http.StatusForbidden, map[string]any{"error": "invalid_scope"}) // Google's clients of other kinds
-			return true
+}
+
+// No code for this client, for whatever reason: the ordinary way is taken, with
+// no further registration than it needs. --device insists.
+func TestDeviceFallsBack(t *testing.T) {
+	answer := func(status int, doc map[string]any) func(auth *fakeAuth) {
+		return func(auth *fakeAuth) {
+			auth.on("device/code", func(w http.ResponseWriter, _ *fakeRequest) bool {
+				writeJSON(w, status, doc)
+				return true
+			})
+		}
+	}
+	for name, test := range map[string]struct {
+		prepare   func(auth *fakeAuth)
+		registers int
+	}{
+		"refused":      {answer(http.StatusForbidden, map[string]any{"error": "invalid_scope"}), 1}, // Google's clients of other kinds
+		"not there":    {answer(http.StatusNotFound, map[string]any{}), 1},
+		"out of order": {answer(http.StatusNotImplemented, map[string]any{}), 1},
+		"unusable":     {answer(http.StatusOK, map[string]any{"device_code": "a", "user_code": "b", "verification_uri": "http://192.0.2.1/"}), 1},
+		"registration": {func(auth *fakeAuth) {
+			auth.on("register", func(w http.ResponseWriter, r *fakeRequest) bool {
+				if !strings.Contains(string(r.body), deviceGrant) {
+					return false
+				}
+				writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_client_metadata"})
+				return true
+			})
+		}, 2},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth, user := startDevices(t)
+			overSSH(user)
+			test.prepare(auth)
+			if _, stderr, exit := user.run("login", "-u", server.url, "--device"); exit == 0 || strings.Contains(stderr, "response_type=code") {
+				t.Errorf("--device: got exit code %d, %q", exit, stderr)
+			}
+			user.run("logout", "-u", server.url)
+			before := auth.count("register")
+			p := user.start("-u", server.url)
+			id := p.request("initialize", initializeParams)
+			user.paste(p.awaitURL(1))
+			p.result(id)
+			if got := auth.count("register") - before; got != test.registers {
+				t.Errorf("got %d registrations, want %d", got, test.registers)
+			}
 		})
-		p := user.start("-u", server.url)
-		id := p.request("initialize", initializeParams)
-		user.paste(p.awaitURL(1))
-		p.result(id)
+	}
+}
+
+// Whoever asks for a code and goes away keeps the token that there was.
+func TestDeviceKeepsTheOldToken(t *testing.T) {
+	t.Parallel()
+	server, auth, user := startDevices(t)
+	user.remember(server)
+	auth.change(func() {
+		for _, c := range auth.clients {
+			c.grants = []string{"authorization_code", "refresh_token"}
+		}
 	})
+	auth.refuseTokens("device_code", http.StatusBadRequest, "expired_token")
+	user.browser = "ignore"
+	if _, stderr, exit := user.run("login", "-u", server.url, "--device"); exit != 2 || auth.count("register") != 1 {
+		t.Errorf("got exit code %d, %q, %q", exit, stderr, auth.labels())
+	}
+	user.start("-u", server.url).initialize()
+	if auth.count("authorize") != 0 {
+		t.Errorf("got %q", auth.labels())
+	}
 }
 
 // A client that was registered for the browser alone is registered anew.

@@ -49,9 +49,10 @@ func (o *oauth) authorization(ctx context.Context, ch challenge, ask asking) err
 			return err
 		}
 		o.log.infof("signing in without a device code: %v", err)
-		if err := found.server.checkPKCE(); err != nil {
-			return unusable(err)
+		if found.server.checkBrowser() != nil {
+			return err
 		}
+		old = o.reread() // with a registration made for the code
 	}
 	for registrations := 1; ; registrations++ {
 		c, cb, err := o.prepare(ctx, old, found)
@@ -102,7 +103,12 @@ func (o *oauth) checkGrant(m *serverMetadata) error {
 		return m.checkDevice()
 	case o.usesDevice(m):
 		return nil
-	case m.AuthorizationEndpoint == "":
+	}
+	return m.checkBrowser()
+}
+
+func (m *serverMetadata) checkBrowser() error {
+	if m.AuthorizationEndpoint == "" {
 		return withHint(fmt.Errorf("authorization server %q lets no user sign in with a browser", excerpt(m.Issuer)), "--device or --grant client_credentials may do: mcp-proxy doctor says what it offers")
 	}
 	return m.checkPKCE()
@@ -188,8 +194,9 @@ func (o *oauth) prepare(ctx context.Context, old *credentials, found *authorizat
 	return c, cb, nil
 }
 
-// registeredClient uses the registration that we have at this server, or makes one.
-func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *credentials, m *serverMetadata) (*callback, error) {
+// registeredClient uses the registration that we have at this server, or makes
+// one, for moreGrants beside the usual.
+func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *credentials, m *serverMetadata, moreGrants ...string) (*callback, error) {
 	ours := old.Client.Source == sourceRegistered && old.Issuer == m.Issuer
 	if ours && (o.cfg.redirectURI == nil || old.Client.RedirectURI == o.cfg.redirectURI.String()) {
 		if redirect, err := url.Parse(old.Client.RedirectURI); err == nil {
@@ -209,7 +216,7 @@ func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *crede
 	}
 	ctx, span := o.trace.start(ctx, "oauth registration", spanInternal)
 	defer span.end()
-	c.Client, err = o.discover.register(ctx, m, cb.redirect.String(), o.grantsToRegister(m)...)
+	c.Client, err = o.discover.register(ctx, m, cb.redirect.String(), moreGrants...)
 	if err != nil {
 		span.fail("registration")
 		cb.close()
@@ -220,14 +227,6 @@ func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *crede
 		_ = o.keep(c) // a sign-in that fails must not lead to a registration each time
 	}
 	return cb, nil
-}
-
-// grantsToRegister are those beside the usual.
-func (o *oauth) grantsToRegister(m *serverMetadata) []string {
-	if o.usesDevice(m) {
-		return []string{grantDevice}
-	}
-	return nil
 }
 
 func (o *oauth) noClient(m *serverMetadata) error {
