@@ -75,12 +75,15 @@ func TestUsageErrors(t *testing.T) {
 		{"key that is not there", []string{"-u", url, "-i", "x", "--private-key", "key.pem"}, "--private-key"},
 		{"key that is none", []string{"-u", url, "-i", "x", "--private-key", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"}, "--private-key"},
 		{"encrypted key", []string{"-u", url, "-i", "x", "--private-key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0\n-----END ENCRYPTED PRIVATE KEY-----\n"}, "encrypted"},
+		{"key in a variable that is not known as one", []string{"-u", url, "-i", "x", "--private-key", "env:RAW_KEY"}, "env:RAW_KEY"},
+		{"blank before the key in a variable", []string{"-u", url, "-i", "x", "--private-key", "env:BLANK_KEY"}, "--private-key"},
 		{"metadata document over http", []string{"-u", url, "--client-metadata-url", "http://app.example.invalid/c"}, "--client-metadata-url"},
 	} {
 		test := test
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			user := newUser(t)
+			user.env["RAW_KEY"], user.env["BLANK_KEY"] = "hunter2", "\n-----BEGIN PRIVATE KEY-----\nhunter2="
 			stdout, stderr, exit := user.run(test.args...)
 			lines := strings.Split(strings.TrimSpace(stderr), "\n")
 			switch {

@@ -475,6 +475,23 @@ func TestHintsNameTheAccount(t *testing.T) {
 	}
 }
 
+// Nor does it lead to a user where a machine wants a token, or to another way
+// of signing in.
+func TestHintsNameTheGrant(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"--device": " --device",
+		"--grant client_credentials -i x -s env:S": " --grant client_credentials -i x -s env:SECRET",
+	} {
+		user := newUser(t)
+		user.env["S"] = "hunter2"
+		stdout, _, _ := user.run(append([]string{"status", "-u", "https://127.0.0.1:1/mcp"}, strings.Fields(args)...)...)
+		if !strings.HasSuffix(stdout, "hint: mcp-proxy login -u https://127.0.0.1:1/mcp"+want+"\n") {
+			t.Errorf("%s: got %q, want %q in the hint", args, stdout, want)
+		}
+	}
+}
+
 // Over SSH no window is opened, and the hint says how to get there.
 func TestLoginOverSSH(t *testing.T) {
 	t.Parallel()

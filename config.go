@@ -107,7 +107,7 @@ func (c *config) fill(o *options, given map[string]bool, getenv func(string) str
 		func() error { return c.setCommand(o) },
 		func() error { return c.setServer(server) },
 		func() error { return c.setClient(given) },
-		func() error { return c.setPrivateKey(privateKey, given) },
+		func() error { return c.setPrivateKey(privateKey, o.privateKey, given) },
 		func() error { return c.setGrant(o) },
 		func() error { return c.setDevice(o) },
 		func() error { return c.setRedirectURI(redirect) },
@@ -191,27 +191,29 @@ func (c *config) setClient(given map[string]bool) error {
 	return nil
 }
 
-// setPrivateKey takes a file, or the key itself out of a variable.
-func (c *config) setPrivateKey(value string, given map[string]bool) (err error) {
+// setPrivateKey takes a file, or the key itself out of a variable. What came
+// out of one is not repeated, for it may be a key that we do not know as one.
+func (c *config) setPrivateKey(value, written string, given map[string]bool) (err error) {
 	switch {
 	case value == "":
 		return nil
 	case c.clientID == "":
 		return withHint(usagef("--private-key without --client-id"), "add --client-id ID")
-	case given["s"] || given["client-secret"]:
+	case (given["s"] || given["client-secret"]) && c.clientSecret != "":
 		return withHint(usagef("--private-key and --client-secret exclude each other"), "leave out the one that is not registered for the client")
 	}
 	c.clientSecret = "" // the environment's default
-	text := []byte(value)
-	if !strings.HasPrefix(value, "-----BEGIN ") {
-		if text, err = c.readSecret("--private-key", value); err != nil {
-			return err
+	text, isVariable := []byte(value), strings.HasPrefix(written, "env:")
+	if strings.Contains(value, "-----BEGIN ") {
+		written = "the value"
+	} else if text, err = c.readSecret("--private-key", value); err != nil {
+		if isVariable {
+			err = withHint(usagef("--private-key: %s holds neither a key in PEM nor the path of a file that can be read", written), "a key begins with -----BEGIN PRIVATE KEY-----")
 		}
-	} else {
-		value = "the value"
+		return err
 	}
 	if c.privateKey, err = parsePrivateKey(text); err != nil {
-		return withHint(usagef("--private-key: %s %w", value, err), "%s", hintOf(err))
+		return withHint(usagef("--private-key: %s %w", written, err), "%s", hintOf(err))
 	}
 	return nil
 }
@@ -303,6 +305,15 @@ func (c *config) typed(command string) string {
 	text := "mcp-proxy " + command + " -u " + quoted(c.server.String())
 	if c.profile != "" {
 		text += " --profile " + quoted(c.profile)
+	}
+	switch {
+	case command == "logout": // of whatever there is
+	case c.device:
+		text += " --device"
+	case c.unattended() && c.privateKey != nil:
+		text += " --grant " + c.grant + " -i " + quoted(c.clientID) + " --private-key FILE"
+	case c.unattended():
+		text += " --grant " + c.grant + " -i " + quoted(c.clientID) + " -s env:SECRET"
 	}
 	return text
 }
