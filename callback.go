@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -67,10 +68,22 @@ func listenForGivenClient(exact *url.URL) (*callback, error) {
 	return nil, withHint(fmt.Errorf("the ports %d to %d on localhost are all in use", firstGivenPort, lastGivenPort), "end a program that uses one of them, or give --redirect-uri http://localhost:PORT%s", givenRedirectPath)
 }
 
-// listenForRegistration takes any free port: it is registered together with it.
-func listenForRegistration(exact *url.URL) (*callback, error) {
-	if exact != nil {
-		return listenForGivenClient(exact)
+// listenForRegistration takes any free port where the user named none: it is
+// registered together with it.
+func listenForRegistration(wanted *url.URL, anyPort bool) (*callback, error) {
+	if wanted != nil {
+		cb, err := listenForGivenClient(wanted)
+		if err == nil || !anyPort {
+			return cb, err
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort(wanted.Hostname(), "0"))
+		if err != nil {
+			return nil, fmt.Errorf("listen for the sign-in: %w", err)
+		}
+		l.Close() // localhost has two addresses, which need the same one
+		other := *wanted
+		other.Host = net.JoinHostPort(wanted.Hostname(), strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+		return listenForGivenClient(&other)
 	}
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

@@ -156,11 +156,12 @@ func (r *remoteOptions) setResource(o *options, given map[string]bool, c *config
 
 // setCallback makes the redirect URI that mcp-remote would have: a client that
 // was registered by hand for it was registered with that one.
-func (r *remoteOptions) setCallback(o *options, given map[string]bool, _ *config) error {
+func (r *remoteOptions) setCallback(o *options, given map[string]bool, c *config) error {
 	if given["host"] && !isLoopback(r.host) {
 		return withHint(usagef("--host: %q is another machine, and what the browser brings back must not leave this one", r.host), "--host localhost or --host 127.0.0.1")
 	}
-	if r.port == "" && r.host == "" && (r.clientInfo == "" || given["redirect-uri"]) {
+	isRegistered := r.clientInfo != "" && !given["redirect-uri"] && !o.device && o.grant == grantCode
+	if r.port == "" && r.host == "" && !isRegistered {
 		return nil
 	}
 	host, port := r.host, r.port
@@ -168,7 +169,7 @@ func (r *remoteOptions) setCallback(o *options, given map[string]bool, _ *config
 		host = "localhost"
 	}
 	if port == "" {
-		port = defaultRemotePort(o)
+		port, c.anyPort = defaultRemotePort(o), true
 	}
 	o.redirectURI = "http://" + net.JoinHostPort(host, port) + remoteRedirectPath
 	return nil

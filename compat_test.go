@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -56,6 +57,8 @@ func TestRemoteFlags(t *testing.T) {
 		"--static-oauth-client-info @" + infoFile + " 77":                                                                   "-i id -s s --redirect-uri http://localhost:77/oauth/callback",
 		"--static-oauth-client-info @" + infoFile + " --redirect-uri http://localhost:5/x":                                  "-i id -s s --redirect-uri http://localhost:5/x",
 		`--static-oauth-client-info {"client_id":"id"} --header X-B:|two --header x-a:"<é>&\ --resource https://r.example/`: `-i id --client-secret= --redirect-uri http://localhost:24104/oauth/callback --header X-B:two --header x-a:"<é>&\ --resource https://r.example/`,
+		`--static-oauth-client-info {"client_id":"id"} --device`:                                                            "-i id --client-secret= --device",
+		`--grant client_credentials --static-oauth-client-info @` + infoFile:                                                "--grant client_credentials -i id -s s",
 		`--static-oauth-client-metadata {"scope":"a|b"}`:                                                                    "--scope a|b",
 		`--static-oauth-client-metadata {"scope":"a"} --scope c`:                                                            "--scope c",
 	} {
@@ -68,7 +71,7 @@ func TestRemoteFlags(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%q: %v", all, err)
 			}
-			c.args, c.warnings, c.registerAs = nil, nil, nil
+			c.args, c.warnings, c.registerAs, c.anyPort = nil, nil, nil, false
 			return c
 		}
 		want := parse("", ours)
@@ -253,6 +256,31 @@ func TestRemoteTenants(t *testing.T) {
 		if stdout, _, _ := user.run("status", "mcp-remote", server.url, "--resource", tenant); strings.Count(stdout, "\n") != 2 || !strings.Contains(stdout, tenant) {
 			t.Errorf("got %q, want one row with %s", stdout, tenant)
 		}
+	}
+}
+
+// The port that nobody named may be another's: the client is registered with
+// one that is free. A client that has been registered by hand cannot.
+func TestRemotePortInUse(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	var wanted, header string
+	for i := 0; ; i++ { // the header is part of what the port follows from
+		header = fmt.Sprintf("X-N: %d", i)
+		wanted = "127.0.0.1:" + defaultRemotePort(&options{url: server.url, headers: repeated{header}})
+		if l, err := net.Listen("tcp", wanted); err == nil {
+			defer l.Close()
+			break
+		}
+	}
+	user.start(server.url, "--host", "127.0.0.1", "--header", header).initialize()
+	if got := auth.asked("redirect_uri"); len(got) != 1 || strings.Contains(got[0], wanted+"/") || !strings.HasSuffix(got[0], remoteRedirectPath) {
+		t.Errorf("got %q, want another port than of %s", got, wanted)
+	}
+	_, stderr, exit := user.run("login", server.url, "--host", "127.0.0.1", "--header", header, "--static-oauth-client-info", `{"client_id":"by-hand"}`)
+	if exit == 0 || !strings.Contains(stderr, wanted+remoteRedirectPath+" cannot be used") {
+		t.Errorf("got exit code %d, %q", exit, stderr)
 	}
 }
 

@@ -33,6 +33,7 @@ type config struct {
 	scope             string
 	resource          string // "": as published; resourceNone: do not send one
 	redirectURI       *url.URL
+	anyPort           bool // of redirectURI is as good where the client is yet to be registered
 	authParams        url.Values
 	registerAs        registerAs
 

@@ -210,7 +210,7 @@ func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *crede
 	if m.RegistrationEndpoint == "" {
 		return nil, o.noClient(m)
 	}
-	cb, err := listenForRegistration(o.cfg.redirectURI)
+	cb, err := listenForRegistration(o.cfg.redirectURI, o.cfg.anyPort)
 	if err != nil {
 		return nil, err
 	}
