@@ -119,6 +119,27 @@ func TestPrivateKeyJWT(t *testing.T) {
 	}
 }
 
+// The client has got a secret instead of its key: what was signed for before is
+// asked for again with that.
+func TestSecretInsteadOfTheKey(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.machineGrants("private_key_jwt")
+	c, text := auth.addSigner("machine", "ES256")
+	user := newUser(t, auth, server)
+	args := []string{"-u", server.url, "--grant", "client_credentials", "-i", c.id}
+	p := user.start(append(args, "--private-key", user.keyFile(text))...)
+	p.initialize()
+	p.closeStdin()
+	p.wait()
+	auth.machineGrants("client_secret_basic")
+	auth.change(func() { c.method, c.secret = "client_secret_basic", auth.secret("client-secret") })
+	auth.expireAccess()
+	user.env["SECRET"] = c.secret
+	user.start(append(args, "-s", "env:SECRET")...).initialize()
+	noBrowser(t, user, auth)
+}
+
 // A user who signs in through a client with a key: the code, the refresh and
 // the revocation are all signed.
 func TestPrivateKeyOfAUsersClient(t *testing.T) {

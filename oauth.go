@@ -103,10 +103,14 @@ func (o *oauth) reread() *credentials {
 }
 
 func (o *oauth) load() *credentials {
-	if c := o.store.load(o.key); c != nil && o.usable(c) {
-		return c
+	c := o.store.load(o.key)
+	if c == nil || !o.usable(c) {
+		return &credentials{}
 	}
-	return &credentials{}
+	if c.Client.AuthMethod == methodPrivateKey && o.cfg.clientID != "" && o.cfg.clientSecret != "" {
+		c.Token = token{} // nobody can renew it: the client has a secret now instead of the key
+	}
+	return c
 }
 
 // usable refuses the token of another client: with another --client-id the
