@@ -28,11 +28,18 @@ const (
 	codeDenied     = "access_denied"
 )
 
-// isContainer is a guess: podman and systemd set container, Kubernetes its own
-// variable, Docker leaves a file.
+// isContainer is a guess: Docker leaves a file.
 func isContainer(getenv func(string) string) bool {
 	_, err := os.Lstat("/.dockerenv")
-	return getenv("container") != "" || getenv("KUBERNETES_SERVICE_HOST") != "" || err == nil
+	return err == nil || namesContainer(getenv)
+}
+
+// namesContainer: podman and systemd set container, Kubernetes its own variable.
+// Flatpak sets container as well, for programs of the desktop, whose browser
+// comes back to them.
+func namesContainer(getenv func(string) string) bool {
+	kind := getenv("container")
+	return kind != "" && kind != "flatpak" || getenv("KUBERNETES_SERVICE_HOST") != ""
 }
 
 // prefersDevice: no browser can come back to this machine. --no-browser alone

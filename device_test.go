@@ -136,6 +136,15 @@ func TestDeviceByItself(t *testing.T) {
 	}
 }
 
+// A program of the desktop in Flatpak has its browser beside it.
+func TestContainerByTheEnvironment(t *testing.T) {
+	for kind, want := range map[string]bool{"": false, "podman": true, "flatpak": false} {
+		if got := namesContainer(func(name string) string { return map[string]string{"container": kind}[name] }); got != want {
+			t.Errorf("%q: got %v, want %v", kind, got, want)
+		}
+	}
+}
+
 // No code for this client, for whatever reason: the ordinary way is taken, with
 // no further registration than it needs. --device insists.
 func TestDeviceFallsBack(t *testing.T) {
