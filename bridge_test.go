@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -391,6 +392,31 @@ func TestBridgeLogLevel(t *testing.T) {
 	p.failure(p.request("logging/setLevel", ""))
 	if got := server.count("logging/setLevel"); got != 0 {
 		t.Errorf("got %d logging/setLevel, want none", got)
+	}
+}
+
+// An answer goes on to the host when it comes, not when the server ends the stream.
+func TestBridgeAnswersBeforeTheStreamEnds(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	answered := make(chan struct{})
+	var early atomic.Bool
+	server.reply("tools/call open", func(w http.ResponseWriter, r *fakeRequest) bool {
+		startEvents(w).send("data: " + r.msg.result(`{"content":[]}`))
+		select {
+		case <-answered:
+			early.Store(true)
+		case <-r.Context().Done(): // the proxy lost its patience
+		}
+		return true
+	})
+	p := startProxy(t, "-u", server.url)
+	p.opens()
+	p.call("tools/call", `{"name":"open"}`)
+	close(answered)
+	eventually(t, "the end of the stream", func() bool { return server.answered("tools/call open") == 1 })
+	if !early.Load() {
+		t.Error("the answer was held back until the stream had ended")
 	}
 }
 

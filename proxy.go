@@ -620,21 +620,31 @@ func (p *proxy) cancel(m *message) bool {
 }
 
 // ask sends a request of the proxy's own, made of one of the client's, and
-// returns the whole response. heard, if not nil, takes what comes before it.
+// returns the whole response. heard, if not nil, takes what comes before it. A
+// stream that the server keeps open after it is not waited for.
 func (p *proxy) ask(ctx context.Context, m *message, heard func(string, *document)) (*document, error) {
 	own := *m
 	own.id = newOwnID()
 	own.raw = withID(m.raw, own.id)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	posted, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c := &call{m: &own, own: true, heard: heard, cancel: cancel, done: make(chan struct{})}
 	if !p.register(c) {
+		cancel()
 		return nil, errStopping
 	}
-	if err := p.roundTrip(ctx, c); err != nil {
-		p.fail(c, err)
-	}
+	defer context.AfterFunc(ctx, cancel)()
+	p.routines.Add(1)
+	go func() {
+		defer p.routines.Done()
+		defer cancel()
+		if err := p.roundTrip(posted, c); err != nil {
+			p.fail(c, err)
+		}
+	}()
 	<-c.done
+	if c.failure != nil {
+		cancel() // else the stream may end by itself, and its connection be used again
+	}
 	return c.answer, c.failure
 }
 

@@ -319,7 +319,9 @@ func (p *proxy) oneFromServer(c *call, d *document) {
 	method, _ := unquote(d.field("method"))
 	switch {
 	case method != "" && version == "2.0" && c != nil && c.heard != nil:
-		c.heard(method, d)
+		if !c.settled.Load() {
+			c.heard(method, d)
+		}
 	case method != "" && version == "2.0":
 		p.out.writeSoon(d.parts()...)
 	case method == "" && isAnswer(d):
