@@ -122,7 +122,7 @@ func contains(array []byte, want string) bool {
 // judged looks at the answer to the host's initialize, which is settled and not
 // finished: true when the bridge gives the answer in its place, in its time.
 func (p *proxy) judged(ctx context.Context, c *call, d *document) bool {
-	if p.legacy.chosen() || !foreign(d) {
+	if c.m.version != "" || p.legacy.chosen() || !foreign(d) {
 		return false
 	}
 	p.routines.Add(1)
@@ -229,7 +229,7 @@ func welcome(initialize *message, discovered []byte) []byte {
 	result := withMember([]byte(`{}`), "protocolVersion", version)
 	result = withMember(result, "capabilities", objectOr(member(discovered, "capabilities"), "{}"))
 	result = withMember(result, "serverInfo", objectOr(info, `{"name":"unknown","version":""}`))
-	if instructions := member(discovered, "instructions"); instructions != nil {
+	if instructions := member(discovered, "instructions"); !isNull(instructions) {
 		result = withMember(result, "instructions", instructions)
 	}
 	return resultAnswer(initialize.id, result)
@@ -363,12 +363,11 @@ func (b *bridge) wants(d *document) bool {
 // asOfOld makes an answer one of the host's revision, which knows the members
 // that are new, as any that it must ignore, but not what has another meaning.
 func (p *proxy) asOfOld(m *message, d *document) (*document, error) {
-	if d.has("error") {
+	if isError(d.field("error")) {
 		return oldError(m, d), nil
 	}
-	result := d.field("result")
 	// MCP 2026-07-28, Overview, "ResultType": absent is complete, unknown is invalid.
-	if kind := member(result, "resultType"); kind != nil && string(kind) != `"complete"` {
+	if kind := d.member("result", "resultType"); kind != nil && string(kind) != `"complete"` {
 		return nil, &rpcError{Code: codeInternal, Message: "mcp-proxy: " + p.server.Host + " gave a result of an unknown type"}
 	}
 	switch m.method {
@@ -376,8 +375,8 @@ func (p *proxy) asOfOld(m *message, d *document) (*document, error) {
 		return newDocument(oldTools(p.learnTools(d.bytes()))), nil
 	case "tools/call":
 		// Anything in 2026-07-28, an object in 2025-11-25 (Schema, CallToolResult).
-		if structured := member(result, "structuredContent"); structured != nil && structured[0] != '{' {
-			return newDocument(resultAnswer(m.id, without(result, "structuredContent"))), nil
+		if structured := d.member("result", "structuredContent"); structured != nil && structured[0] != '{' {
+			return newDocument(resultAnswer(m.id, without(d.field("result"), "structuredContent"))), nil
 		}
 	}
 	return d, nil
@@ -406,7 +405,8 @@ func oldTools(response []byte) []byte {
 func oldError(m *message, d *document) *document {
 	raw := d.field("error")
 	text, _ := unquote(member(raw, "message"))
-	named := bytes.Equal(member(raw, "data", "uri"), member(m.params, "uri"))
+	uri := member(m.params, "uri")
+	named := uri != nil && bytes.Equal(member(raw, "data", "uri"), uri)
 	missing := named || strings.Contains(strings.ToLower(text), "not found")
 	if m.method != "resources/read" || string(member(raw, "code")) != strconv.Itoa(codeInvalidParams) || !missing {
 		return d

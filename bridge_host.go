@@ -45,11 +45,10 @@ func (p *proxy) inRounds(ctx context.Context, c *call, m *message) (*document, e
 		if err != nil {
 			return nil, err
 		}
-		result := answer.field("result")
-		if string(member(result, "resultType")) != `"input_required"` {
+		if string(answer.member("result", "resultType")) != `"input_required"` {
 			return answer, nil
 		}
-		next, asked, err := p.nextRound(ctx, c.m, params, result)
+		next, asked, err := p.nextRound(ctx, c.m, params, answer.field("result"))
 		if err != nil {
 			return nil, err
 		}
@@ -331,14 +330,22 @@ func (s *sides) filter(resources []string) []byte {
 }
 
 // beginListening opens the stream for what the server announces, as the host's
-// revision does once the host has said that it is ready. Nobody waits for it.
+// revision does once the host has said that it is ready. What the next message
+// brings about must find it.
 func (p *proxy) beginListening() {
 	b := &p.bridge
 	if err := b.changing.take(context.Background()); err != nil {
 		return
 	}
 	defer b.changing.give()
-	p.listenTo(b.resources, nil, false)
+	heard := make(chan struct{})
+	p.listenTo(b.resources, func([]byte, error) { close(heard) }, false)
+	timer := time.NewTimer(listenWait)
+	defer timer.Stop()
+	select {
+	case <-heard:
+	case <-timer.C:
+	}
 }
 
 // listenTo opens a stream for what is to be listened to now, in place of the one
@@ -376,6 +383,8 @@ func (p *proxy) listenTo(resources []string, told func(honored []byte, err error
 	go func() {
 		defer p.routines.Done()
 		defer stop()
+		// A server need not have said so for the stream to work.
+		defer time.AfterFunc(ackWait, func() { first(nil, nil) }).Stop()
 		p.keepListening(ctx, filter, first, asked)
 	}()
 }
@@ -503,18 +512,14 @@ func (p *proxy) resubscribe(ctx context.Context, resources []string, uri string,
 	}
 	acknowledged := make(chan reply, 1)
 	p.listenTo(resources, func(honored []byte, err error) { acknowledged <- reply{honored, err} }, true)
-	timer := time.NewTimer(ackWait)
-	defer timer.Stop()
 	select {
 	case r := <-acknowledged:
 		switch {
-		case r.err != nil || !wanted:
+		case r.err != nil || !wanted || r.honored == nil:
 			return r.err
 		case !contains(member(r.honored, "resourceSubscriptions"), uri):
 			return &rpcError{Code: codeResourceNotFound, Message: "mcp-proxy: the server does not accept a subscription to this resource"}
 		}
-		return nil
-	case <-timer.C: // it need not have said so for the stream to work
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

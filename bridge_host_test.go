@@ -463,6 +463,36 @@ func TestBridgeListens(t *testing.T) {
 	}
 }
 
+// What the first request brings about is heard.
+func TestBridgeListensFirst(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	server.acknowledges("")
+	server.reply("tools/call change", func(w http.ResponseWriter, r *fakeRequest) bool {
+		server.push(toolsChanged)
+		return rpcResult(`{"content":[]}`)(w, r)
+	})
+	p := startProxy(t, "-u", server.url)
+	p.opens()
+	p.call("tools/call", `{"name":"change"}`)
+	p.received("notifications/tools/list_changed", 1)
+}
+
+// A server that acknowledges nothing is listened to on one stream all the same.
+func TestBridgeListensWithoutAcknowledgement(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	server.reply("subscriptions/listen", func(w http.ResponseWriter, r *fakeRequest) bool {
+		startEvents(w).send(": open")
+		<-r.Context().Done()
+		return true
+	})
+	p := startProxy(t, "-u", server.url)
+	p.opens()
+	p.call("resources/subscribe", `{"uri":"x:1"}`)
+	eventually(t, "the end of the first stream", func() bool { return server.answered("subscriptions/listen") == 1 })
+}
+
 // A stream that breaks, or that the server ends, is opened again.
 func TestBridgeListensAgain(t *testing.T) {
 	t.Parallel()

@@ -206,6 +206,20 @@ func TestNoBridge(t *testing.T) {
 	}
 }
 
+// A host of the newer revision is told that there is no initialize.
+func TestNoBridgeForAHostOfTomorrow(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	p := startProxy(t, "-u", server.url)
+	if got := p.failure(p.modern("initialize", `"protocolVersion":"2026-07-28"`)); got.Code != -32022 {
+		t.Errorf("got %+v, want the server's error", got)
+	}
+	p.echoed(p.modern("tools/call", `"name":"echo","arguments":{"text":"by itself"}`), "by itself")
+	if got := server.count("server/discover"); got != 0 {
+		t.Errorf("got %d server/discover, want none", got)
+	}
+}
+
 // 400 in a session that works is an error like any other.
 func TestNoBridgeInASessionThatWorks(t *testing.T) {
 	t.Parallel()
@@ -332,12 +346,14 @@ func TestBridgeAnswers(t *testing.T) {
 		{"resources/read", `{"uri":"x:1"}`, `"error":{"code":-32602,"message":"Resource not found","data":{"uri":"x:1"}}`, `"error":{"code":-32002,"message":"Resource not found","data":{"uri":"x:1"}}`},
 		{"resources/read", `{"uri":"x:2"}`, `"error":{"code":-32602,"message":"no","data":{"uri":"x:2"}}`, `"error":{"code":-32002,"message":"no","data":{"uri":"x:2"}}`},
 		{"resources/read", `{"uri":"x:3"}`, `"error":{"code":-32602,"message":"Invalid requestState"}`, `"error":{"code":-32602,"message":"Invalid requestState"}`},
+		{"resources/read", `{"name":"no-uri"}`, `"error":{"code":-32602,"message":"uri is required"}`, `"error":{"code":-32602,"message":"uri is required"}`},
+		{"tools/call", `{"name":"e"}`, `"error":null,"result":{"structuredContent":[1],"content":[]}`, `"result":{"content":[]}`},
 		{"resources/read", `{"uri":"x:4"}`, `"error":{"code":-32603,"message":"disk not found"}`, `"error":{"code":-32603,"message":"disk not found"}`},
 		{"resources/read", `{"uri":"x:5"}`, `"result":{"resultType":"complete","contents":[ ]}`, `"result":{"resultType":"complete","contents":[ ]}`},
 		{"no/such", "", `"error":{"code":-32601,"message":"Method not found"}`, `"error":{"code":-32601,"message":"Method not found"}`},
 	} {
 		status := 200
-		if strings.HasPrefix(test.answer, `"error"`) && i%2 == 0 {
+		if strings.HasPrefix(test.answer, `"error":{`) && i%2 == 0 {
 			status = 400 // in either way
 		}
 		answer := says(status, "application/json", `{"jsonrpc":"2.0","id":<id>,`+test.answer+`}`)
@@ -425,7 +441,7 @@ func TestBridgeOffersNothingOfItsOwn(t *testing.T) {
 	t.Parallel()
 	server := startModern(t)
 	server.reply("initialize", rpcFailure(404, -32601, ""))
-	server.reply("server/discover", rpcResult(`{"supportedVersions":["2026-07-28"],"serverInfo":{"name":"draft","version":"0"}}`))
+	server.reply("server/discover", rpcResult(`{"supportedVersions":["2026-07-28"],"instructions":null,"serverInfo":{"name":"draft","version":"0"}}`))
 	p := startProxy(t, "-u", server.url)
 	if got, want := p.call("initialize", initializeParams), `{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"draft","version":"0"}}`; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

@@ -32,7 +32,7 @@ const (
 // accepts. Of a top-level object it notes where the members of memberNames are; of duplicates the last wins. The
 // id it also keeps, so that a line too long to be held can still be answered. The zero value is ready for use.
 type scanner struct {
-	wanted  *string // one more name, where the text comes in one piece
+	wanted  *string // one more name
 	listing bool    // note the elements of a top-level array
 
 	state   scanState
@@ -586,6 +586,20 @@ func (d *document) field(name string) []byte {
 		return at.of(d.chunks[0])
 	}
 	return join(d.cut(at.start, at.end))
+}
+
+// member returns a member of a top-level member, of which it copies nothing else.
+func (d *document) member(name, inner string) []byte {
+	at := d.scan.extent(name)
+	s := scanner{wanted: &inner}
+	for _, piece := range d.cut(at.start, at.end) {
+		s.feed(piece)
+	}
+	found := s.extents[wantedMember]
+	if found.end == 0 {
+		return nil
+	}
+	return join(d.cut(at.start+found.start, at.start+found.end))
 }
 
 // withID returns the parts of an object with id, a raw value, as its id.

@@ -491,3 +491,21 @@ func BenchmarkMember(b *testing.B) {
 		}
 	}
 }
+
+// A member of a member is found wherever the chunks of the text end.
+func TestDocumentMember(t *testing.T) {
+	const text = `{"id":1,"result":{"a":{"want":1},"want":[1, "x"],"b":2},"want":3}`
+	for cut := 0; cut <= len(text); cut++ {
+		d := newDocument([]byte(text))
+		d.chunks = [][]byte{[]byte(text[:cut]), []byte(text[cut:])}
+		if got := string(d.member("result", "want")); got != `[1, "x"]` {
+			t.Errorf("cut at %d: got %s", cut, got)
+		}
+		if got := d.member("result", "none"); got != nil {
+			t.Errorf("cut at %d: got %s, want nothing", cut, got)
+		}
+		if got := d.member("error", "want"); got != nil {
+			t.Errorf("cut at %d: got %s, want nothing", cut, got)
+		}
+	}
+}
