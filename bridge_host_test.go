@@ -565,6 +565,26 @@ func TestBridgeSubscriptionThatIsNotHonored(t *testing.T) {
 	})
 }
 
+// A host that says all it has to say at once, and closes its input, is not listened for.
+func TestBridgeListensToNothingAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	server.acknowledges("")
+	release := server.hold("server/discover")
+	p := startProxy(t, "-u", server.url)
+	id := p.request("initialize", everyCapability)
+	p.notify("notifications/initialized", "")
+	server.await("server/discover", 1)
+	began := time.Now()
+	p.closeStdin()
+	release()
+	p.result(id)
+	p.wait()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the program ended after %v: there was nothing to wait for", took)
+	}
+}
+
 func TestBridgeListensUntilTheEnd(t *testing.T) {
 	for name, end := range endings() {
 		end := end
