@@ -96,8 +96,8 @@ func benchScenarios(quick bool) []benchScenario {
 		idle = 2 * time.Second
 	}
 	return []benchScenario{
-		{name: "start", rounds: 31, quickly: 9, round: (*bench).coldStart},
-		{name: "sequential", rounds: 15, quickly: 5, round: (*bench).sequential},
+		{name: "start", rounds: 31, quickly: 7, round: (*bench).coldStart},
+		{name: "sequential", rounds: 15, quickly: 3, round: (*bench).sequential},
 		{name: "throughput", rounds: 11, quickly: 3, round: (*bench).throughput, after: (*bench).connections},
 		{name: "slow server", rounds: 7, quickly: 1, round: (*bench).throughputOfSlow},
 		{name: "slow call", rounds: 5, quickly: 1, round: (*bench).besideSlow},
