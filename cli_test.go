@@ -27,6 +27,8 @@ func TestUsageErrors(t *testing.T) {
 		{"no value", []string{"-u"}, "-u"},
 		{"not a URL", []string{"-u", "https://exa mple/%zz"}, "--url"},
 		{"no host", []string{"-u", "https:///mcp"}, "--url"},
+		{"address without brackets", []string{"-u", "https://::1/mcp"}, "--url"},
+		{"port that cannot be", []string{"-u", "https://mcp.example.invalid:65536/mcp"}, "--url"},
 		{"no scheme", []string{"-u", "mcp.example.invalid/mcp"}, "--url"},
 		{"http", []string{"-u", "http://mcp.example.invalid/mcp"}, "--url"},
 		{"http on loopback, not allowed", []string{"-u", "http://127.0.0.1:8080/mcp"}, "--allow-http"},

@@ -155,7 +155,7 @@ func (c *config) setServer(raw string) error {
 	}
 	u, err := url.Parse(raw)
 	switch {
-	case err != nil || u.Host == "" || u.Hostname() == "" || strings.ContainsAny(raw, " \t\r\n"):
+	case err != nil || !isAddress(u) || strings.ContainsAny(raw, " \t\r\n"):
 		return withHint(usagef("--url: not a URL"), urlHint)
 	case u.User != nil:
 		return withHint(usagef("--url: user information in the URL is not accepted"), "give credentials with --client-id, or with -H 'Authorization: …'")

@@ -14,9 +14,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -377,6 +379,8 @@ func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
 		return nil, errors.New("has no host")
 	case strings.IndexFunc(u.Host, notInHost) >= 0:
 		return nil, errors.New("has characters that no host name has")
+	case !isAddress(u):
+		return nil, errors.New("has a host that is no name and no address, or a port that cannot be")
 	case u.User != nil:
 		return nil, errors.New("has user info")
 	case strings.Contains(raw, "#"):
@@ -392,6 +396,21 @@ func notInURL(r rune) bool {
 // notInHost allows names of the DNS and addresses with a port. net/url lets
 // $( ) and & through, and control characters that were percent-encoded.
 func notInHost(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._:[]", r) }
+
+// isAddress wants a name or an address, and a port that there can be (RFC 3986,
+// section 3.2). net/url takes "a::", whose host would be "a:".
+func isAddress(u *url.URL) bool {
+	if port := u.Port(); port != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return false
+		}
+	}
+	if strings.HasPrefix(u.Host, "[") {
+		ip, err := netip.ParseAddr(u.Hostname())
+		return err == nil && ip.Is6()
+	}
+	return u.Hostname() != "" && !strings.ContainsAny(u.Hostname(), ":[]")
+}
 
 func isAlphanumeric(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'

@@ -636,6 +636,8 @@ var hostileURLs = []string{
 	"https://as.example/a b", " https://as.example", "https://as.example\n", "https://as.example/\r\nX: y", "https://as.example/\x00", "https://as.example/\x7f",
 	`https://as.example/"x"`, "https://as.example/`id`", `https://as.example/\x`, "https://as.example/<x>", "https://as.example/{x}|y^z",
 	"https://аs.example/", "https://as.example/é", "https://as.example/%zz", "https://as.example:port/", "-https://as.example", "--help", "https://[::1",
+	"https://as.example::", "https://as.example::443/", "https://::1/", "https://1::2:3/", "https://[as.example]/", "https://[127.0.0.1]/",
+	"https://[::1]x/", "https://as]example/", "https://as.example:65536/", "https://as.example:99999999999999999999/",
 }
 
 func TestCheckEndpoint(t *testing.T) {
@@ -646,7 +648,7 @@ func TestCheckEndpoint(t *testing.T) {
 			}
 		}
 	}
-	for _, good := range []string{"https://as.example", "HTTPS://as.example:8443/a/b;c?d=e&f=$(g)'*!~", "https://[::1]:1/x", "https://as.example/%20"} {
+	for _, good := range []string{"https://as.example", "HTTPS://as.example:8443/a/b;c?d=e&f=$(g)'*!~", "https://[::1]:1/x", "https://[::1]/", "https://as.example:/x", "https://as.example:65535/", "https://as.example/%20"} {
 		if _, err := checkEndpoint(good, false); err != nil {
 			t.Errorf("%q: %v", good, err)
 		}
@@ -692,12 +694,15 @@ func TestServerMetadataOfTheWrongType(t *testing.T) {
 
 func FuzzMetadata(f *testing.F) {
 	const issuer = "https://as.example"
-	f.Add([]byte(strings.ReplaceAll(serverPage, "HERE", issuer)))
-	f.Add([]byte(`{"issuer":"https://as.example/","authorization_endpoint":"javascript:alert(1)","token_endpoint":"https://as.example/t"}`))
-	f.Add([]byte(`{"resource":"https://mcp.example","authorization_servers":["https://as.example/t?x","https://as.example/a/","http://127.0.0.1/"],"scopes_supported":["a"]}`))
-	f.Add([]byte(`{"resource":"https://mcp.example.evil.example/mcp","authorization_servers":["https://a@b","//x","https://\u0000"]}`))
-	f.Add([]byte(`null`))
-	f.Fuzz(func(t *testing.T, body []byte) {
+	f.Add([]byte(strings.ReplaceAll(serverPage, "HERE", issuer)), issuer)
+	f.Add([]byte(`{"issuer":"https://as.example/","authorization_endpoint":"javascript:alert(1)","token_endpoint":"https://as.example/t"}`), issuer)
+	f.Add([]byte(`{"resource":"https://mcp.example","authorization_servers":["https://as.example/t?x","https://as.example/a/","http://127.0.0.1/"],"scopes_supported":["a"]}`), issuer)
+	f.Add([]byte(`{"resource":"https://mcp.example.evil.example/mcp","authorization_servers":["https://a@b","//x","https://\u0000"]}`), issuer)
+	f.Add([]byte(`null`), issuer)
+	for _, at := range append([]string{"https://0::", "https://[::1]:1/x", "https://as.example:443/a/"}, hostileURLs...) {
+		f.Add([]byte(`{}`), at)
+	}
+	f.Fuzz(func(t *testing.T, body []byte, another string) {
 		var prm resourceMetadata
 		server, _ := url.Parse("https://mcp.example/mcp")
 		if decodeObject(body, &prm) == nil {
@@ -709,7 +714,7 @@ func FuzzMetadata(f *testing.F) {
 				checkSaid(t, err.Error(), 2)
 			}
 		}
-		for _, issuer := range prm.AuthorizationServers {
+		for _, issuer := range append(prm.AuthorizationServers, another) {
 			u, err := checkEndpoint(issuer, false)
 			if err != nil {
 				checkSaid(t, err.Error(), 0)
