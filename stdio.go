@@ -199,12 +199,13 @@ type lineWriter struct {
 
 var errStdoutClosed = errors.New("stdout is closed")
 
-// write puts one message, given in pieces, on a line of its own.
+// write puts one message, given in pieces, on a line of its own. Goroutines that
+// are about to write go first, where there are any, and all is one system call:
+// each wakes the host, too.
 func (w *lineWriter) write(parts ...[]byte) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.add(parts)
-	w.flush()
+	w.writeSoon(parts...)
+	runtime.Gosched()
+	w.writeNow()
 }
 
 // writeSoon is write for what may wait until writeNow, at the latest: a system
