@@ -217,7 +217,7 @@ func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer sp.end()
 	sp.setString(attrHTTPMethod, req.Method)
 	sp.setString(attrServerAddress, req.URL.Hostname())
-	port, _ := strconv.ParseInt(portOf(req.URL), 10, 64)
+	port, _ := strconv.Atoi(portOf(req.URL))
 	sp.setInt(attrServerPort, port)
 	if t.propagate && sp.shared {
 		req = req.Clone(req.Context()) // a RoundTripper must not change the caller's request
@@ -228,7 +228,7 @@ func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
 		sp.fail(networkErrorType(err))
 		return nil, err
 	}
-	sp.setInt(attrHTTPStatus, int64(resp.StatusCode))
+	sp.setInt(attrHTTPStatus, resp.StatusCode)
 	if resp.StatusCode >= 400 {
 		sp.fail(strconv.Itoa(resp.StatusCode))
 	}

@@ -40,43 +40,53 @@ import (
 // An attribute is one of the constants below and nothing else: that is the redaction. There is no
 // constant for a header, a body, a URL, a path, a query, a parameter (a resource's URI is one), a
 // token or a code, so none of them can be written.
-type attribute string
-
-const (
-	// Of a message: the conventions for MCP, and for JSON-RPC where those refer to it.
-	attrMCPMethod       attribute = "mcp.method.name"
-	attrProtocolVersion attribute = "mcp.protocol.version"
-	attrRequestID       attribute = "jsonrpc.request.id"
-	attrOperation       attribute = "gen_ai.operation.name" // "execute_tool" for tools/call, else absent
-	attrToolName        attribute = "gen_ai.tool.name"
-	attrPromptName      attribute = "gen_ai.prompt.name"
-	attrRPCStatus       attribute = "rpc.response.status_code" // the JSON-RPC error code, as a string
-	attrRPCSystem       attribute = "rpc.system.name"          // "jsonrpc"
-	attrErrorType       attribute = "error.type"               // set by fail
-
-	// Of an HTTP request: the conventions for HTTP client spans, without url.full.
-	attrHTTPMethod    attribute = "http.request.method"
-	attrHTTPStatus    attribute = "http.response.status_code"
-	attrResendCount   attribute = "http.request.resend_count"
-	attrURLScheme     attribute = "url.scheme"
-	attrServerAddress attribute = "server.address"
-	attrServerPort    attribute = "server.port"
-
-	// Of the way either travelled.
-	attrTransport       attribute = "network.transport" // "pipe" for stdio, "tcp" for HTTP
-	attrNetworkProtocol attribute = "network.protocol.name"
-	attrNetworkVersion  attribute = "network.protocol.version"
-)
+type attribute uint8
 
 // A hashedAttribute cannot be set in clear: setString does not take it.
-type hashedAttribute string
+type hashedAttribute attribute
 
-// A session id lets its holder act in the session, so that it is a secret; its hash still tells
-// which messages belong together.
-const attrSessionID hashedAttribute = "mcp.session.id"
+const (
+	attrMCPMethod attribute = iota
+	attrRequestID
+	attrOperation // "execute_tool" for tools/call, else absent
+	attrToolName
+	attrPromptName
+	attrRPCStatus // the JSON-RPC error code, as a string
+	attrRPCSystem // "jsonrpc"
+	attrErrorType // set by fail
+	attrHTTPMethod
+	attrHTTPStatus
+	attrServerAddress
+	attrServerPort
+	attrTransport // "pipe" for stdio
+
+	// A session id lets its holder act in the session, so that it is a secret; its hash still
+	// tells which messages belong together.
+	attrSessionID hashedAttribute = iota
+)
+
+var attributeNames = [...]string{
+	// Of a message: the conventions for MCP, and for JSON-RPC where those refer to it.
+	attrMCPMethod:  "mcp.method.name",
+	attrSessionID:  "mcp.session.id",
+	attrRequestID:  "jsonrpc.request.id",
+	attrOperation:  "gen_ai.operation.name",
+	attrToolName:   "gen_ai.tool.name",
+	attrPromptName: "gen_ai.prompt.name",
+	attrRPCStatus:  "rpc.response.status_code",
+	attrRPCSystem:  "rpc.system.name",
+	attrErrorType:  "error.type",
+	attrTransport:  "network.transport",
+
+	// Of an HTTP request: the conventions for HTTP client spans, without url.full.
+	attrHTTPMethod:    "http.request.method",
+	attrHTTPStatus:    "http.response.status_code",
+	attrServerAddress: "server.address",
+	attrServerPort:    "server.port",
+}
 
 // A spanKind has the numbers of OTLP's SpanKind.
-type spanKind int
+type spanKind uint8
 
 const (
 	spanInternal spanKind = 1
@@ -169,12 +179,12 @@ const (
 // has no effect. A nil *span does nothing.
 type span struct {
 	spanContext
-	tracer *tracer
 	parent [8]byte // zero: none
 	remote bool    // the parent is in another process
 	shared bool    // so is the root: the trace is the caller's
-	name   string
 	kind   spanKind
+	tracer *tracer
+	name   string
 	start  time.Time
 
 	mu     sync.Mutex // guards what follows
@@ -184,11 +194,12 @@ type span struct {
 	ended  bool
 }
 
+// A spanAttribute is small: every message has some ten.
 type spanAttribute struct {
-	key   attribute
 	text  string
-	num   int64
+	num   int32
 	isNum bool
+	key   attribute
 }
 
 type spanKey struct{}   // of a *span in a context
@@ -279,8 +290,8 @@ func (s *span) setString(key attribute, v string) {
 	s.set(spanAttribute{key: key, text: v})
 }
 
-func (s *span) setInt(key attribute, v int64) {
-	s.set(spanAttribute{key: key, num: v, isNum: true})
+func (s *span) setInt(key attribute, v int) {
+	s.set(spanAttribute{key: key, num: int32(v), isNum: true})
 }
 
 // setHash writes 12 hex digits of the SHA-256 of v: enough to tell values apart, too few to
@@ -378,10 +389,10 @@ func (s *span) appendLine(b []byte, took time.Duration) []byte {
 
 func (a *spanAttribute) append(b []byte) []byte {
 	b = append(b, `{"key":"`...)
-	b = append(b, a.key...)
+	b = append(b, attributeNames[a.key]...)
 	if a.isNum {
 		b = append(b, `","value":{"intValue":"`...)
-		b = strconv.AppendInt(b, a.num, 10)
+		b = strconv.AppendInt(b, int64(a.num), 10)
 		return append(b, `"}}`...)
 	}
 	b = append(b, `","value":{"stringValue":`...)
