@@ -216,4 +216,4 @@ var programVersion = sync.OnceValue(func() string {
 	return "devel"
 })
 
-func userAgent() string { return "mcp-proxy/" + programVersion() }
+var userAgent = sync.OnceValue(func() string { return "mcp-proxy/" + programVersion() })

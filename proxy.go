@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,7 +69,7 @@ type call struct {
 	cancelled atomic.Bool
 	settled   atomic.Bool
 	done      chan struct{} // closed when settled
-	reached   chan struct{} // closed when the server has begun to answer; nil for an own one
+	reached   chan struct{} // closed when the server has begun to answer; nil where nobody waits for that
 	reach     sync.Once     // closes reached
 
 	// judge may take over an answer that the client is not to see; nil: it sees all.
@@ -218,7 +219,7 @@ func (p *proxy) dispatch(ctx context.Context, m *message) {
 	if m.isRequest() {
 		work := ctx // for what outlives the request
 		ctx, cancel := context.WithCancel(ctx)
-		c := &call{m: m, span: span, cancel: cancel, done: make(chan struct{}), reached: make(chan struct{})}
+		c := &call{m: m, span: span, cancel: cancel, done: make(chan struct{})}
 		if !p.register(c) {
 			cancel()
 			span.end()
@@ -230,6 +231,7 @@ func (p *proxy) dispatch(ctx context.Context, m *message) {
 			c.judge = func(d *document) bool { return p.judged(work, c, d) }
 		case "subscriptions/listen":
 			// What the next message brings about must find the subscription.
+			c.reached = make(chan struct{})
 			p.delivered = c.reached
 		}
 		if !p.enter() {
@@ -414,9 +416,20 @@ func (p *proxy) finishWith(c *call, d *document) {
 // forward serves a request from its turn to its answer.
 func (p *proxy) forward(ctx context.Context, c *call, turn []<-chan struct{}) {
 	defer p.routines.Done()
+	growStack()
 	size := len(c.m.raw)
 	p.forwardNow(ctx, c, turn)
 	forget(size)
+}
+
+// growStack makes the stack of a goroutine that has just begun as large as a
+// call will need it. Later there would be a dozen frames to move, twice
+// (measured: 7 % of the CPU a call).
+//
+//go:noinline
+func growStack() {
+	var room [5 << 10]byte
+	runtime.KeepAlive(&room)
 }
 
 // forwardNow brings a request to the server and its answer back.
@@ -576,6 +589,12 @@ func (p *proxy) roundTrip(ctx context.Context, c *call) error {
 	}
 }
 
+// Of every message alike: net/http changes no header's values.
+var (
+	jsonBody     = []string{"application/json"}
+	jsonOrEvents = []string{"application/json, text/event-stream"}
+)
+
 // post sends one message in the way of its era.
 func (p *proxy) post(ctx context.Context, m *message) (*http.Response, sessionState, error) {
 	var sent sessionState
@@ -589,8 +608,7 @@ func (p *proxy) post(ctx context.Context, m *message) (*http.Response, sessionSt
 		if err != nil {
 			return nil, err
 		}
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("Accept", "application/json, text/event-stream")
+		req.Header["Content-Type"], req.Header["Accept"] = jsonBody, jsonOrEvents
 		if m.version != "" {
 			p.tools.set(req.Header, m.method, m.params, m.version)
 		} else {
