@@ -144,7 +144,8 @@ type awake struct {
 	// clock tells two times since the program began. Where the machine sleeps
 	// the monotonic one stands still (but on Windows, which notices dead
 	// connections soon by itself).
-	clock func() (wall, monotonic time.Duration)
+	clock  func() (wall, monotonic time.Duration)
+	flying atomic.Int32 // requests not yet answered
 
 	mu        sync.Mutex // guards what follows
 	transport *http.Transport
@@ -153,10 +154,12 @@ type awake struct {
 
 func newAwake(transport *http.Transport) *awake {
 	began := time.Now()
-	return &awake{transport: transport, clock: func() (wall, monotonic time.Duration) {
+	a := &awake{transport: transport, clock: func() (wall, monotonic time.Duration) {
 		now := time.Now()
 		return now.Round(0).Sub(began.Round(0)), now.Sub(began) // Round(0) strips the monotonic reading
 	}}
+	transport.DialContext = joinWrites(&a.flying, transport.DialContext)
+	return a
 }
 
 // current is the transport for a request that is made now. After a sleep it is
@@ -176,6 +179,8 @@ func (a *awake) current() *http.Transport {
 }
 
 func (a *awake) RoundTrip(req *http.Request) (*http.Response, error) {
+	a.flying.Add(1)
+	defer a.flying.Add(-1)
 	var connected atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
 	resp, err := a.current().RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
