@@ -5,6 +5,7 @@ LINT    := v2.15.0
 TARGETS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 CONFORMANCE := 0.2.0-alpha.12
 FUZZTIME := 1m
+CORES := $(or $(shell getconf _NPROCESSORS_ONLN),2)
 SOAK := 10m
 
 .PHONY: build test bench fuzz soak soak-tokens format vet lint check demo conformance release release-check clean
@@ -13,14 +14,13 @@ build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) .
 
 test:
-	go test -race -count=1 -timeout=30m ./...
+	go test -race -count=1 -parallel=$(shell expr $(CORES) '*' 2) -timeout=30m ./...
 
-# Each fuzz target in turn: every parser of bytes that strangers send has one.
-# What one finds goes to testdata/fuzz, which make test reads.
+# Every parser of bytes that strangers send has a fuzz target; one a core is run
+# at a time. What one finds goes to testdata/fuzz, which make test reads.
 fuzz:
-	@set -e; for target in $$(go test -list='^Fuzz' . | grep '^Fuzz'); do \
-		echo "$$target"; go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) .; \
-	done
+	@go test -list='^Fuzz' . | grep '^Fuzz' | xargs -n 1 -P $(CORES) sh -c \
+		'out=$$(go test -run="^$$" -fuzz="^$$0$$" -fuzztime=$(FUZZTIME) -parallel=1 . 2>&1); failed=$$?; echo "$$0"; echo "$$out"; exit $$failed'
 
 # Several processes of the program, most built with the race detector, and servers
 # that do all that servers do; SOAK=2m is shorter. It prints a seed, which
