@@ -155,15 +155,23 @@ func (l *lineReader) next() (line, id []byte, err error) {
 	}
 }
 
+// line collects a long line in pieces: a slice that grows would be copied again
+// and again, and the collector would wait for each copy.
 func (l *lineReader) line() (line, id []byte, err error) {
-	for {
+	var pieces [][]byte
+	for size := 0; ; {
 		piece, err := l.r.ReadSlice('\n')
-		if len(bytes.TrimRight(piece, "\r\n"))+len(line) > l.limit {
-			return nil, l.passOver(line, piece, err), errTooLong
+		if len(bytes.TrimRight(piece, "\r\n"))+size > l.limit {
+			return nil, l.passOver(append(pieces, piece), err), errTooLong
 		}
-		line = append(line, piece...)
+		piece = bytes.Clone(piece) // the reader's own
+		size += len(piece)
 		if err == bufio.ErrBufferFull {
+			pieces = append(pieces, piece)
 			continue
+		}
+		if line = piece; len(pieces) > 0 {
+			line = bytes.Join(append(pieces, piece), nil)
 		}
 		if err == io.EOF && len(bytes.TrimSpace(line)) > 0 {
 			err = nil // the next call says EOF again
@@ -174,11 +182,13 @@ func (l *lineReader) line() (line, id []byte, err error) {
 
 // passOver reads to the end of an over-long line, keeping nothing of it but
 // its id. What is no request has none to answer: a response bears the server's.
-func (l *lineReader) passOver(line, piece []byte, err error) []byte {
+func (l *lineReader) passOver(pieces [][]byte, err error) []byte {
 	var s scanner
-	s.feed(line)
-	s.feed(piece)
+	for _, piece := range pieces {
+		s.feed(piece)
+	}
 	for err == bufio.ErrBufferFull {
+		var piece []byte
 		piece, err = l.r.ReadSlice('\n')
 		s.feed(piece)
 	}
