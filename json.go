@@ -227,14 +227,25 @@ func (s *scanner) endKey(raw []byte) {
 	}
 	s.keep = keepNothing
 	key := raw[1 : len(raw)-1]
-	if !isVerbatim(raw) {
+	s.member = memberNumber(key)
+	if s.member == 0 && !isVerbatim(raw) {
 		decoded, _ := unquote(raw)
 		key = []byte(decoded)
+		s.member = memberNumber(key)
 	}
-	s.member = 1 + slices.IndexFunc(memberNames[1:], func(name string) bool { return string(key) == name })
 	if s.wanted != nil && string(key) == *s.wanted {
 		s.member = wantedMember
 	}
+}
+
+// memberNumber is the place of a key in memberNames, 0 where it has none.
+func memberNumber(key []byte) int {
+	for i, name := range memberNames[1:] {
+		if string(key) == name {
+			return 1 + i
+		}
+	}
+	return 0
 }
 
 // grown appends p to a kept key or id, up to one byte over maxID: longer ones are of no use.
@@ -418,6 +429,15 @@ func elements(raw []byte) [][]byte {
 // isVerbatim says whether a raw string means just what stands between its quotes.
 func isVerbatim(raw []byte) bool {
 	return len(raw) >= 2 && raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 && utf8.Valid(raw)
+}
+
+// means tells whether raw is the string text.
+func means(raw []byte, text string) bool {
+	if len(raw) == len(text)+2 && raw[0] == '"' && string(raw[1:len(raw)-1]) == text {
+		return true // as nearly always, and nothing is allocated
+	}
+	got, ok := unquote(raw)
+	return ok && got == text
 }
 
 // unquote decodes a raw string; false if raw is another kind of value.

@@ -48,9 +48,8 @@ func isAnswer(d *document) bool {
 // refuse is made good: no "jsonrpc", or the null error beside a result that
 // JSON-RPC 1.0 had and serializers like to add.
 func inOrder(d *document, id []byte) [][]byte {
-	version, _ := unquote(d.field("jsonrpc"))
 	switch {
-	case version != "2.0" || d.has("error") && d.has("result"):
+	case !means(d.field("jsonrpc"), "2.0") || d.has("error") && d.has("result"):
 		name := "result"
 		if isError(d.field("error")) {
 			name = "error"
@@ -315,14 +314,14 @@ func (p *proxy) fromServer(c *call, d *document) {
 
 // oneFromServer passes on a message that may turn out to be none.
 func (p *proxy) oneFromServer(c *call, d *document) {
-	version, _ := unquote(d.field("jsonrpc"))
+	current := means(d.field("jsonrpc"), "2.0")
 	method, _ := unquote(d.field("method"))
 	switch {
-	case method != "" && version == "2.0" && c != nil && c.heard != nil:
+	case method != "" && current && c != nil && c.heard != nil:
 		if !c.settled.Load() {
 			c.heard(method, d)
 		}
-	case method != "" && version == "2.0":
+	case method != "" && current:
 		p.out.writeSoon(d.parts()...)
 	case method == "" && isAnswer(d):
 		if err := p.deliver(c, d); err != nil {

@@ -102,12 +102,11 @@ func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
 	if validID(top.id) {
 		m.id = top.id
 	}
-	version, _ := unquote(top.jsonrpc)
 	method, isString := unquote(top.method)
 	m.method = method
 	m.response = top.result != nil || top.error != nil
 	switch {
-	case version != "2.0":
+	case !means(top.jsonrpc, "2.0"):
 		return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "jsonrpc" is not "2.0"`}
 	case top.method != nil && (!isString || method == ""):
 		return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "method" is not a string`}
