@@ -91,9 +91,9 @@ type benchScenario struct {
 }
 
 func benchScenarios(quick bool) []benchScenario {
-	idle := 10 * time.Second
+	idle, pause := 10*time.Second, time.Second
 	if quick {
-		idle = 2 * time.Second
+		idle, pause = time.Second, pause/2
 	}
 	return []benchScenario{
 		{name: "start", rounds: 31, quickly: 7, round: (*bench).coldStart},
@@ -101,9 +101,9 @@ func benchScenarios(quick bool) []benchScenario {
 		{name: "throughput", rounds: 11, quickly: 3, round: (*bench).throughput, after: (*bench).connections},
 		{name: "slow server", rounds: 7, quickly: 1, round: (*bench).throughputOfSlow},
 		{name: "slow call", rounds: 5, quickly: 1, round: (*bench).besideSlow},
-		{name: "results", rounds: 9, quickly: 1, pause: time.Second, round: (*bench).bodies, after: (*bench).keptOfBodies},
-		{name: "events", rounds: 9, quickly: 1, pause: time.Second, round: (*bench).events, after: (*bench).keptOfEvents},
-		{name: "request", rounds: 5, quickly: 1, pause: time.Second, round: (*bench).largeRequest, after: (*bench).keptOfRequest},
+		{name: "results", rounds: 9, quickly: 1, pause: pause, round: (*bench).bodies, after: (*bench).keptOfBodies},
+		{name: "events", rounds: 9, quickly: 1, pause: pause, round: (*bench).events, after: (*bench).keptOfEvents},
+		{name: "request", rounds: 5, quickly: 1, pause: pause, round: (*bench).largeRequest, after: (*bench).keptOfRequest},
 		{name: "notifications", rounds: 7, quickly: 3, round: (*bench).notifications},
 		{name: "paced", rounds: 3, quickly: 1, round: (*bench).paced},
 		{name: "idle", pause: idle, after: func(b *bench, c *contender) { b.idle(c, idle) }},
