@@ -39,6 +39,7 @@ type scanner struct {
 	first   byte   // of the text, white space aside: '{', '[', …
 	nesting []byte // the '{' and '[' that are open
 	inKey   bool   // the string being read is a key
+	control bool   // there was white space other than blanks
 	pos     int    // bytes of all earlier pieces, or where the text broke
 
 	member  int // whose value is being read, index of extents
@@ -88,6 +89,7 @@ func (s *scanner) feed(p []byte) {
 				break
 			}
 		}
+		s.control = s.control || p[i] < ' '
 		next := grammar[state][p[i]]
 		if next == endNumber {
 			next = grammar[s.endValue(p, i)][p[i]]
@@ -544,8 +546,10 @@ func (d *document) take(n int) error {
 		p = p[:n]
 	}
 	d.scan.feed(p)
-	toSpaces(p, '\n')
-	toSpaces(p, '\r')
+	if d.scan.control || d.scan.state == broken {
+		toSpaces(p, '\n')
+		toSpaces(p, '\r')
+	}
 	d.chunks[last] = chunk[:len(chunk)+n]
 	d.held += n
 	return nil

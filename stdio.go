@@ -11,16 +11,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"time"
 )
 
 const (
 	maxMessage = 256 << 20 // bytes of one message, either way
-	// A message larger than this is given back to the system when it has
-	// passed: the runtime would keep its memory for minutes.
+	// The memory of a message larger than this is given back to the system when
+	// it has passed: the runtime would keep it for minutes.
 	largeMessage = 4 << 20
+	// giveBackAfter is how long a large message is waited for that could use the
+	// memory of the last one: new memory costs a tenth of a message's time.
+	giveBackAfter = 250 * time.Millisecond
 	// Up to here messages are copied together to be written in one call.
 	smallMessage = 64 << 10
 )
@@ -265,11 +270,15 @@ func (w *lineWriter) put(p []byte) {
 	}
 }
 
-// forget gives the memory of a large message back to the system. It is called
-// where nothing refers to the message any more: what is in use stays.
+// forget makes the memory of a large message free for the next one, and gives it
+// back to the system when there is none for a while. It is called where nothing
+// refers to the message any more: what is in use stays.
 func forget(size int) {
 	if size > largeMessage {
+		runtime.GC()
 		runtime.GC() // once is not enough for what net/http keeps in pools
-		debug.FreeOSMemory()
+		giveBack.Reset(giveBackAfter)
 	}
 }
+
+var giveBack = time.AfterFunc(math.MaxInt64, debug.FreeOSMemory)
