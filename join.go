@@ -55,25 +55,34 @@ func newJoinedConn(conn net.Conn, flying *atomic.Int32) *joinedConn {
 	return c
 }
 
+// Write is called by one at a time: crypto/tls and net/http see to that.
 func (c *joinedConn) Write(p []byte) (int, error) {
+	joined, err := c.join(p)
+	switch {
+	case err != nil:
+		return 0, err
+	case joined:
+		return len(p), nil
+	}
+	return c.Conn.Write(p) // without the lock, which Read needs to say that the server has hung up
+}
+
+// join hands p to the goroutine, unless its request is alone.
+func (c *joinedConn) join(p []byte) (joined bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.waiting) > maxJoined && c.err == nil {
 		c.room.Wait()
 	}
-	switch {
-	case c.err != nil:
-		return 0, c.err
-	case c.writing:
-		c.waiting = append(c.waiting, p...)
-	case c.flying.Load() > 1:
-		c.waiting = append(c.waiting, p...)
+	if c.err != nil || !c.writing && c.flying.Load() < 2 {
+		return false, c.err
+	}
+	c.waiting = append(c.waiting, p...)
+	if !c.writing {
 		c.writing = true
 		go c.writeWaiting()
-	default:
-		return c.Conn.Write(p)
 	}
-	return len(p), nil
+	return true, nil
 }
 
 func (c *joinedConn) writeWaiting() {

@@ -57,6 +57,23 @@ func (c *heldConn) expect(t *testing.T, want string) {
 	}
 }
 
+// A server that reads no more and hangs up is noticed while a write to it waits.
+func TestHangUpIsReadDuringWrite(t *testing.T) {
+	t.Parallel()
+	for _, flying := range []int32{1, 2} {
+		c, held, peer := hold(t, flying)
+		written := make(chan error)
+		go func() { _, err := io.WriteString(c, "request"); written <- err }()
+		held.expect(t, "request")
+		peer.Close()
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("with %d requests under way: read: %v", flying, err)
+		}
+		held.ends <- nil
+		fatal(t, <-written)
+	}
+}
+
 // A request that is alone learns from its own write that the connection is gone:
 // only then may it go out again on another one.
 func TestRequestAloneWritesForItself(t *testing.T) {
