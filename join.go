@@ -100,7 +100,7 @@ func (c *joinedConn) writeWaiting() {
 		}
 		if c.err = err; err != nil {
 			// Nobody is told but who reads.
-			c.Conn.SetReadDeadline(time.Now().Add(lastWords))
+			_ = c.SetReadDeadline(time.Now().Add(lastWords)) // fails where it is closed already
 		}
 		c.room.Broadcast()
 	}
