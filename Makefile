@@ -19,8 +19,10 @@ test:
 # Every parser of bytes that strangers send has a fuzz target; one a core is run
 # at a time. What one finds goes to testdata/fuzz, which make test reads.
 fuzz:
-	@go test -list='^Fuzz' . | grep '^Fuzz' | xargs -n 1 -P $(CORES) sh -c \
-		'out=$$(go test -run="^$$" -fuzz="^$$0$$" -fuzztime=$(FUZZTIME) -parallel=1 . 2>&1); failed=$$?; echo "$$0"; echo "$$out"; exit $$failed'
+	@mkdir -p dist && go test -c -fuzz=. -o dist/fuzz.test$(EXE) .
+	@dist/fuzz.test$(EXE) -test.list='^Fuzz' | xargs -n 1 -P $(CORES) sh -c \
+		'out=$$(dist/fuzz.test$(EXE) -test.run="^$$" -test.fuzz="^$$0$$" -test.fuzztime=$(FUZZTIME) -test.parallel=1 \
+			-test.fuzzcachedir=dist/fuzz 2>&1); failed=$$?; echo "$$0"; echo "$$out"; exit $$failed'
 
 # Several processes of the program, most built with the race detector, and servers
 # that do all that servers do; SOAK=2m is shorter. It prints a seed, which
