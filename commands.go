@@ -191,7 +191,8 @@ func (a *app) logout(ctx context.Context) error {
 func (a *app) logoutKeys() (keys []storeKey, err error) {
 	if !a.cfg.all {
 		k := newStoreKey(a.cfg)
-		machine := storeKey{k.server, k.profile, grantClientCredentials}
+		machine := k
+		machine.grant = grantClientCredentials
 		switch {
 		case k == machine || !a.store.knows(machine):
 			return []storeKey{k}, nil

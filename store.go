@@ -26,9 +26,8 @@ const (
 	maxLockPoll  = 500 * time.Millisecond // the next holder takes over within a second
 )
 
-// credentials is the content of NAME.json, where NAME is base64url of the server's URL, or of
-// URL#PROFILE, with a zero byte and the grant after it where that is client_credentials, or the
-// SHA-256 of that in hex where the name grew too long:
+// credentials is the content of NAME.json, where NAME is base64url of what storeKey.id returns, or its
+// SHA-256 in hex if that name would be too long:
 //
 //	{
 //	  "version": 1,
@@ -46,6 +45,8 @@ type credentials struct {
 	Version            int    `json:"version"`
 	Server             string `json:"server"`
 	Profile            string `json:"profile,omitempty"`
+	GivenScope         string `json:"given_scope,omitempty"`    // --scope
+	GivenResource      string `json:"given_resource,omitempty"` // --resource
 	Issuer             string `json:"issuer,omitempty"`
 	TokenEndpoint      string `json:"token_endpoint,omitempty"`
 	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
@@ -101,26 +102,32 @@ type window struct {
 	Purpose string    `json:"purpose,omitempty"`
 }
 
-// storeKey tells cached credentials apart. grant is none for a user's: what a
-// machine gets must not take the place of a user's refresh token, nor wait for
-// the user's sign-in.
-type storeKey struct{ server, profile, grant string }
+// storeKey identifies cached credentials. grant is empty for a user's: a machine's token must not
+// replace a user's refresh token. scope and resource are those given on the command line: whoever asks
+// for less than another entry holds must not get that entry's token.
+type storeKey struct{ server, profile, grant, scope, resource string }
 
-func keyOf(c *credentials) storeKey { return storeKey{c.Server, c.Profile, c.Grant} }
+func keyOf(c *credentials) storeKey {
+	return storeKey{c.Server, c.Profile, c.Grant, c.GivenScope, c.GivenResource}
+}
 
-// base is the file name without its ending. The server's URL never holds a fragment, so no profile can
-// be taken for a piece of a URL.
-func (k storeKey) base() string {
+// id is the server's URL, #PROFILE, and a zero byte before each of the grant, scope=SCOPE and
+// resource=RESOURCE that are set. It is unambiguous: the URL never holds a fragment, and no argument
+// holds a zero byte.
+func (k storeKey) id() string {
 	id := k.server
-	if k.profile != "" {
-		id += "#" + k.profile
+	for _, part := range [][2]string{{"#", k.profile}, {"\x00", k.grant}, {"\x00scope=", k.scope}, {"\x00resource=", k.resource}} {
+		if part[1] != "" {
+			id += part[0] + part[1]
+		}
 	}
-	if k.grant != "" {
-		id += "\x00" + k.grant // no argument holds that byte
-	}
-	base := base64.RawURLEncoding.EncodeToString([]byte(id))
+	return id
+}
+
+func (k storeKey) base() string {
+	base := base64.RawURLEncoding.EncodeToString([]byte(k.id()))
 	if len(base)+len(".json") > maxFileName {
-		sum := sha256.Sum256([]byte(id))
+		sum := sha256.Sum256([]byte(k.id()))
 		base = hex.EncodeToString(sum[:])
 	}
 	return base
@@ -217,6 +224,7 @@ func (s *store) look(k storeKey) (*credentials, error) {
 func (s *store) save(k storeKey, c *credentials) error {
 	file := *c
 	file.Version, file.Server, file.Profile, file.Grant = storeVersion, k.server, k.profile, k.grant
+	file.GivenScope, file.GivenResource = k.scope, k.resource
 	file.Token = c.Token.storable()
 	data, err := json.MarshalIndent(&file, "", "  ")
 	if err != nil {

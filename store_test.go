@@ -95,7 +95,7 @@ func TestStoreRoundTrip(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("reading made the directory: %v", err)
 	}
-	second := storeKey{server: testKey.server, profile: "work"}
+	second := storeKey{testKey.server, "work", "g", "read", "https://mcp.example.com/"}
 	mustSave(t, s, testKey, testCredentials(1))
 	mustSave(t, s, second, testCredentials(2))
 
@@ -106,7 +106,10 @@ func TestStoreRoundTrip(t *testing.T) {
 		t.Errorf("got %.200v, want %.200v", got, want)
 	}
 	wantAccess(t, other.load(second), testCredentials(2))
-	if all, err := other.list(); err != nil || len(all) != 2 || all[1].Profile != "work" {
+	without := second
+	without.scope = ""
+	wantNothing(t, other.load(without))
+	if all, err := other.list(); err != nil || len(all) != 2 || keyOf(all[1]) != second {
 		t.Errorf("list: %d, %v", len(all), err)
 	}
 	if err := s.remove(testKey); err != nil {
@@ -132,6 +135,8 @@ func TestStoreNames(t *testing.T) {
 		{storeKey{server: "https://a.example/~"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfg.json"},
 		{storeKey{server: "https://a.example/~", profile: "p"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfiNw.json"},
 		{storeKey{server: "https://a.example/~", grant: "g"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfgBn.json"},
+		{storeKey{server: "https://a.example/~", scope: "s"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfgBzY29wZT1z.json"},
+		{storeKey{server: "https://a.example/~", resource: "s"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfgByZXNvdXJjZT1z.json"},
 		{storeKey{server: long}, "d3809587910566a6a5093cf41bf7246dd12f0b46061c2b8285bb6a793a2f6370.json"},
 	} {
 		if got := test.key.file(); got != test.want {
