@@ -14,12 +14,14 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
 const (
 	givenRedirectPath = "/oauth2callback"
 	ownRedirectPath   = "/callback"
+	startPath         = "/start/"
 	firstGivenPort    = 3000
 	lastGivenPort     = 3010
 	callbackTimeout   = 10 * time.Second // for reading one request
@@ -34,13 +36,30 @@ type callback struct {
 	server    *http.Server
 
 	mcpServer string // for the page
-	state     string
+	state     string // of the address that people are shown
 	issuer    string
 	needsIss  bool
+	window    browserStart
 
 	answers  chan authorizationAnswer // holds one: the first valid response
 	accepted chan struct{}            // holds one: who puts it there is the first
 	redeemed chan error               // whether the code gave a token, for the page
+}
+
+// browserStart is what the browser that we open is given: an address of our own,
+// good once. Everybody on this machine can read the arguments of a program, and
+// what a server chose is text that xdg-open, wslview or PowerShell may act on.
+// The address marks the browser with a cookie and leads on; without the cookie
+// an answer to it is not taken (RFC 9700, section 4.7.1: state is bound to the
+// user agent).
+type browserStart struct {
+	path   string // /start/NONCE
+	target string // where it leads
+	cookie string
+
+	mu    sync.Mutex // guards state and given
+	state string     // of target; "" if no answer to it is taken
+	given bool       // the cookie
 }
 
 type authorizationAnswer struct {
@@ -133,6 +152,15 @@ func newCallback(redirect *url.URL, listeners ...net.Listener) *callback {
 	return cb
 }
 
+// startAt returns the address for the browser. It leads to target, whose state
+// differs from that of the address which people are shown; "" if it has none.
+// It is called before expect.
+func (cb *callback) startAt(target, state string) (address string) {
+	cb.window.path, cb.window.target = startPath+newState(), target
+	cb.window.cookie, cb.window.state = newState(), state
+	return "http://" + cb.redirect.Host + cb.window.path
+}
+
 // expect starts to serve, once it is known what a valid response looks like.
 func (cb *callback) expect(mcpServer, state, issuer string, needsIss bool) {
 	cb.mcpServer = mcpServer
@@ -169,7 +197,8 @@ func (cb *callback) close() {
 // ServeHTTP takes one valid authorization response; everything else is
 // refused and the wait goes on.
 func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !cb.isOurPath(r.URL) || r.Method != http.MethodGet {
+	start := equal(r.URL.EscapedPath(), cb.window.path)
+	if !start && !cb.isOurPath(r.URL) || r.Method != http.MethodGet {
 		writePage(w, http.StatusNotFound, pageStray)
 		return
 	}
@@ -179,6 +208,10 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writePage(w, http.StatusBadRequest, pageStray)
 		return
 	}
+	if start {
+		cb.leadOn(w, r)
+		return
+	}
 	q := r.URL.Query()
 	for _, name := range []string{"state", "iss", "code", "error"} {
 		if len(q[name]) > 1 { // RFC 6749, section 3.1: none may be there twice
@@ -186,8 +219,13 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if cb.state == "" || subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(cb.state)) != 1 {
+	window := cb.window.owns(q.Get("state"))
+	if !window && !equal(q.Get("state"), cb.state) {
 		writePage(w, http.StatusBadRequest, pageWrongState)
+		return
+	}
+	if window && !cb.hasCookie(r) {
+		writePage(w, http.StatusBadRequest, pageOtherBrowser)
 		return
 	}
 	if q.Get("code") == "" && q.Get("error") == "" {
@@ -217,6 +255,49 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writePage(w, http.StatusGatewayTimeout, pageFailed(errors.New("the authorization server gave no token in time")))
 	case <-r.Context().Done():
 	}
+}
+
+// leadOn marks the browser and sends it to sign in. A second browser means that
+// somebody else on this machine may have read the address: then neither is
+// trusted, and the address that people are shown is the only one.
+func (cb *callback) leadOn(w http.ResponseWriter, r *http.Request) {
+	cb.window.mu.Lock()
+	trusted := !cb.window.given || cb.hasCookie(r)
+	cb.window.given = true
+	if !trusted {
+		cb.window.state = ""
+	}
+	cb.window.mu.Unlock()
+	if !trusted {
+		writePage(w, http.StatusBadRequest, pageOtherBrowser)
+		return
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: cb.cookieName(), Value: cb.window.cookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	http.Redirect(w, r, cb.window.target, http.StatusFound)
+}
+
+// cookieName tells sign-ins apart that go on together: cookies know no port.
+func (cb *callback) cookieName() string { return "mcp-proxy-" + cb.redirect.Port() }
+
+func (cb *callback) hasCookie(r *http.Request) bool {
+	c, err := r.Cookie(cb.cookieName())
+	return err == nil && equal(c.Value, cb.window.cookie)
+}
+
+// owns reports whether an answer with this state is one to the browser's own request.
+func (b *browserStart) owns(state string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return equal(state, b.state)
+}
+
+// equal compares with a secret, in constant time. No secret equals nothing.
+func equal(got, secret string) bool {
+	return secret != "" && subtle.ConstantTimeCompare([]byte(got), []byte(secret)) == 1
 }
 
 // isOurPath compares as written; browsers ask for "/" where there is none.

@@ -176,6 +176,105 @@ func TestStrayRequestsDoNotEndTheWait(t *testing.T) {
 	}
 }
 
+// startOpened is a sign-in whose window was opened, and nobody has looked at it yet.
+func startOpened(t *testing.T) (w *waitingSignIn, start string) {
+	t.Helper()
+	server, auth := startProtected(t)
+	w = &waitingSignIn{auth: auth}
+	user := newUser(t, auth, server)
+	user.browser = "ignore"
+	w.testProxy = user.start("-u", server.url)
+	w.id = w.request("initialize", initializeParams)
+	start, w.page = user.awaitOpenings(1), w.awaitURL(1)
+	return w, start
+}
+
+// lead asks for the address that the browser is given, and returns where that
+// leads and the cookie.
+func lead(t *testing.T, start, cookie string) (status int, to, set string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, start, nil)
+	fatal(t, err)
+	if cookie != "" {
+		req.Header.Set("Cookie", cookie)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	fatal(t, err)
+	resp.Body.Close()
+	for _, header := range []string{"Cache-Control: no-store", "Referrer-Policy: no-referrer"} {
+		if name, want, _ := strings.Cut(header, ": "); resp.Header.Get(name) != want {
+			t.Errorf("%s: got %q, want %q", name, resp.Header.Get(name), want)
+		}
+	}
+	return resp.StatusCode, resp.Header.Get("Location"), resp.Header.Get("Set-Cookie")
+}
+
+// The window's sign-in is taken from the browser that was marked, and from no other.
+func TestSignInIsBoundToTheBrowser(t *testing.T) {
+	t.Parallel()
+	w, start := startOpened(t)
+	for name, test := range map[string]struct {
+		method, address string
+		header          http.Header
+		status          int
+	}{
+		"guessed":        {"GET", start[:len(start)-1] + "_", nil, 404},
+		"longer":         {"GET", start + "/", nil, 404},
+		"no nonce":       {"GET", start[:strings.LastIndex(start, "/")+1], nil, 404},
+		"POST":           {"POST", start, nil, 404},
+		"foreign Host":   {"GET", start, http.Header{"Host": {"evil.example"}}, 400},
+		"foreign Origin": {"GET", start, http.Header{"Origin": {"https://evil.example"}}, 400},
+		"image":          {"GET", start, http.Header{"Sec-Fetch-Mode": {"no-cors"}}, 400},
+	} {
+		if status, _ := knock(t, test.method, test.address, test.header); status != test.status {
+			t.Errorf("%s: got status %d, want %d", name, status, test.status)
+		}
+	}
+	status, page, set := lead(t, start, "")
+	cookie, attributes, _ := strings.Cut(set, ";")
+	if status != http.StatusFound || attributes != " Path=/; HttpOnly; SameSite=Lax" {
+		t.Fatalf("got status %d, cookie %q", status, set)
+	}
+	if got := parsedURL(t, page).Query().Get("state"); got == parsedURL(t, w.page).Query().Get("state") {
+		t.Error("the window and the printed address have the same state")
+	}
+	if status, again, _ := lead(t, start, cookie); status != http.StatusFound || again != page {
+		t.Errorf("reloaded: got status %d, %q", status, again)
+	}
+	w.page = page
+	answer := w.consent()
+	for _, header := range []http.Header{nil, {"Cookie": {cookie + "x"}}, {"Cookie": {"other=" + cookie}}} {
+		if status, body := knock(t, "GET", answer, header); status != http.StatusBadRequest || !strings.Contains(body, "address that mcp-proxy printed") {
+			t.Errorf("cookie %q: got status %d, %q", header, status, body)
+		}
+	}
+	if status, _ := knock(t, "GET", answer, http.Header{"Cookie": {cookie}}); status != http.StatusOK {
+		t.Errorf("with the cookie: got status %d", status)
+	}
+	w.result(w.id)
+}
+
+// Whoever else reads the address from the process list is not led on, and
+// whatever was begun with it is no longer taken: the printed address is.
+func TestStartIsGoodOnce(t *testing.T) {
+	t.Parallel()
+	w, start := startOpened(t)
+	printed := w.page
+	_, page, set := lead(t, start, "")
+	if status, to, set := lead(t, start, ""); status != http.StatusBadRequest || to != "" || set != "" {
+		t.Errorf("second browser: got status %d, %q, cookie %q", status, to, set)
+	}
+	w.page = page
+	cookie, _, _ := strings.Cut(set, ";")
+	if status, _ := knock(t, "GET", w.consent(), http.Header{"Cookie": {cookie}}); status != http.StatusBadRequest {
+		t.Errorf("first browser: got status %d, want 400", status)
+	}
+	if got := w.user.paste(printed); got.Status != http.StatusOK {
+		t.Errorf("printed address: got status %d", got.Status)
+	}
+	w.result(w.id)
+}
+
 // The same answer twice is taken once, while the token is on its way and after.
 func TestDoubledResponse(t *testing.T) {
 	t.Parallel()

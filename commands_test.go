@@ -385,8 +385,8 @@ func TestLoginBesideAnotherProcess(t *testing.T) {
 	id := p.request("initialize", initializeParams)
 	page := user.awaitOpenings(1)
 	login := user.start("login", "-u", server.url)
-	if got := login.awaitURL(1); got != page {
-		t.Errorf("got page %q, want %q", got, page)
+	if got, want := login.awaitURL(1), p.awaitURL(1); got != want {
+		t.Errorf("got page %q, want %q", got, want)
 	}
 	user.paste(page)
 	p.result(id)

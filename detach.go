@@ -334,15 +334,11 @@ func (l *leader) update(change func(*loginState)) {
 }
 
 // ask shows the URL to everybody who waits, and opens a window.
-func (l *leader) ask(ctx context.Context, page signInPage, purpose string) {
+func (l *leader) ask(ctx context.Context, page signInPage, start, purpose string) {
 	l.update(func(st *loginState) { st.signInPage = page })
 	l.show(page)
-	address := page.URL
-	if page.UserCode != "" {
-		address = page.Complete // without the code in it there is nothing to be gained
-	}
-	if l.cfg.opensBrowser() && address != "" {
-		go l.window(ctx, address, purpose)
+	if l.cfg.opensBrowser() && start != "" {
+		go l.window(ctx, start, purpose)
 	}
 }
 

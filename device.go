@@ -179,7 +179,6 @@ func parseDeviceAnswer(status int, body []byte, allowHTTP bool) (*deviceAuthoriz
 	if _, err := checkEndpoint(d.URIComplete, allowHTTP); err != nil {
 		d.URIComplete = "" // optional
 	}
-	d.URI, d.URIComplete = withoutShell.Replace(d.URI), withoutShell.Replace(d.URIComplete)
 	return d, nil
 }
 
@@ -193,7 +192,15 @@ func (o *oauth) awaitDevice(ctx context.Context, c *credentials, d *deviceAuthor
 	}
 	asking, stopAsking := context.WithCancel(bound)
 	defer stopAsking()
-	ask(asking, signInPage{URL: d.URI, UserCode: d.UserCode, Complete: d.URIComplete}, purposeOf(c))
+	start := ""
+	if d.URIComplete != "" && o.cfg.opensBrowser() { // without the code in it there is nothing to be gained
+		if cb, err := listenForRegistration(nil, false); err == nil {
+			defer cb.close()
+			start = cb.startAt(d.URIComplete, "")
+			cb.expect(o.cfg.server.Host, "", "", false) // no answer: it only leads on
+		}
+	}
+	ask(asking, signInPage{URL: d.URI, UserCode: d.UserCode, Complete: d.URIComplete}, start, purposeOf(c))
 	t, err := o.poll(bound, c, d)
 	switch {
 	case err == nil:

@@ -46,8 +46,10 @@ func TestDevice(t *testing.T) {
 	if auth.count("authorize") != 0 || auth.count("device/code") != 1 || auth.count("token refresh_token") != 1 {
 		t.Errorf("got %q", auth.labels())
 	}
-	if got := user.openings(); len(got) != 1 || !printedPage.MatchString(got[0]) {
+	if got := user.openings(); len(got) != 1 {
 		t.Errorf("opened %q", got)
+	} else {
+		wantOwnAddress(t, auth, got[0])
 	}
 	if got := printedCode.FindStringSubmatch(p.stderr()); got == nil || got[2] != auth.base+"/device" {
 		t.Errorf("got %q, want the code and the address", p.stderr())
@@ -282,7 +284,7 @@ func TestDeviceAnswers(t *testing.T) {
 	}{
 		"plain":            {200, `{` + good + `"verification_uri":"https://as.example/d"}`, "https://as.example/d", ""},
 		"Google":           {200, `{` + good + `"verification_url":"https://as.example/d"}`, "https://as.example/d", ""},
-		"complete":         {200, `{` + good + `"verification_uri":"https://as.example/d","verification_uri_complete":"https://as.example/d?c=$(id)"}`, "https://as.example/d", "https://as.example/d?c=%24%28id%29"},
+		"complete":         {200, `{` + good + `"verification_uri":"https://as.example/d","verification_uri_complete":"https://as.example/d?c=$(id)"}`, "https://as.example/d", "https://as.example/d?c=$(id)"},
 		"complete by http": {200, `{` + good + `"verification_uri":"https://as.example/d","verification_uri_complete":"http://as.example/d?c=1"}`, "https://as.example/d", ""},
 		"complete: a file": {200, `{` + good + `"verification_uri":"https://as.example/d","verification_uri_complete":"file:///bin/sh"}`, "https://as.example/d", ""},
 		"http":             {200, `{` + good + `"verification_uri":"http://as.example/d"}`, "", ""},

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/cookiejar"
 	"os"
 )
 
@@ -72,7 +73,11 @@ func visit(page, caFile, mode string) browserEvent {
 		return browserEvent{URL: page, Error: err.Error()}
 	}
 	req.Header.Set(decisionHeader, mode)
-	resp, err := (&http.Client{Transport: transport}).Do(req)
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		return browserEvent{URL: page, Error: err.Error()}
+	}
+	resp, err := (&http.Client{Transport: transport, Jar: jar}).Do(req)
 	if err != nil {
 		return browserEvent{URL: page, Error: err.Error()}
 	}

@@ -18,7 +18,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -260,14 +259,17 @@ func (u *testUser) paste(page string) browserEvent {
 // printedURL matches the sign-in URL on stderr: the state is meant to be in it.
 var printedURL = regexp.MustCompile(`https?://\S+[?&]response_type=code\S*`)
 
-// signInPages lists the sign-in URLs that the user has seen.
+// signInPages lists the sign-in URLs that the user has seen, and those of the
+// sign-ins whose processes nobody reads any more.
 func (u *testUser) signInPages() (pages []string) {
 	for _, p := range u.started {
 		pages = append(pages, printedURL.FindAllString(p.stderr(), -1)...)
 	}
-	for _, e := range u.events() {
-		if e.Status == 0 && e.Error == "" && !slices.Contains(pages, e.URL) {
-			pages = append(pages, e.URL)
+	notes, _ := filepath.Glob(filepath.Join(u.cache, "*.login"))
+	for _, note := range notes {
+		var state loginState
+		if data, err := os.ReadFile(note); err == nil && json.Unmarshal(data, &state) == nil && printedURL.MatchString(state.URL) {
+			pages = append(pages, state.URL)
 		}
 	}
 	return pages

@@ -18,9 +18,10 @@ const (
 	maxRegistrations = 2 // per sign-in
 )
 
-// asking shows the user where to sign in; ctx ends with the wait for it.
-// purpose tells sign-ins apart: no two windows open soon for the same one.
-type asking func(ctx context.Context, page signInPage, purpose string)
+// asking shows the user where to sign in; ctx ends with the wait for it. start is
+// what a browser is opened at, "" for none. purpose tells sign-ins apart: no two
+// windows open soon for the same one.
+type asking func(ctx context.Context, page signInPage, start, purpose string)
 
 // authorize signs the user in and stores the token.
 func (o *oauth) authorize(ctx context.Context, ch challenge, ask asking) error {
@@ -236,14 +237,19 @@ func (o *oauth) noClient(m *serverMetadata) error {
 
 // oneSignIn takes the user through the authorization endpoint and redeems the code.
 func (o *oauth) oneSignIn(ctx context.Context, c *credentials, cb *callback, found *authorization, ask asking) error {
-	verifier, state := newVerifier(), newState()
+	verifier, state, windowState := newVerifier(), newState(), newState()
 	address, err := o.authorizationURL(c, found, verifier, state)
 	if err != nil {
 		return err
 	}
+	target, err := o.authorizationURL(c, found, verifier, windowState)
+	if err != nil {
+		return err
+	}
+	start := cb.startAt(target, windowState)
 	cb.expect(o.cfg.server.Host, state, found.server.Issuer, found.server.IssParameterSupported)
 	waiting, stopAsking := context.WithCancel(ctx)
-	ask(waiting, signInPage{URL: address}, purposeOf(c))
+	ask(waiting, signInPage{URL: address}, start, purposeOf(c))
 	code, err := cb.wait(ctx)
 	stopAsking()
 	if err != nil {
@@ -344,11 +350,5 @@ func (o *oauth) authorizationURL(c *credentials, found *authorization, verifier,
 		q[name] = values
 	}
 	endpoint.RawQuery = q.Encode()
-	return withoutShell.Replace(endpoint.String()), nil
+	return endpoint.String(), nil
 }
-
-// withoutShell encodes what a shell or PowerShell acts on and a path may hold:
-// no shell of ours ever sees the URL, but xdg-open and wslview are scripts, and
-// wslview hands it to PowerShell in double quotes, where $(…) is run. "&" stays:
-// the query needs it.
-var withoutShell = strings.NewReplacer("$", "%24", "'", "%27", "(", "%28", ")", "%29", "*", "%2A", ";", "%3B", "!", "%21")

@@ -70,9 +70,7 @@ func TestFirstSignIn(t *testing.T) {
 		page.Header.Get("Cache-Control") != "no-store" || page.Header.Get("Referrer-Policy") != "no-referrer" {
 		t.Errorf("last page: got status %d, header %v, body %q", page.Status, page.Header, page.Body)
 	}
-	if !strings.Contains(p.stderr(), user.openings()[0]) {
-		t.Errorf("the URL that was opened is not on stderr")
-	}
+	wantOwnAddress(t, auth, user.openings()[0])
 	checkMode(t, user.cache, 0o700)
 	checkMode(t, user.credentialsFile(server.url), 0o600)
 	checkCredentials(t, user, server)

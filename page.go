@@ -22,9 +22,10 @@ func pageSignedIn(server string) page {
 }
 
 var (
-	pageStray      = page{"Not a sign-in", "This address only takes the answer to a sign-in that mcp-proxy began.", "You can close this window.", false}
-	pageWrongState = page{"Not this sign-in", "The answer does not belong to the sign-in that is waiting: it may be an old one.", "Close this window and use the newest sign-in page, or start again from your application.", false}
-	pageTwice      = page{"Already received", "This sign-in has been answered before.", "You can close this window.", false}
+	pageStray        = page{"Not a sign-in", "This address only takes the answer to a sign-in that mcp-proxy began.", "You can close this window.", false}
+	pageWrongState   = page{"Not this sign-in", "The answer does not belong to the sign-in that is waiting: it may be an old one.", "Close this window and use the newest sign-in page, or start again from your application.", false}
+	pageOtherBrowser = page{"Another browser", "The sign-in was opened in another browser, or this one keeps no cookies.", "Close this window and open the address that mcp-proxy printed.", false}
+	pageTwice        = page{"Already received", "This sign-in has been answered before.", "You can close this window.", false}
 )
 
 func pageFailed(err error) page {

@@ -97,7 +97,7 @@ func TestPastingForAnotherProcess(t *testing.T) {
 	user.browser = "ignore"
 	p := user.start("-u", server.url)
 	id := p.request("initialize", initializeParams)
-	page := user.awaitOpenings(1)
+	page := p.awaitURL(1)
 	login, keyboard := user.startInTerminal(t, "login", "-u", server.url)
 	login.awaitURL(1)
 	io.WriteString(keyboard, landing(t, page)+"\n")

@@ -114,7 +114,7 @@ func TestProxyKilledDuringSignIn(t *testing.T) {
 	page := user.awaitOpenings(1)
 	second := user.start("-u", server.url)
 	id := second.request("initialize", initializeParams)
-	if got := second.awaitURL(1); got != page {
+	if got := second.awaitURL(1); got != first.awaitURL(1) {
 		t.Errorf("the second process shows %q, want the page of the sign-in that is going on", got)
 	}
 	first.kill()
@@ -322,8 +322,8 @@ func TestNoDetachedProcess(t *testing.T) {
 	page := user.awaitOpenings(1)
 	first.awaitStderr("the sign-in runs in this process")
 	secondID := second.request("initialize", initializeParams)
-	if got := second.awaitURL(1); got != page {
-		t.Errorf("the second process shows %q, want %q", got, page)
+	if got, want := second.awaitURL(1), first.awaitURL(1); got != want {
+		t.Errorf("the second process shows %q, want %q", got, want)
 	}
 	user.paste(page)
 	first.result(firstID)
@@ -373,7 +373,7 @@ func TestDenialIsShared(t *testing.T) {
 	for _, p := range all {
 		p.awaitURL(1) // it waits
 	}
-	user.cancelSignIn(user.awaitOpenings(1))
+	user.cancelSignIn(all[0].awaitURL(1))
 	for i, p := range all {
 		if got := p.failure(ids[i]); !strings.Contains(got.Message, "access_denied") {
 			t.Errorf("got %q, want access_denied", got.Message)

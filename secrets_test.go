@@ -245,7 +245,7 @@ func TestProcessListHoldsNoSecret(t *testing.T) {
 		cmdline, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
 		fatal(t, err)
 		args := strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")
-		user.checkSecrets("the process list", printedURL.ReplaceAllString(strings.Join(args, " "), "<sign-in URL>"))
+		user.checkSecrets("the process list", strings.Join(args, " "))
 		if slices.Equal(args[1:], []string{detachedCommand}) {
 			detached++
 		}
