@@ -14,39 +14,6 @@ import (
 
 const grantClientCredentials = "client_credentials"
 
-// unattended: no user has a part in getting a token.
-func (c *config) unattended() bool { return c.grant == grantClientCredentials }
-
-// setGrant comes after setClient.
-func (c *config) setGrant(o *options) error {
-	switch c.grant {
-	case grantCode:
-		return nil
-	case grantClientCredentials:
-	default:
-		return withHint(usagef("--grant: want %s or %s, not %q", grantCode, grantClientCredentials, c.grant), "without --grant a user signs in")
-	}
-	const flagName = "--grant " + grantClientCredentials
-	switch {
-	case c.clientID == "":
-		return withHint(usagef("%s needs --client-id", flagName), "%s --client-id ID --client-secret env:SECRET", flagName)
-	case c.clientSecret == "" && c.privateKey == nil:
-		return withHint(usagef("%s needs --client-secret or --private-key", flagName), "%s --client-id ID --client-secret env:SECRET", flagName)
-	}
-	for _, other := range []struct {
-		name  string
-		given bool
-	}{
-		{"--redirect-uri", o.redirectURI != ""}, {"--auth-param", len(o.authParams) > 0},
-		{"--client-metadata-url", o.metadataURL != ""},
-	} {
-		if other.given {
-			return withHint(usagef("%s and %s exclude each other", flagName, other.name), "leave out %s", other.name)
-		}
-	}
-	return nil
-}
-
 // clientCredentials gets the first token, at the authorization server found.
 func (o *oauth) clientCredentials(ctx context.Context, found *authorization, scope string) error {
 	c, err := o.newCredentials(o.reread(), found)

@@ -16,10 +16,10 @@ import (
 	"time"
 )
 
-// toldError has been told to the user already; only its exit code is left.
-type toldError struct{ error }
+// reportedError was printed already; only its exit code is left.
+type reportedError struct{ error }
 
-func (e toldError) Unwrap() error { return e.error }
+func (e reportedError) Unwrap() error { return e.error }
 
 const probeTimeout = 20 * time.Second // for the first answer
 

@@ -466,9 +466,12 @@ func TestHintsNameTheAccount(t *testing.T) {
 	t.Parallel()
 	server, auth := startProtected(t)
 	user := newUser(t, auth, server)
-	const want = "hint: mcp-proxy login -u 'URL?a=1&b=2' --profile 'it'\\''s mine'"
+	const want = "hint: mcp-proxy login -u 'URL?…' --profile 'it'\\''s mine'"
 	for _, command := range []string{"status", "doctor"} {
 		stdout, _, _ := user.run(command, "-u", server.url+"?a=1&b=2", "--profile", "it's mine")
+		if strings.Contains(stdout, "a=1") {
+			t.Errorf("%s: got %q with the query", command, stdout)
+		}
 		if !strings.Contains(stdout, strings.ReplaceAll(want, "URL", server.url)) {
 			t.Errorf("%s: got %q, want %q", command, stdout, want)
 		}

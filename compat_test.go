@@ -1,12 +1,10 @@
 package main
 
 // Configurations made for mcp-remote, with another command alone: what its
-// flags come to, and that they do it against the fakes. The ports were read from
-// what mcp-remote 0.1.38 says for the same arguments.
+// flags come to, and that they do it against the fakes. The flags are those of mcp-remote 0.15.1.
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -31,8 +29,8 @@ func TestRemoteFlags(t *testing.T) {
 	}
 	infoFile := write("info", `{"client_id":"id","client_secret":"s"}`)
 	roots := write("roots", "not looked at")
+	const port = "http://localhost:77/oauth/callback"
 	env := map[string]string{"GOOGLE_CLIENT_SECRET": "google", "NODE_EXTRA_CA_CERTS": roots, "INFO": `{"client_id":"id"}`, "a b": "c"}
-	const port = "http://localhost:4987/oauth/callback" // of remoteURL
 	for theirs, ours := range map[string]string{
 		"":                              "",
 		"--transport http-only":         "--transport http",
@@ -40,27 +38,32 @@ func TestRemoteFlags(t *testing.T) {
 		"--transport http-first":        "--transport auto",
 		"--debug":                       "--log-level debug",
 		"--silent":                      "--log-level error",
-		"--silent --debug":              "--log-level debug",
+		"--debug --silent":              "--log-level debug",
 		"--enable-proxy":                "",
 		"--auth-timeout 60":             "--login-timeout 60s",
 		"9696":                          "--redirect-uri http://localhost:9696/oauth/callback",
 		"9696 --host 127.0.0.1":         "--redirect-uri http://127.0.0.1:9696/oauth/callback",
-		"--host localhost":              "--redirect-uri " + port,
+		"9696 --callback-path /cb/1":    "--redirect-uri http://localhost:9696/cb/1",
+		"--callback-path /cb":           "--redirect-uri http://localhost:3000/cb",
+		"--host localhost":              "--redirect-uri http://localhost:3000/oauth/callback",
+		"9696 --device-code":            "--device",
+		"--authorize-param a=b=c":       "--auth-param a=b=c",
 		"--disable-resource-parameter":  "--resource none",
 		"--resource=":                   "--resource none",
 		"--resource=|":                  "--resource none",
 		"--resource=https://a.example/": "--resource https://a.example/",
 		"--header X-A:${a|b}":           "--header X-A:c",
-		`--static-oauth-client-info {"client_id":"id"}`:                                                                     "-i id --client-secret= --redirect-uri " + port,
-		"--static-oauth-client-info=env:INFO":                                                                               "-i id --client-secret= --redirect-uri " + port,
-		"--static-oauth-client-info @" + infoFile:                                                                           "-i id -s s --redirect-uri " + port,
-		"--static-oauth-client-info @" + infoFile + " 77":                                                                   "-i id -s s --redirect-uri http://localhost:77/oauth/callback",
-		"--static-oauth-client-info @" + infoFile + " --redirect-uri http://localhost:5/x":                                  "-i id -s s --redirect-uri http://localhost:5/x",
-		`--static-oauth-client-info {"client_id":"id"} --header X-B:|two --header x-a:"<é>&\ --resource https://r.example/`: `-i id --client-secret= --redirect-uri http://localhost:24104/oauth/callback --header X-B:two --header x-a:"<é>&\ --resource https://r.example/`,
-		`--static-oauth-client-info {"client_id":"id"} --device`:                                                            "-i id --client-secret= --device",
-		`--grant client_credentials --static-oauth-client-info @` + infoFile:                                                "--grant client_credentials -i id -s s",
-		`--static-oauth-client-metadata {"scope":"a|b"}`:                                                                    "--scope a|b",
-		`--static-oauth-client-metadata {"scope":"a"} --scope c`:                                                            "--scope c",
+		"--ipv4 --keep-alive --ping-interval 60 --protocol auto --auth-success-url https://a.example/": "",
+		"--connect-timeout 30 --headers-timeout 0 --body-timeout 0":                                    "",
+		`77 --static-oauth-client-info {"client_id":"id"}`:                                             "-i id --client-secret= --redirect-uri " + port,
+		"77 --static-oauth-client-info=env:INFO":                                                       "-i id --client-secret= --redirect-uri " + port,
+		`77 --static-oauth-client-info {"client_id":"id","client_secret":"${a|b}"}`:                    "-i id -s c --redirect-uri " + port,
+		"77 --static-oauth-client-info @" + infoFile:                                                   "-i id -s s --redirect-uri " + port,
+		"--static-oauth-client-info @" + infoFile + " --redirect-uri http://localhost:5/x":             "-i id -s s --redirect-uri http://localhost:5/x",
+		`--static-oauth-client-info {"client_id":"id"} --device`:                                       "-i id --client-secret= --device",
+		`--client-credentials --static-oauth-client-info @` + infoFile:                                 "--grant client_credentials -i id -s s",
+		`--static-oauth-client-metadata {"scope":"a|b"}`:                                               "--scope a|b",
+		`--static-oauth-client-metadata {"scope":"a"} --scope c`:                                       "--scope c",
 	} {
 		parse := func(before, args string) *config {
 			all := append(strings.Fields(before), remoteURL)
@@ -71,7 +74,7 @@ func TestRemoteFlags(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%q: %v", all, err)
 			}
-			c.args, c.warnings, c.registerAs, c.anyPort = nil, nil, nil, false
+			c.args, c.warnings, c.notes, c.registerAs, c.anyPort = nil, nil, nil, nil, false
 			return c
 		}
 		want := parse("", ours)
@@ -124,9 +127,13 @@ func TestRemoteFlagsThatCannotBe(t *testing.T) {
 		{"--host", []string{"--host", ""}},
 		{"--host", []string{"--host", "localhost", "--redirect-uri", "http://localhost:1/x"}},
 		{"--redirect-uri", []string{"9696", "--redirect-uri", "http://localhost:1/x"}},
-		{`"0"`, []string{"0"}},
-		{`"65536"`, []string{"65536"}},
-		{`"9697"`, []string{"9696", "9697"}},
+		{"number 4", []string{"0"}},
+		{"number 4", []string{"65536"}},
+		{"number 5", []string{"9696", "9697"}},
+		{"--callback-path", []string{"--callback-path", "cb"}},
+		{"--callback-path", []string{"--callback-path", "/a?b"}},
+		{"--authorize-param", []string{"--authorize-param", "state=hunter2"}},
+		{"the port of its redirect URI", []string{"--static-oauth-client-info", `{"client_id":"a"}`}},
 		{"--transport", []string{"--transport", "sse-last"}},
 		{"--auth-timeout", []string{"--auth-timeout", "soon"}},
 		{"--auth-timeout", []string{"--auth-timeout", "0"}},
@@ -265,22 +272,42 @@ func TestRemotePortInUse(t *testing.T) {
 	t.Parallel()
 	server, auth := startProtected(t)
 	user := newUser(t, auth, server)
-	var wanted, header string
-	for i := 0; ; i++ { // the header is part of what the port follows from
-		header = fmt.Sprintf("X-N: %d", i)
-		wanted = "127.0.0.1:" + defaultRemotePort(&options{url: server.url, headers: repeated{header}})
-		if l, err := net.Listen("tcp", wanted); err == nil {
-			defer l.Close()
-			break
+	port := fmt.Sprint(firstGivenPort)
+	if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+		defer l.Close()
+	} // else it is in use already
+	user.start(server.url, "--host", "127.0.0.1").initialize()
+	got := auth.asked("redirect_uri")
+	if len(got) != 1 || strings.Contains(got[0], ":"+port+"/") || !strings.HasSuffix(got[0], remoteRedirectPath) {
+		t.Errorf("got %q, want another port than %s", got, port)
+	}
+	_, stderr, exit := user.run("login", server.url, port, "--host", "127.0.0.1",
+		"--static-oauth-client-info", `{"client_id":"by-hand"}`)
+	if exit == 0 || !strings.Contains(stderr, ":"+port+remoteRedirectPath+" cannot be used") {
+		t.Errorf("got exit code %d, %q", exit, stderr)
+	}
+}
+
+// A flag that is not needed here is accepted, and why is said at level info.
+func TestRemoteFlagsNotNeeded(t *testing.T) {
+	t.Parallel()
+	args := []string{remoteURL, "--log-level", "info"}
+	names := []string{"auth-success-url", "enable-proxy", "ipv4", "protocol", "keep-alive",
+		"ping-interval", "connect-timeout", "headers-timeout", "body-timeout"}
+	for _, name := range names {
+		args = append(args, "--"+name)
+		if findOption(allOptions(), name).value != "" {
+			args = append(args, "1")
 		}
 	}
-	user.start(server.url, "--host", "127.0.0.1", "--header", header).initialize()
-	if got := auth.asked("redirect_uri"); len(got) != 1 || strings.Contains(got[0], wanted+"/") || !strings.HasSuffix(got[0], remoteRedirectPath) {
-		t.Errorf("got %q, want another port than of %s", got, wanted)
+	_, stderr, exit := newUser(t).run(args...)
+	for _, name := range names {
+		if exit != 0 || strings.Count(stderr, "mcp-proxy: --"+name+" is not needed: ") != 1 {
+			t.Errorf("--%s: got exit code %d, %q", name, exit, stderr)
+		}
 	}
-	_, stderr, exit := user.run("login", server.url, "--host", "127.0.0.1", "--header", header, "--static-oauth-client-info", `{"client_id":"by-hand"}`)
-	if exit == 0 || !strings.Contains(stderr, wanted+remoteRedirectPath+" cannot be used") {
-		t.Errorf("got exit code %d, %q", exit, stderr)
+	if _, stderr, _ := newUser(t).run(remoteURL, "--keep-alive"); stderr != "" {
+		t.Errorf("got %q without --log-level", stderr)
 	}
 }
 
@@ -289,22 +316,21 @@ func TestRemoteFlagsInReadme(t *testing.T) {
 	t.Parallel()
 	_, section, _ := strings.Cut(readme(t), "\n## Coming from mcp-remote\n")
 	section, _, _ = strings.Cut(section, "\n## ")
-	theirs := remoteFlags()
-	theirs.VisitAll(func(f *flag.Flag) {
-		if !strings.Contains(section, "| `--"+f.Name) {
-			t.Errorf("--%s is not in the table", f.Name)
+	for _, o := range newCommandLine().remoteOptions() {
+		if !strings.Contains(section, "| `--"+o.names) {
+			t.Errorf("--%s is not in the table", o.names)
 		}
-	})
-	for _, found := range regexp.MustCompile("(?m)^\\| `--([a-z-]+)").FindAllStringSubmatch(section, -1) {
-		if new(options).flags().Lookup(found[1]) == nil {
+	}
+	for _, found := range regexp.MustCompile("(?m)^\\| `--([a-z0-9-]+)").FindAllStringSubmatch(section, -1) {
+		if findOption(allOptions(), found[1]) == nil {
 			t.Errorf("there is no --%s", found[1])
 		}
 	}
 }
 
-// remoteFlags are the flags that are mcp-remote's alone.
-func remoteFlags() *flag.FlagSet {
-	theirs := flag.NewFlagSet("", flag.ContinueOnError)
-	new(remoteOptions).define(theirs)
-	return theirs
+func newCommandLine() *commandLine { return &commandLine{config: &config{}} }
+
+// allOptions are the flags of this program and those of mcp-remote.
+func allOptions() []option {
+	return append(newCommandLine().options(), newCommandLine().remoteOptions()...)
 }

@@ -1,16 +1,21 @@
 package main
 
-// Flags and environment, read here and nowhere else, become one config value
-// that is complete and valid before anything else happens. How flags are
-// written is flags.go's, what stands outside the command line is environment.go's.
+// Flags and environment, read here and nowhere else, become one config value that is complete and
+// valid before anything else happens. The flags of mcp-remote are in compat.go.
 
 import (
+	"bytes"
 	"crypto"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -28,12 +33,12 @@ type config struct {
 	clientID          string
 	clientSecret      string
 	clientMetadataURL string
-	grant             string        // how a token is got: grantCode or grantClientCredentials
-	privateKey        crypto.Signer // the client authenticates by it instead of a secret; may be nil
+	grant             string        // how a token is obtained: grantCode or grantClientCredentials
+	privateKey        crypto.Signer // authenticates the client instead of a secret; may be nil
 	scope             string
 	resource          string // "": as published; resourceNone: do not send one
 	redirectURI       *url.URL
-	anyPort           bool // of redirectURI is as good where the client is yet to be registered
+	anyPort           bool // a client that is yet to be registered may take another port
 	authParams        url.Values
 	registerAs        registerAs
 
@@ -44,23 +49,27 @@ type config struct {
 	clientKey    string
 	transport    string // auto, http, sse
 	allowHTTP    bool
+	noCookies    bool
 	noBrowser    bool
 	device       bool
 	browser      string // $BROWSER
 	container    bool   // this is one
-	sshServer    string // USER@HOST to tunnel to; "" when this is no SSH session
+	sshServer    string // USER@HOST to tunnel to; "" if this is no SSH session
 	loginTimeout time.Duration
 	logLevel     logLevel
 	cacheDir     string // "": nowhere to write
 	noTrace      bool
+	showHelp     bool
 	showVersion  bool
 
 	warnings []string // for stderr, once that is open
+	notes    []string // the same at level info
 }
 
 const resourceNone = "none"
 
-// usageError is the user's to mend on the command line.
+// A usageError is the user's to correct on the command line. It names the flag or its place and
+// never holds a value: hosts and people split arguments wrongly, and the value may be the secret.
 type usageError struct{ error }
 
 func (u usageError) Unwrap() error { return u.error }
@@ -69,269 +78,789 @@ func usagef(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
 }
 
-func (c *config) fill(o *options, given map[string]bool, getenv func(string) string) error {
-	env := environment{getenv: getenv}
-	text := func(name, value string) string { return env.expand("--"+name, value) }
+// wrongUsage is a usage error with the line that says what to type instead.
+func wrongUsage(hint, format string, args ...any) error {
+	return withHint(usagef(format, args...), "%s", hint)
+}
 
-	c.profile = text("profile", o.profile)
-	c.scope = text("scope", o.scope)
-	c.grant = text("grant", o.grant)
-	c.resource = text("resource", o.resource)
-	c.caCert = text("ca-cert", o.caCert)
-	c.clientCert = text("client-cert", o.clientCert)
-	c.clientKey = text("client-key", o.clientKey)
-	c.transport = text("transport", o.transport)
-	c.clientMetadataURL = text("client-metadata-url", o.metadataURL)
-	c.allowHTTP, c.noBrowser, c.noTrace = o.allowHTTP, o.noBrowser, o.noTrace
-	c.browser = getenv("BROWSER")
-	c.sshServer, c.container, c.device = sshServer(getenv), isContainer(getenv), o.device
-	c.cacheDir = cacheDir(getenv)
+// invalid is what is wrong with a value, and what to type instead. The flag is named by set.
+func invalid(problem, hint string) error { return withHint(errors.New(problem), "%s", hint) }
 
-	// The defaults count as absent when unset (design, section 2).
-	c.clientID, c.clientSecret = getenv("GOOGLE_CLIENT_ID"), getenv("GOOGLE_CLIENT_SECRET")
-	if given["i"] || given["client-id"] {
-		c.clientID = text("client-id", o.clientID)
-	}
-	if given["s"] || given["client-secret"] {
-		c.clientSecret = text("client-secret", o.clientSecret)
-	}
+// option is one flag. One without names is a heading of the usage text.
+type option struct {
+	names string // the long one last: "u url"
+	value string // what the usage text calls it; "" for a switch; it ends in … if repeatable
+	pages string // the commands that list it; it is accepted with all
+	help  string // lines of the usage text
+	set   func(value string) error
+}
 
-	server := text("url", o.url)
-	privateKey := text("private-key", o.privateKey)
-	redirect := text("redirect-uri", o.redirectURI)
-	timeout := text("login-timeout", o.timeout)
-	level := text("log-level", o.logLevel)
-	if env.err != nil {
-		return env.err
+func (o *option) name() string { return o.names[strings.LastIndexByte(o.names, ' ')+1:] }
+
+// commandLine makes a config of the arguments and the environment.
+type commandLine struct {
+	*config
+	getenv func(string) string
+	given  map[string][]string // by the long name, as written
+	source string              // the variable that the value being set came from; "" if none
+
+	privateKeyFile string
+	remote         remote
+}
+
+// options is the table of flags. Their values are checked in its order, what depends on several of
+// them is in check.
+func (l *commandLine) options() []option {
+	const (
+		serving = "serve"
+		signIn  = "serve login doctor"
+		online  = signIn + " logout"
+		always  = online + " status"
+	)
+	return []option{
+		{pages: signIn, help: "The server:"},
+		{"u url", "URL", always, "https URL of the MCP server; may stand alone", l.setServer},
+		{"H header", "'NAME: VALUE' …", signIn, "a further header; ${VARIABLE} in it is one of the\n" +
+			"environment; Authorization turns OAuth off", l.addHeader},
+		{"header-file", "FILE …", signIn, "such headers, one a line; # begins a comment", l.addHeaders},
+		{"ignore-tool", "GLOB …", serving, "hide tools of that name and refuse to call them",
+			l.ignoreTool},
+		{"transport", "KIND", signIn, "auto (default), http, sse", l.setTransport},
+		{"ca-cert", "FILE", online, "PEM file of further certificate roots", l.path(&l.caCert)},
+		{"client-cert", "FILE", online, "certificate for mutual TLS", l.path(&l.clientCert)},
+		{"client-key", "FILE", online, "its key", l.path(&l.clientKey)},
+		{"allow-http", "", online, "accept http:// for this machine", toggle(&l.allowHTTP)},
+
+		{pages: signIn, help: "Signing in:"},
+		{"i client-id", "ID", signIn, "OAuth client id (default env:GOOGLE_CLIENT_ID);\n" +
+			"without one the proxy registers itself", text(&l.clientID)},
+		{"s client-secret", "SECRET", signIn, "its secret (default env:GOOGLE_CLIENT_SECRET)",
+			text(&l.clientSecret)},
+		{"private-key", "FILE", signIn, "sign with this key (PEM) instead of a secret",
+			text(&l.privateKeyFile)},
+		{"grant", "KIND", signIn, "authorization_code (default): a user signs in;\n" +
+			"client_credentials: the client is its own user",
+			oneOf(&l.grant, grantCode, grantClientCredentials)},
+		{"client-metadata-url", "URL", signIn, "Client ID Metadata Document to use as client id",
+			l.setMetadataURL},
+		{"scope", "SCOPES", signIn, "scopes to ask for instead of what the server names",
+			text(&l.scope)},
+		{"resource", "URI", signIn, "resource to ask a token for; none sends none", l.setResource},
+		{"redirect-uri", "URI", signIn, "loopback redirect that is registered for the client",
+			l.setRedirectURI},
+		{"auth-param", "NAME=VALUE …", signIn, "a further authorization parameter; an empty VALUE\n" +
+			"takes out one of ours", l.addAuthParam},
+		{"profile", "NAME", always, "another account on the same server", text(&l.profile)},
+		{"no-browser", "", signIn, "open no browser, print the URL", toggle(&l.noBrowser)},
+		{"device", "", signIn, "sign in with a code, in a browser on any machine\n" +
+			"(over SSH and in a container by itself, unless\n" +
+			"$BROWSER or --redirect-uri is set)", toggle(&l.device)},
+		{"login-timeout", "D", signIn, "how long a sign-in may take (default 5m)", l.setLoginTimeout},
+
+		{pages: signIn, help: "Otherwise:"},
+		{"log-level", "LEVEL", online, "error, warn (default), info, debug; on stderr",
+			l.setLogLevel},
+		{"no-trace", "", online, "write no traces.jsonl", toggle(&l.noTrace)},
+		{"json", "", "status", "print JSON", toggle(&l.json)},
+		{"all", "", "logout", "of all servers", toggle(&l.all)},
+		{"version", "", serving, "print the version", toggle(&l.showVersion)},
+		{"h help", "", always, "print this page", toggle(&l.showHelp)},
 	}
-	checks := []func() error{
-		func() error { return c.setCommand(o) },
-		func() error { return c.setServer(server) },
-		func() error { return c.setClient(given) },
-		func() error { return c.setPrivateKey(privateKey, o.privateKey, given) },
-		func() error { return c.setGrant(o) },
-		func() error { return c.setDevice(o) },
-		func() error { return c.setRedirectURI(redirect) },
-		func() error { return c.setResource() },
-		func() error { return c.setAuthParams(o.authParams, &env) },
-		func() error { return c.setHeaders(o.headers, &env) },
-		func() error { return c.setHeaderFiles(o.headerFiles, &env) },
-		func() error { return c.setIgnoredTools(o.ignoredTools, &env) },
-		func() error { return c.setTLS() },
-		func() error { return c.setChoices(timeout, level) },
+}
+
+func text(target *string) func(string) error {
+	return func(value string) error { *target = value; return nil }
+}
+
+func toggle(target *bool) func(string) error {
+	return func(value string) (err error) {
+		if *target, err = strconv.ParseBool(value); err != nil {
+			return invalid("want true or false", "without =VALUE it is true")
+		}
+		return nil
 	}
-	for _, check := range checks {
-		if err := check(); err != nil {
-			return err
+}
+
+func oneOf(target *string, values ...string) func(string) error {
+	return func(value string) error {
+		if *target = value; !slices.Contains(values, value) {
+			return invalid("want "+strings.Join(values, " or "), values[0]+" is the default")
+		}
+		return nil
+	}
+}
+
+// parseArgs reads the whole command line and the environment.
+func parseArgs(args []string, getenv func(string) string) (*config, error) {
+	c := &config{
+		transport: "auto", grant: grantCode, loginTimeout: 5 * time.Minute, logLevel: levelWarn,
+		headers: http.Header{}, authParams: url.Values{},
+	}
+	l := &commandLine{config: c, getenv: getenv, given: map[string][]string{}}
+	args, err := l.setCommand(args)
+	c.args = args
+	if err != nil || c.command == detachedCommand { // its arguments come on stdin
+		return c, err
+	}
+	if err := l.parse(args); err != nil || c.showHelp || c.showVersion {
+		return c, err
+	}
+	for _, step := range []func() error{
+		l.readEnvironment, l.setValues, l.translate,
+		l.checkCommand, l.checkServer, l.checkClient, l.checkGrant,
+	} {
+		if err := step(); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+var (
+	word        = onceNeeded(`^[a-zA-Z][a-zA-Z0-9]*(-[a-zA-Z0-9]+)*$`)
+	unknownName = onceNeeded(`^--[a-z]+(-[a-z]+)*(=.*)?$`)
+)
+
+// setCommand takes the first argument if it is a word. Without one the program serves.
+func (l *commandLine) setCommand(args []string) ([]string, error) {
+	first := append(args, "-")[0]
+	switch {
+	case first == "help":
+		l.showHelp = true
+		return l.setCommand(args[1:])
+	case first == "version":
+		l.showVersion = true
+	case slices.Contains(commands, first):
+		l.command = first
+	case !word().MatchString(first), first == remoteName, slices.Contains(launchers, first):
+		return args, nil
+	case nearest(first, commands) != "":
+		near := nearest(first, commands)
+		return nil, wrongUsage("mcp-proxy "+near+" -h", "unknown command %s; did you mean %s?", first, near)
+	default:
+		return nil, wrongUsage("the commands are login, logout, status and doctor; mcp-proxy -h",
+			"the first argument is neither a command nor a URL")
+	}
+	return args[1:], nil
+}
+
+// parse divides the arguments into flags with their values, and the URL, which may stand alone.
+func (l *commandLine) parse(args []string) error {
+	options := append(l.options(), l.remoteOptions()...)
+	all := l.afterLauncher(args)
+	skipped := len(args) - len(all)
+	var alone []int // places of what is no flag
+	for i := 0; i < len(all); i++ {
+		if len(all[i]) < 2 || all[i][0] != '-' {
+			alone = append(alone, i)
+			continue
+		}
+		name, value, hasValue := strings.Cut(strings.TrimPrefix(all[i][1:], "-"), "=")
+		o := findOption(options, name)
+		switch {
+		case o == nil:
+			return unknownFlag(all[i], skipped+i+1, options)
+		case hasValue:
+		case o.value == "":
+			value = "true"
+		case i+1 == len(all), strings.HasPrefix(all[i+1], "--") && findOption(options, all[i+1][2:]) != nil:
+			return wrongUsage("--"+o.name()+"=VALUE, or as two arguments", "--%s needs a value", o.name())
+		default:
+			i++
+			value = all[i]
+		}
+		name = o.name()
+		if o.value != "" && !strings.HasSuffix(o.value, "…") && l.has(name) {
+			return wrongUsage("leave one of them out", "--%s is given twice", name)
+		}
+		if name == "header" && strings.HasSuffix(strings.TrimSpace(value), ":") {
+			return usagef("--header: %w", emptyHeader(value)) // before the rest of it is misunderstood
+		}
+		l.given[name] = append(l.given[name], value)
+	}
+	if l.showHelp, l.showVersion = l.showHelp || l.has("help"), l.showVersion || l.has("version"); l.showHelp {
+		return nil
+	}
+	for _, i := range alone {
+		switch arg := all[i]; {
+		case slices.Contains(commands, arg):
+			return wrongUsage("mcp-proxy "+arg+" -u URL", "a command comes first")
+		case !l.has("url"):
+			l.given["url"] = []string{arg}
+		case !l.setPort(arg):
+			return wrongUsage("mcp-proxy -h lists the flags; was a value split at a blank?",
+				"unexpected argument, number %d: there is a --url already", skipped+i+1)
 		}
 	}
 	return nil
 }
 
-func (c *config) setCommand(o *options) error {
-	c.json, c.all = o.json, o.all
-	switch {
-	case c.json && c.command != "status":
-		return withHint(usagef("--json is a flag of status"), "mcp-proxy status --json")
-	case c.all && c.command != "logout":
-		return withHint(usagef("--all is a flag of logout"), "mcp-proxy logout --all")
-	case c.all && o.url != "":
-		return withHint(usagef("--all and --url exclude each other"), "mcp-proxy logout --all signs out everywhere")
+func findOption(options []option, name string) *option {
+	for i, o := range options {
+		if name != "" && slices.Contains(strings.Fields(o.names), name) {
+			return &options[i]
+		}
 	}
 	return nil
 }
 
-// needsServer is false for a command about all that is cached.
-func (c *config) needsServer() bool { return c.command != "status" && !c.all }
+// unknownFlag names what is likely to be the name of a flag, else its place: it may hold a value.
+func unknownFlag(arg string, place int, options []option) error {
+	const list = "mcp-proxy -h lists the flags"
+	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+	if first, _, split := strings.Cut(name, " "); split && findOption(options, first) != nil {
+		return wrongUsage(`two arguments: "--`+first+`", "VALUE"`,
+			"--%s and its value are one argument", first)
+	}
+	var names []string
+	for _, o := range options {
+		names = append(names, strings.Fields(o.names)...)
+	}
+	switch near := nearest(name, names); {
+	case near != "":
+		return wrongUsage(list, "unknown flag --%s; did you mean --%s?", name, near)
+	case unknownName().MatchString(arg):
+		return wrongUsage(list, "unknown flag --%s", name)
+	}
+	return wrongUsage(list, "unknown flag, argument number %d", place)
+}
+
+// nearest is the one of words that a mistyped one stands for: all but two letters at the beginning
+// and at the end are the same. It is "" if there is none.
+func nearest(typed string, words []string) string {
+	for _, w := range words {
+		n, m := 0, min(len(typed), len(w))
+		for n < m && typed[n] == w[n] {
+			n++
+		}
+		for k := 1; n < m && typed[len(typed)-k] == w[len(w)-k]; k++ {
+			n++
+		}
+		if n > 2 && n >= max(len(typed), len(w))-2 {
+			return w
+		}
+	}
+	return ""
+}
+
+func (l *commandLine) has(name string) bool { return l.given[name] != nil }
+
+// setValues takes what was given for each flag. The flags of mcp-remote come first: ours are
+// stronger.
+func (l *commandLine) setValues() error {
+	for _, o := range append(l.remoteOptions(), l.options()...) {
+		for _, value := range l.given[o.name()] {
+			var err error
+			l.source = ""
+			if name, ok := strings.CutPrefix(value, "env:"); ok {
+				l.source = name
+				value, err = l.variable(name)
+			}
+			if err == nil {
+				err = o.set(value)
+			}
+			if err != nil {
+				return usagef("--%s: %w", o.name(), err)
+			}
+		}
+	}
+	return nil
+}
+
+// variable is what a variable holds, taken literally, without the line break that files of secrets
+// end with.
+func (l *commandLine) variable(name string) (string, error) {
+	value := strings.TrimSpace(l.getenv(name))
+	if value == "" {
+		return "", invalid("the environment variable "+name+" is not set",
+			"set "+name+` in the entry's "env", or give the value itself`)
+	}
+	return value, nil
+}
+
+var placeholder = onceNeeded(`\$\{([^{}]*)\}`)
+
+// expand is a value that may be env:NAME, or hold ${NAME}, which Cursor and VS Code also write
+// ${env:NAME}. Other placeholders were meant for somebody who should have replaced them before.
+// Nothing in a variable's value is expanded.
+func (l *commandLine) expand(value string) (_ string, err error) {
+	if name, ok := strings.CutPrefix(value, "env:"); ok && l.source == "" {
+		return l.variable(name)
+	} else if l.source != "" {
+		return value, nil
+	}
+	value = placeholder().ReplaceAllStringFunc(value, func(text string) (expanded string) {
+		name := strings.TrimPrefix(placeholder().FindStringSubmatch(text)[1], "env:")
+		kind, rest, isOther := strings.Cut(name, ":")
+		const hint = `write ${NAME}, and set NAME in the entry's "env"`
+		switch {
+		case err != nil:
+		case isOther && strings.HasPrefix(rest, "-"):
+			err = invalid("${"+kind+":-…} with a default is expanded by shells and Claude Code only", hint)
+		case isOther:
+			err = invalid("${"+kind+":…} is expanded by VS Code only, in a configuration of its own", hint)
+		default:
+			expanded, err = l.variable(name)
+		}
+		return expanded
+	})
+	return value, err
+}
+
+// readEnvironment takes what no flag says.
+func (l *commandLine) readEnvironment() (err error) {
+	l.browser = l.getenv("BROWSER")
+	l.sshServer, l.container = sshServer(l.getenv), isContainer(l.getenv)
+	// The defaults count as absent when unset (design, section 2).
+	l.clientID = strings.TrimSpace(l.getenv("GOOGLE_CLIENT_ID"))
+	l.clientSecret = strings.TrimSpace(l.getenv("GOOGLE_CLIENT_SECRET"))
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy"} {
+		if value := l.getenv(name); value != "" && !isProxy(value) {
+			return wrongUsage("percent-encode special characters of its password: % is %25, # is %23",
+				"%s is not the URL of a proxy", name)
+		}
+	}
+	l.cacheDir = defaultCacheDir(l.getenv)
+	if dir := l.getenv("MCP_PROXY_CACHE_DIR"); dir != "" {
+		if l.cacheDir, err = expandPath(dir); err != nil {
+			return usagef("MCP_PROXY_CACHE_DIR: %w", err)
+		}
+	}
+	return nil
+}
+
+// isProxy reports whether net/http understands the value of HTTPS_PROXY. It would go past the proxy
+// without a word if it does not.
+func isProxy(value string) bool {
+	if !strings.Contains(value, "://") {
+		value = "http://" + value
+	}
+	u, err := url.Parse(value)
+	return err == nil && u.Fragment == "" && u.RawQuery == "" && isAddress(u)
+}
+
+// What follows checks what depends on more than one flag.
+
+func (l *commandLine) checkCommand() error {
+	switch {
+	case l.json && l.command != "status":
+		return wrongUsage("mcp-proxy status --json", "--json is a flag of status")
+	case l.all && l.command != "logout":
+		return wrongUsage("mcp-proxy logout --all", "--all is a flag of logout")
+	case l.all && l.server != nil:
+		return exclusive("--all", "--url")
+	case l.server == nil && l.command != "status" && !l.all:
+		return wrongUsage(urlHint, "no server: --url is missing")
+	case (l.clientCert == "") != (l.clientKey == ""):
+		return wrongUsage("--client-cert cert.pem --client-key key.pem",
+			"--client-cert and --client-key go together")
+	}
+	return nil
+}
+
+func exclusive(one, other string) error {
+	return wrongUsage("leave out one of the two", "%s and %s exclude each other", one, other)
+}
 
 const urlHint = "mcp-proxy -u https://mcp.example.com/mcp"
 
-func (c *config) setServer(raw string) error {
-	if raw == "" && !c.needsServer() {
-		return nil
-	}
-	if raw == "" {
-		return withHint(usagef("no server: --url is missing"), urlHint)
-	}
+var hostPath = onceNeeded(`^([a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}|localhost|[0-9.]{7,15})(:\d+)?(/.*)?$`)
+
+func (l *commandLine) setServer(raw string) error {
+	raw = strings.Trim(raw, " \t\r\n\"'`<>") // as addresses are copied
 	u, err := url.Parse(raw)
+	if !strings.Contains(raw, "://") && hostPath().MatchString(raw) {
+		if u, err = url.Parse("http://" + raw); err == nil && isLoopback(u.Hostname()) {
+			return invalid("the URL lacks http:// or https://", typedURL(u, "http"))
+		} else if err == nil {
+			return invalid("the URL lacks https://", typedURL(u, "https"))
+		}
+	}
 	switch {
 	case err != nil || !isAddress(u) || strings.ContainsAny(raw, " \t\r\n"):
-		return withHint(usagef("--url: not a URL"), urlHint)
+		return invalid("not a URL", urlHint)
 	case u.User != nil:
-		return withHint(usagef("--url: user information in the URL is not accepted"), "give credentials with --client-id, or with -H 'Authorization: …'")
+		return invalid("user information in the URL is not accepted",
+			"give credentials with --client-id, or with -H 'Authorization: …'")
 	case u.Fragment != "" || strings.HasSuffix(raw, "#"):
-		return withHint(usagef("--url: a fragment (#…) has no meaning for a server"), urlHint)
-	case u.Scheme == "http" && !isLoopback(u.Hostname()) && c.allowHTTP:
-		return withHint(usagef("--url: %s is another machine, --allow-http is for this one: only https protects a token", u.Host), "https://%s%s", u.Host, u.Path)
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
-		return withHint(usagef("--url: %s is reached by http, and only https protects a token", u.Host), "https://%s%s", u.Host, u.Path)
-	case u.Scheme == "http" && !c.allowHTTP:
-		return withHint(usagef("--url: http is only accepted for this machine, and only with --allow-http"), "add --allow-http")
+		return invalid("a fragment (#…) has no meaning for a server", urlHint)
 	case u.Scheme != "https" && u.Scheme != "http":
-		return withHint(usagef("--url: the scheme must be https, not %q", u.Scheme), urlHint)
+		return invalid("the scheme must be https", urlHint)
+	case u.Hostname() == "0.0.0.0" || u.Hostname() == "::":
+		local := *u
+		if local.Host = "127.0.0.1"; u.Port() != "" {
+			local.Host += ":" + u.Port()
+		}
+		return invalid("this address is one to listen at, not one to reach a server by",
+			typedURL(&local, u.Scheme))
 	}
-	c.server = u
+	l.server = u
 	return nil
 }
 
-func (c *config) setClient(given map[string]bool) error {
-	if c.clientMetadataURL != "" {
-		u, err := url.Parse(c.clientMetadataURL)
-		// Client ID Metadata Document, draft 00, section 3: https, a path, no
-		// fragment, no user information.
-		if err != nil || u.Scheme != "https" || u.Host == "" || len(u.Path) < 2 || u.Fragment != "" || u.User != nil {
-			return withHint(usagef("--client-metadata-url: not an https URL with a path"), "--client-metadata-url https://app.example.com/client.json")
-		}
+// typedURL is what to type for a server. Some hide a key in a longer path.
+func typedURL(u *url.URL, scheme string) string {
+	path := u.Path
+	if len(path) > len("/mcp/") {
+		path = "/…"
 	}
-	if c.clientID == "" && c.clientSecret != "" {
-		if given["s"] || given["client-secret"] {
-			return withHint(usagef("--client-secret without --client-id"), "add --client-id ID")
-		}
-		c.clientSecret = ""
+	line := "mcp-proxy -u " + scheme + "://" + u.Host + path
+	if scheme == "http" {
+		line += " --allow-http"
 	}
-	return nil
+	return line
 }
 
-// setPrivateKey takes a file, or the key itself out of a variable. What came
-// out of one is not repeated, for it may be a key that we do not know as one.
-func (c *config) setPrivateKey(value, written string, given map[string]bool) (err error) {
+func (l *commandLine) checkServer() error {
+	u := l.server
 	switch {
-	case value == "":
+	case u == nil || u.Scheme == "https" || l.allowHTTP && isLoopback(u.Hostname()):
 		return nil
-	case c.clientID == "":
-		return withHint(usagef("--private-key without --client-id"), "add --client-id ID")
-	case (given["s"] || given["client-secret"]) && c.clientSecret != "":
-		return withHint(usagef("--private-key and --client-secret exclude each other"), "leave out the one that is not registered for the client")
+	case isLoopback(u.Hostname()):
+		return wrongUsage("add --allow-http",
+			"--url: http is only accepted for this machine, and with --allow-http")
+	case l.allowHTTP:
+		return wrongUsage(typedURL(u, "https"), "--url: %s is another machine, --allow-http is for this one: "+
+			"only https protects a token", u.Host)
 	}
-	c.clientSecret = "" // the environment's default
-	text, isVariable := []byte(value), strings.HasPrefix(written, "env:")
-	if strings.Contains(value, "-----BEGIN ") {
-		written = "the value"
-	} else if text, err = c.readSecret("--private-key", value); err != nil {
-		if isVariable {
-			err = withHint(usagef("--private-key: %s holds neither a key in PEM nor the path of a file that can be read", written), "a key begins with -----BEGIN PRIVATE KEY-----")
-		}
-		return err
+	return wrongUsage(typedURL(u, "https"),
+		"--url: %s is reached by http, and only https protects a token", u.Host)
+}
+
+func (l *commandLine) setMetadataURL(raw string) error {
+	u, err := url.Parse(raw)
+	// Client ID Metadata Document, draft 00, section 3: https, a path, no
+	// fragment, no user information.
+	if err != nil || u.Scheme != "https" || u.Host == "" || len(u.Path) < 2 || u.Fragment != "" ||
+		u.User != nil {
+		return invalid("not an https URL with a path",
+			"--client-metadata-url https://app.example.com/client.json")
 	}
-	if c.privateKey, err = parsePrivateKey(text); err != nil {
-		return withHint(usagef("--private-key: %s %w", written, err), "%s", hintOf(err))
-	}
+	l.clientMetadataURL = raw
 	return nil
 }
 
-func (c *config) setRedirectURI(raw string) error {
-	if raw == "" {
-		return nil
-	}
+func (l *commandLine) setRedirectURI(raw string) error {
 	u, err := url.Parse(raw)
 	// RFC 8252, section 7.3: the redirect of a native application is http on
 	// the loopback interface.
-	if err != nil || u.Scheme != "http" || !isLoopback(u.Hostname()) || u.Port() == "" || u.Port() == "0" || u.User != nil || u.Fragment != "" || u.RawQuery != "" {
-		return withHint(usagef("--redirect-uri: must be http on this machine with a port"), "--redirect-uri http://localhost:3000/oauth2callback")
+	if err != nil || u.Scheme != "http" || !isLoopback(u.Hostname()) || u.Port() == "" ||
+		u.Port() == "0" || u.User != nil || u.Fragment != "" || u.RawQuery != "" {
+		return invalid("must be http on this machine with a port",
+			"--redirect-uri http://localhost:3000/oauth2callback")
 	}
-	c.redirectURI = u // as it was registered: no slash is added
+	l.redirectURI = u // as it was registered: no slash is added
 	return nil
 }
 
-func (c *config) setResource() error {
-	if c.resource == "" || c.resource == resourceNone {
-		return nil
+func (l *commandLine) setResource(value string) error {
+	if value = strings.TrimSpace(value); value == "" {
+		value = resourceNone
 	}
 	// RFC 8707, section 2: an absolute URI without a fragment.
-	if u, err := url.Parse(c.resource); err != nil || !u.IsAbs() || u.Fragment != "" {
-		return withHint(usagef("--resource: must be an absolute URI without a fragment, or none"), "--resource https://mcp.example.com/mcp")
+	if u, err := url.Parse(value); value != resourceNone &&
+		(err != nil || !u.IsAbs() || u.Fragment != "") {
+		return invalid("must be an absolute URI without a fragment, or none",
+			"--resource https://mcp.example.com/mcp")
 	}
+	l.resource = value
 	return nil
 }
 
 // reservedAuthParams are the proxy's own: given by the user they would undo
 // what protects the sign-in.
 var reservedAuthParams = map[string]bool{
-	"response_type": true, "client_id": true, "redirect_uri": true, "state": true, "code_challenge": true,
-	"code_challenge_method": true, "scope": true, "resource": true, "response_mode": true, "request": true, "request_uri": true,
+	"response_type": true, "client_id": true, "redirect_uri": true, "state": true,
+	"code_challenge": true, "code_challenge_method": true, "scope": true, "resource": true,
+	"response_mode": true, "request": true, "request_uri": true,
 }
 
-func (c *config) setAuthParams(params []string, env *environment) error {
-	c.authParams = url.Values{}
-	for _, p := range params {
-		name, value, ok := strings.Cut(p, "=")
-		if !ok || name == "" {
-			return withHint(usagef("--auth-param: want name=value"), "--auth-param access_type=offline")
-		}
-		if reservedAuthParams[name] {
-			return withHint(usagef("--auth-param: %s is set by the proxy itself", name), "--scope, --resource, --client-id and --redirect-uri are flags of their own")
-		}
-		c.authParams.Add(name, env.expand("--auth-param", value))
+func (l *commandLine) addAuthParam(param string) (err error) {
+	name, value, ok := strings.Cut(param, "=")
+	switch {
+	case !ok || name == "":
+		return invalid("want name=value", "--auth-param access_type=offline")
+	case reservedAuthParams[name]:
+		return invalid(name+" is set by the proxy itself",
+			"--scope, --resource, --client-id and --redirect-uri are flags of their own")
 	}
-	return env.err
-}
-
-func (c *config) setIgnoredTools(globs []string, env *environment) (err error) {
-	for i, glob := range globs {
-		globs[i] = env.expand("--ignore-tool", glob)
-	}
-	if env.err != nil {
-		return env.err
-	}
-	c.ignoredTools, err = newToolFilter(globs)
+	value, err = l.expand(value)
+	l.authParams.Add(name, value)
 	return err
 }
 
-func (c *config) setTLS() error {
-	if (c.clientCert == "") != (c.clientKey == "") {
-		return withHint(usagef("--client-cert and --client-key go together"), "--client-cert cert.pem --client-key key.pem")
+func (l *commandLine) ignoreTool(glob string) error {
+	filter, err := newToolFilter([]string{glob})
+	l.ignoredTools = append(l.ignoredTools, filter...)
+	return err
+}
+
+func (l *commandLine) setLoginTimeout(value string) (err error) {
+	if l.loginTimeout, err = time.ParseDuration(value); err != nil || l.loginTimeout <= 0 {
+		return invalid("not a duration", "--login-timeout 5m")
 	}
 	return nil
 }
 
-func (c *config) setChoices(timeout, level string) error {
-	switch c.transport {
-	case "auto", "http", "sse":
-	default:
-		return withHint(usagef("--transport: want auto, http or sse, not %q", c.transport), "auto finds out by itself")
-	}
-	var err error
-	if c.loginTimeout, err = time.ParseDuration(timeout); err != nil || c.loginTimeout <= 0 {
-		return withHint(usagef("--login-timeout: not a duration"), "--login-timeout 5m")
-	}
+func (l *commandLine) setLogLevel(value string) error {
 	var ok bool
-	if c.logLevel, ok = parseLogLevel(level); !ok {
-		return withHint(usagef("--log-level: want error, warn, info or debug, not %q", level), "--log-level debug shows the most")
+	if l.logLevel, ok = parseLogLevel(value); !ok {
+		return invalid("want error, warn, info or debug", "--log-level debug shows the most")
 	}
 	return nil
+}
+
+func (l *commandLine) checkClient() error {
+	isGiven := l.has("client-secret") && l.clientSecret != "" // not the environment's
+	switch {
+	case isGiven && l.clientID == "":
+		return wrongUsage("add --client-id ID", "--client-secret without --client-id")
+	case l.privateKeyFile == "" && l.clientID != "":
+		return nil
+	case isGiven:
+		return exclusive("--private-key", "--client-secret")
+	}
+	l.clientSecret = ""
+	switch {
+	case l.privateKeyFile == "":
+		return nil
+	case l.clientID == "":
+		return wrongUsage("add --client-id ID", "--private-key without --client-id")
+	}
+	if err := l.readPrivateKey(); err != nil {
+		return usagef("--private-key: %w", err)
+	}
+	return nil
+}
+
+// readPrivateKey takes a file, or the key itself from a variable. Nothing of what a variable holds
+// is repeated: it may be a key that we do not know as one.
+func (l *commandLine) readPrivateKey() (err error) {
+	value, written := l.privateKeyFile, "the value"
+	data := []byte(value)
+	if !strings.Contains(value, "-----BEGIN ") {
+		written = l.given["private-key"][0]
+		if value, err = expandPath(value); err == nil {
+			data, err = l.readSecret(value)
+		}
+		if err != nil && strings.HasPrefix(written, "env:") {
+			return invalid(written+" holds neither a key in PEM nor the path of a file that can be read",
+				"a key begins with -----BEGIN PRIVATE KEY-----")
+		} else if err != nil {
+			return err
+		}
+	}
+	if l.privateKey, err = parsePrivateKey(data); err != nil {
+		return fmt.Errorf("%s %w", written, err)
+	}
+	return nil
+}
+
+func (l *commandLine) checkGrant() error {
+	const machine = "--grant " + grantClientCredentials
+	const hint = machine + " --client-id ID --client-secret env:SECRET"
+	way := "--device"
+	switch {
+	case l.unattended() && l.device:
+		return exclusive(way, machine)
+	case l.unattended():
+		way = machine
+	case !l.device:
+		return nil
+	}
+	switch {
+	case l.has("redirect-uri"):
+		return exclusive(way, "--redirect-uri")
+	case len(l.authParams) > 0:
+		return exclusive(way, "--auth-param")
+	case l.device:
+		return nil
+	case l.clientMetadataURL != "":
+		return exclusive(way, "--client-metadata-url")
+	case l.clientID == "":
+		return wrongUsage(hint, "%s needs --client-id", way)
+	case l.clientSecret == "" && l.privateKey == nil:
+		return wrongUsage(hint, "%s needs --client-secret or --private-key", way)
+	}
+	return nil
+}
+
+// reservedHeaders are the proxy's own, or would break HTTP's framing.
+var reservedHeaders = map[string]bool{
+	"Accept": true, "Content-Type": true, "Content-Length": true, "Transfer-Encoding": true,
+	"Connection": true, "Host": true, "Upgrade": true, "Te": true, "Trailer": true,
+	"Last-Event-Id": true, "Mcp-Session-Id": true, "Mcp-Protocol-Version": true,
+}
+
+func emptyHeader(header string) error {
+	name, _, _ := strings.Cut(header, ":")
+	if !isToken(name) {
+		name = "NAME"
+	}
+	return invalid(name+" has no value: was the argument split at the blank?",
+		"without the blank: -H "+name+":VALUE; or -H "+name+":env:VARIABLE")
+}
+
+// addHeader takes one `Name: value`.
+func (l *commandLine) addHeader(header string) error {
+	name, value, ok := strings.Cut(header, ":")
+	if !ok || !isToken(name) {
+		return invalid("want 'Name: value'", "-H 'X-Api-Key: env:API_KEY'")
+	}
+	name = http.CanonicalHeaderKey(name)
+	if reservedHeaders[name] {
+		return invalid(name+" is set by the proxy itself", "leave it out")
+	}
+	value, err := l.expand(strings.TrimSpace(value))
+	// RFC 9110, section 5.5: a line break would start another header, and net/http
+	// refuses to send the other control characters.
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
+	case strings.ContainsAny(value, "\r\n\x00"):
+		return invalid("the value of "+name+" holds a line break", "one --header for each header")
+	case strings.IndexFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) >= 0:
+		return invalid("the value of "+name+" holds a control character",
+			"was it copied from a terminal? type it anew")
+	case value == "":
+		return emptyHeader(header)
+	}
+	l.headers.Add(name, value)
+	return nil
+}
+
+// addHeaders reads headers that are not to be seen among the arguments of the process: one
+// `Name: value` a line, # begins a comment.
+func (l *commandLine) addHeaders(file string) error {
+	file, err := expandPath(file)
+	if err != nil {
+		return err
+	}
+	data, err := l.readSecret(file)
+	if err != nil {
+		return err
+	}
+	l.source = "" // the variable named the file
+	for i, line := range strings.Split(string(data), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if err := l.addHeader(line); err != nil {
+			return fmt.Errorf("%s, line %d: %w", file, i+1, err)
+		}
+	}
+	return nil
+}
+
+func (l *commandLine) path(target *string) func(string) error {
+	return func(value string) (err error) {
+		*target, err = expandPath(value)
+		return err
+	}
+}
+
+var pathVariable = onceNeeded(`\$[A-Za-z_{]|%[A-Za-z_][A-Za-z0-9_()]*%`)
+
+// expandPath replaces a leading ~/, because hosts start us without a shell. Another variable in the
+// path would become a directory of that name.
+func expandPath(path string) (string, error) {
+	if pathVariable().MatchString(path) {
+		return "", invalid("a variable in the path, and nobody has expanded it",
+			"write the path out; only ~/ at its beginning is understood")
+	}
+	rest, ok := strings.CutPrefix(path, "~/")
+	if runtime.GOOS == "windows" && !ok {
+		rest, ok = strings.CutPrefix(path, `~\`)
+	}
+	if !ok && path != "~" {
+		return path, nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", invalid("~ is the home directory, and nobody knows it", "write the path out")
+	}
+	return filepath.Join(home, strings.TrimPrefix(rest, "~")), nil
+}
+
+const maxGivenFile = 1 << 20 // bytes
+
+// readSecret reads a file that others should not be able to read.
+func (l *commandLine) readSecret(file string) ([]byte, error) {
+	if info, err := os.Stat(file); err == nil && isLoose(info) {
+		l.warnings = append(l.warnings, fmt.Sprintf("others can read %s (mode %#o): chmod 600 %s", file,
+			info.Mode().Perm(), file))
+	}
+	return readGiven(file)
+}
+
+// readGiven reads a file that the user named: UTF-8, perhaps with a byte order mark.
+func readGiven(file string) ([]byte, error) {
+	const hint = "give the path of a file that can be read"
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, withHint(err, hint)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxGivenFile+1))
+	switch {
+	case err != nil:
+		return nil, withHint(err, hint)
+	case len(data) > maxGivenFile:
+		return nil, withHint(fmt.Errorf("%s is larger than %d bytes", file, maxGivenFile),
+			"is it the right file?")
+	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return nil, withHint(fmt.Errorf("%s is in UTF-16", file), "save it as UTF-8")
+	}
+	return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), nil
+}
+
+// unattended reports whether the client is its own user (the client credentials grant).
+func (c *config) unattended() bool { return c.grant == grantClientCredentials }
+
+// shownServer is the server's address without its query, which may be a key.
+func shownServer(u *url.URL) string {
+	shown := *u
+	if shown.RawQuery != "" {
+		shown.RawQuery = "…"
+	}
+	return strings.Replace(shown.String(), "?%E2%80%A6", "?…", 1)
 }
 
 // typed is one of our commands for this server and account, as it is to be typed.
 func (c *config) typed(command string) string {
-	text := "mcp-proxy " + command + " -u " + quoted(c.server.String())
+	line := "mcp-proxy " + command + " -u " + quoted(runtime.GOOS, shownServer(c.server))
 	if c.profile != "" {
-		text += " --profile " + quoted(c.profile)
+		line += " --profile " + quoted(runtime.GOOS, c.profile)
 	}
 	switch {
 	case command == "logout": // of whatever there is
 	case c.device:
-		text += " --device"
+		line += " --device"
 	case c.unattended() && c.privateKey != nil:
-		text += " --grant " + c.grant + " -i " + quoted(c.clientID) + " --private-key FILE"
+		line += " --grant " + c.grant + " -i " + quoted(runtime.GOOS, c.clientID) + " --private-key FILE"
 	case c.unattended():
-		text += " --grant " + c.grant + " -i " + quoted(c.clientID) + " -s env:SECRET"
+		line += " --grant " + c.grant + " -i " + quoted(runtime.GOOS, c.clientID) + " -s env:SECRET"
 	}
-	return text
+	return line
 }
 
-// quoted keeps a shell from reading more into s than its text.
-func quoted(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"#$&'()*;<=>?[\\]^`{|}~!", r) }) < 0 {
+// quoted keeps the system's shell from reading more into s than its text.
+func quoted(system, s string) string {
+	special := func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune("\"#$%&'()*;<=>?[\\]^`{|}~!", r)
+	}
+	switch {
+	case strings.IndexFunc(s, special) < 0:
 		return s
+	case system == "windows":
+		return `"` + strings.ReplaceAll(s, `"`, `\"`) + `"`
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// cacheDir is where credentials and traces live; "" when no home is known.
-func cacheDir(getenv func(string) string) string {
-	if dir := getenv("MCP_PROXY_CACHE_DIR"); dir != "" {
-		return dir
-	}
+// defaultCacheDir is where credentials and traces live; "" if no home is known.
+func defaultCacheDir(getenv func(string) string) string {
 	// XDG Base Directory Specification: a relative path is to be ignored.
 	if dir := getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "mcp-proxy")
@@ -343,14 +872,15 @@ func cacheDir(getenv func(string) string) string {
 	return filepath.Join(home, ".cache", "mcp-proxy")
 }
 
-// opensBrowser: over SSH a browser would open on a desktop that nobody sees,
-// unless $BROWSER leads to the user's, as editors with remote sessions set it.
+// opensBrowser reports whether a browser opened here would be seen: over SSH it would open on a
+// desktop that nobody sees, unless $BROWSER leads to the user's, as editors with remote sessions
+// set it.
 func (c *config) opensBrowser() bool {
 	return !c.noBrowser && (c.sshServer == "" || c.browser != "")
 }
 
-// sshServer is who and where to tunnel to, as SSH_CONNECTION tells: the
-// client's address and port, then the server's.
+// sshServer is who and where to tunnel to, from SSH_CONNECTION: the client's address and port,
+// then the server's.
 func sshServer(getenv func(string) string) string {
 	parts := strings.Fields(getenv("SSH_CONNECTION"))
 	if len(parts) != 4 {

@@ -50,24 +50,6 @@ func (c *config) prefersDevice() bool {
 	return c.device || (c.sshServer != "" || c.container) && c.browser == "" && c.redirectURI == nil
 }
 
-// setDevice comes after setGrant.
-func (c *config) setDevice(o *options) error {
-	var other string
-	switch {
-	case !c.device:
-		return nil
-	case c.unattended():
-		other = "--grant " + grantClientCredentials
-	case o.redirectURI != "":
-		other = "--redirect-uri"
-	case len(o.authParams) > 0:
-		other = "--auth-param"
-	default:
-		return nil
-	}
-	return withHint(usagef("--device and %s exclude each other", other), "leave out one of the two")
-}
-
 func (m *serverMetadata) offersDevice() bool {
 	return m.DeviceAuthorizationEndpoint != "" && (len(m.GrantTypesSupported) == 0 || slices.Contains(m.GrantTypesSupported, grantDevice))
 }

@@ -37,14 +37,14 @@ type doctor struct {
 // doctor returns the first failure, which is printed already.
 func (a *app) doctor(ctx context.Context, stdout io.Writer) error {
 	d := &doctor{app: a, out: stdout}
-	fmt.Fprintf(d.out, "mcp-proxy %s, %s\n", programVersion(), a.cfg.server.Redacted())
+	fmt.Fprintf(d.out, "mcp-proxy %s, %s\n", programVersion(), shownServer(a.cfg.server))
 	first := d.reach(ctx)
 	if first != nil && first.wantsToken {
 		d.authorization(ctx, first.challenge)
 	}
 	d.hello(ctx, first, d.cachedToken(first))
 	if d.failed != nil {
-		return toldError{d.failed}
+		return reportedError{d.failed}
 	}
 	return nil
 }

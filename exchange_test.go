@@ -118,26 +118,33 @@ func TestRedirectElsewhere(t *testing.T) {
 	})
 }
 
-// Load balancers stick by cookie: it comes back with everything that is sent to the origin.
+// Load balancers stick by cookie: it comes back with everything that is sent to
+// the origin, unless mcp-remote's --disable-cookies is given.
 func TestCookies(t *testing.T) {
-	t.Parallel()
-	server := startMCP(t)
-	server.listens = true
-	server.reply("initialize", func(w http.ResponseWriter, _ *fakeRequest) bool {
-		http.SetCookie(w, &http.Cookie{Name: "route", Value: "b", Path: "/", Secure: true, HttpOnly: true})
-		http.SetCookie(w, &http.Cookie{Name: "elsewhere", Value: "x", Path: "/other"})
-		return false
-	})
-	p := startProxy(t, "-u", server.url)
-	p.initialize()
-	p.echo("x")
-	server.await("GET", 1)
-	p.closeStdin()
-	p.wait()
-	for _, label := range []string{"notifications/initialized", "GET", "tools/call echo", "DELETE"} {
-		if got := server.await(label, 1).Header.Get("Cookie"); got != "route=b" {
-			t.Errorf("%s: got cookies %q, want route=b", label, got)
-		}
+	for _, args := range [][]string{nil, {"--disable-cookies"}} {
+		args := args
+		t.Run(strings.Join(args, ""), func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			server.listens = true
+			server.reply("initialize", func(w http.ResponseWriter, _ *fakeRequest) bool {
+				http.SetCookie(w, &http.Cookie{Name: "route", Value: "b", Path: "/", Secure: true, HttpOnly: true})
+				http.SetCookie(w, &http.Cookie{Name: "elsewhere", Value: "x", Path: "/other"})
+				return false
+			})
+			p := startProxy(t, append(args, "-u", server.url)...)
+			p.initialize()
+			p.echo("x")
+			server.await("GET", 1)
+			p.closeStdin()
+			p.wait()
+			want := map[bool]string{true: "route=b"}[args == nil]
+			for _, label := range []string{"notifications/initialized", "GET", "tools/call echo", "DELETE"} {
+				if got := server.await(label, 1).Header.Get("Cookie"); got != want {
+					t.Errorf("%s: got cookies %q, want %q", label, got, want)
+				}
+			}
+		})
 	}
 }
 

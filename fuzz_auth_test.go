@@ -375,7 +375,7 @@ func FuzzHeaderFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, file []byte) {
 		fatal(t, os.WriteFile(path, file, 0o600))
 		c := &config{headers: http.Header{}}
-		if err := c.setHeaderFiles([]string{path}, &environment{getenv: getenv}); err != nil {
+		if err := (&commandLine{config: c, getenv: getenv}).addHeaders(path); err != nil {
 			if strings.Contains(err.Error()+hintOf(err), "SENTINEL") && !strings.Contains(string(file), "SENTINEL-value:") && !strings.Contains(string(file), "env:") && !strings.Contains(string(file), "${") {
 				t.Fatalf("%q: the error is %v", file, err)
 			}

@@ -15,7 +15,8 @@ func newToolFilter(globs []string) (toolFilter, error) {
 	for _, glob := range globs {
 		glob = globOf(glob)
 		if _, err := path.Match(glob, ""); err != nil || glob == "" {
-			return nil, withHint(usagef("--ignore-tool: %q is not a pattern", glob), "--ignore-tool 'delete*'; * stands for any text, ? for one character, [ab] for one of them")
+			return nil, invalid("not a pattern", "--ignore-tool 'delete*'; * stands for any text, ? for "+
+				"one character, [ab] for one of them")
 		}
 		f = append(f, glob)
 	}

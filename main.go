@@ -1,8 +1,8 @@
 // Mcp-proxy lets an MCP client use a remote MCP server that asks for OAuth 2.1.
 //
-// The client starts it as a stdio server. It forwards JSON-RPC over Streamable
-// HTTP and does what authorization asks for: discovery, registration, PKCE, the
-// browser, the callback, keeping tokens and refreshing them.
+// The client starts it as a stdio server. It forwards JSON-RPC over Streamable HTTP and does what
+// authorization asks for: discovery, registration, PKCE, the browser, the callback, keeping tokens
+// and refreshing them.
 //
 //	mcp-proxy -u URL [flags]          serve MCP on stdin and stdout
 //	mcp-proxy login -u URL [flags]    sign in now, in a terminal
@@ -10,18 +10,17 @@
 //	mcp-proxy status [-u URL]         what is cached
 //	mcp-proxy doctor -u URL [flags]   what works, what fails, what would help
 //
-// Files, in $MCP_PROXY_CACHE_DIR, else $XDG_CACHE_HOME/mcp-proxy, else
-// ~/.cache/mcp-proxy: one NAME.json per server and profile with its credentials,
-// NAME.login with the state of its sign-in, NAME.*.lock, and traces.jsonl.
+// Files, in $MCP_PROXY_CACHE_DIR, else $XDG_CACHE_HOME/mcp-proxy, else ~/.cache/mcp-proxy: one
+// NAME.json per server and profile with its credentials, NAME.login with the state of its sign-in,
+// NAME.*.lock, and traces.jsonl.
 //
-// Exit codes: 0 clean end, 1 configuration, 2 authentication, 3 network, 4 file
-// system, 5 anything else.
+// Exit codes: 0 clean end, 1 configuration, 2 authentication, 3 network, 4 file system, 5 anything
+// else.
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -32,81 +31,108 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 )
 
-const usage = `Usage: mcp-proxy -u URL [flags]          serve MCP on stdin and stdout for the server at URL
-       mcp-proxy login -u URL [flags]    sign in now, before any client starts it
-       mcp-proxy logout -u URL           revoke the tokens and forget them; --all: of all servers
-       mcp-proxy status [-u URL]         what is cached, without secrets; --json
-       mcp-proxy doctor -u URL [flags]   walk the way to the server, say what fails and what helps
+// commands are the words that may come first. Without one the program serves.
+var commands = []string{"login", "logout", "status", "doctor", detachedCommand}
 
-The server:
-  -u, --url URL                https URL of the MCP server; may stand alone
-  -H, --header 'Name: value'   a further header, repeatable; ${NAME} in it is an
-                               environment variable; Authorization turns OAuth off
-      --header-file FILE       a file of such headers, one a line; # begins a comment
-      --ignore-tool GLOB       hide tools of that name and refuse to call them, repeatable
-      --transport KIND         auto (default), http, sse
-      --ca-cert FILE           PEM file of further certificate roots
-      --client-cert FILE       certificate and key for mutual TLS
-      --client-key FILE
-      --allow-http             accept http:// for this machine
+const introduction = "mcp-proxy lets an MCP client use a remote MCP server that asks for OAuth 2.1.\n"
 
-Signing in:
-  -i, --client-id ID           OAuth client id (default env:GOOGLE_CLIENT_ID); without
-                               one the proxy registers itself where the server lets it
-  -s, --client-secret SECRET   OAuth client secret (default env:GOOGLE_CLIENT_SECRET)
-      --private-key FILE       sign with this key (PEM) instead of a client secret
-      --grant KIND             client_credentials: the client is its own user, no browser;
-                               default authorization_code: a user signs in
-      --client-metadata-url URL  a Client ID Metadata Document to use as client id
-      --scope SCOPES           scopes to ask for instead of what the server names
-      --resource URI           resource to ask a token for; none sends none
-      --redirect-uri URI       loopback redirect that is registered for the client
-      --auth-param NAME=VALUE  a further authorization parameter, repeatable
-      --profile NAME           another account on the same server
-      --no-browser             open no browser, print the URL
-      --device                 sign in with a code, in a browser on any machine; over SSH and
-                               in a container by itself, unless $BROWSER or --redirect-uri is set
-      --login-timeout D        how long a sign-in may take (default 5m)
+const firstSteps = introduction + `
+  mcp-proxy login -u URL    sign in to the server at URL
+  mcp-proxy doctor -u URL   see what works, and what would help
+  mcp-proxy -h              all commands and flags, and the entry for a client
+`
 
-Otherwise:
-      --log-level LEVEL        error, warn (default), info, debug; on stderr
-      --no-trace               write no traces.jsonl
-      --version
-  -h, --help
-      --json                   status as JSON
-      --all                    logout from all servers
+const synopses = `
+mcp-proxy -u URL [flags]          serve MCP on stdin and stdout
+mcp-proxy login -u URL [flags]    sign in now, before any client starts it
+mcp-proxy logout -u URL           revoke the tokens and forget them
+mcp-proxy status [-u URL]         what is cached, without secrets
+mcp-proxy doctor -u URL [flags]   walk the way to the server, say what helps
+mcp-proxy COMMAND -h              the flags of a command
+`
 
+const usageEnd = `
 Every value may be env:NAME, the name of an environment variable.
-The arguments of mcp-remote are understood as well: README.md has the table.
+`
+
+const example = `The arguments of mcp-remote are understood as well.
 
 Example, in a client's configuration:
   "command": "mcp-proxy", "args": ["-u", "https://mcp.example.com/mcp"]
 `
 
+// usageText is the page of a command, "" for serving: what it is for and its flags.
+func usageText(command string) string {
+	var b strings.Builder
+	page, end := command, usageEnd
+	if command == "" {
+		b.WriteString(introduction + synopses)
+		page, end = "serve", usageEnd+example
+	}
+	for _, line := range strings.Split(synopses, "\n") {
+		if command != "" && strings.HasPrefix(line, "mcp-proxy "+command+" ") {
+			b.WriteString(line + "\n")
+		}
+	}
+	for _, o := range (&commandLine{config: &config{}}).options() {
+		heading := "    --" + o.name() + " " + o.value
+		if short, long, ok := strings.Cut(o.names, " "); ok {
+			heading = "-" + short + ", --" + long + " " + o.value
+		}
+		help := strings.Split(o.help, "\n")
+		switch {
+		case !slices.Contains(strings.Fields(o.pages), page):
+			continue
+		case o.names == "":
+			fmt.Fprintf(&b, "\n%s\n", o.help)
+			continue
+		case len(heading) > 26:
+			help = append([]string{""}, help...)
+		}
+		for _, line := range help {
+			b.WriteString(strings.TrimRight(fmt.Sprintf("  %-26s %s", heading, line), " ") + "\n")
+			heading = ""
+		}
+	}
+	return b.String() + end
+}
+
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	// A reader that went away is an error of the write, not the end of the process.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	stop()
-	if err != nil && !errors.As(err, new(toldError)) {
+	if err != nil && !errors.As(err, new(reportedError)) {
 		(&logger{w: os.Stderr}).report(err)
 	}
 	os.Exit(exitCode(err))
 }
 
-func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader,
+	stdout, stderr io.Writer) error {
 	cfg, err := parseArgs(args, getenv)
 	switch {
-	case errors.Is(err, flag.ErrHelp):
-		io.WriteString(stdout, usage)
-		return nil
+	case len(args) == 0 && asTerminal(stdin) != nil:
+		io.WriteString(stderr, firstSteps)
+		return reportedError{err}
 	case err != nil:
 		return err
+	case cfg.showHelp:
+		io.WriteString(stdout, usageText(cfg.command))
+		return nil
 	case cfg.showVersion:
 		fmt.Fprintln(stdout, "mcp-proxy", programVersion())
 		return nil
@@ -116,6 +142,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	log := &logger{level: cfg.logLevel, w: stderr}
 	for _, warning := range cfg.warnings {
 		log.warnf("%s", warning)
+	}
+	for _, note := range cfg.notes {
+		log.infof("%s", note)
 	}
 	a, err := newApp(cfg, log)
 	if err != nil {
@@ -131,6 +160,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return a.status(stdout)
 	case "doctor":
 		return a.doctor(ctx, stdout)
+	}
+	if asTerminal(stdin) != nil {
+		log.notice("mcp-proxy: waiting for an MCP client on stdin, Ctrl-C ends; " +
+			"the commands login and doctor are for people")
 	}
 	return a.serve(ctx, stdin, stdout)
 }
@@ -157,6 +190,9 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	}
 	via := newAwake(transport)
 	a.client = newMCPClient(cfg.server, traced{via, a.trace, true})
+	if cfg.noCookies {
+		a.client.Jar = nil
+	}
 	a.oauthClient = &http.Client{Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.allowHTTP)}
 	if cfg.server != nil && cfg.headers.Get("Authorization") == "" {
 		a.auth = a.oauth(cfg)
@@ -217,3 +253,107 @@ var programVersion = sync.OnceValue(func() string {
 })
 
 var userAgent = sync.OnceValue(func() string { return "mcp-proxy/" + programVersion() })
+
+// What people read on stderr: one line an event, `mcp-proxy: …`, and a line `hint: …` with what to
+// type where there is a remedy. Nothing that a server sent is printed except an excerpt.
+
+type logLevel int
+
+const (
+	levelError logLevel = iota
+	levelWarn
+	levelInfo
+	levelDebug
+)
+
+func parseLogLevel(name string) (logLevel, bool) {
+	for i, known := range []string{"error", "warn", "info", "debug"} {
+		if name == known {
+			return logLevel(i), true
+		}
+	}
+	return 0, false
+}
+
+// logger writes whole lines; a nil logger is silent.
+type logger struct {
+	level logLevel
+
+	mu sync.Mutex // guards writing to w
+	w  io.Writer
+}
+
+func (l *logger) warnf(format string, args ...any)  { l.printf(levelWarn, format, args...) }
+func (l *logger) infof(format string, args ...any)  { l.printf(levelInfo, format, args...) }
+func (l *logger) debugf(format string, args ...any) { l.printf(levelDebug, format, args...) }
+
+func (l *logger) enabled(level logLevel) bool { return l != nil && level <= l.level }
+
+func (l *logger) printf(level logLevel, format string, args ...any) {
+	if !l.enabled(level) {
+		return
+	}
+	l.notice("mcp-proxy: " + fmt.Sprintf(format, args...))
+}
+
+// notice prints a line whatever the level: the user is waiting for it.
+func (l *logger) notice(line string) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	io.WriteString(l.w, line+"\n")
+}
+
+// report prints an error and its hint.
+func (l *logger) report(err error) {
+	text := "mcp-proxy: " + err.Error()
+	if hint := hintOf(err); hint != "" {
+		text += "\nhint: " + hint
+	}
+	l.notice(text)
+}
+
+// hinted is an error whose remedy is known.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
+// withHint adds what to type to an error.
+func withHint(err error, format string, args ...any) error {
+	return hinted{err, fmt.Sprintf(format, args...)}
+}
+
+func hintOf(err error) string {
+	var h hinted
+	if errors.As(err, &h) {
+		return h.hint
+	}
+	return ""
+}
+
+const maxExcerpt = 200 // bytes
+
+// excerpt is a short, printable piece of a documented error field that a
+// server sent: control characters could forge lines or drive a terminal.
+func excerpt(s string) string {
+	cleaned := strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	cleaned = strings.TrimSpace(cleaned)
+	if len(cleaned) <= maxExcerpt {
+		return cleaned
+	}
+	cut := maxExcerpt
+	for !utf8.RuneStart(cleaned[cut]) {
+		cut--
+	}
+	return cleaned[:cut] + "…"
+}

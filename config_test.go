@@ -6,6 +6,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -24,10 +25,10 @@ func TestUsageErrors(t *testing.T) {
 	}{
 		{"no URL", nil, "--url"},
 		{"empty URL", []string{"-u", ""}, "--url"},
-		{"no value", []string{"-u"}, "-u"},
+		{"no value", []string{"-u"}, "--url needs a value"},
 		{"not a URL", []string{"-u", "https://exa mple/%zz"}, "--url"},
 		{"no host", []string{"-u", "https:///mcp"}, "--url"},
-		{"address without brackets", []string{"-u", "https://::1/mcp"}, "--url"},
+		{"IPv6 without brackets", []string{"-u", "https://::1/mcp"}, "--url"},
 		{"port that cannot be", []string{"-u", "https://mcp.example.invalid:65536/mcp"}, "--url"},
 		{"no scheme", []string{"-u", "mcp.example.invalid/mcp"}, "--url"},
 		{"http", []string{"-u", "http://mcp.example.invalid/mcp"}, "--url"},
@@ -38,7 +39,30 @@ func TestUsageErrors(t *testing.T) {
 		{"fragment", []string{"-u", url + "#top"}, "--url"},
 		{"bad URL as first argument", []string{"http://mcp.example.invalid/mcp"}, "--url"},
 		{"URL twice", []string{url, "-u", url + "/other"}, "--url"},
-		{"stray argument", []string{"-u", url, "stray"}, "stray"},
+		{"stray argument", []string{"-u", url, "hunter2"}, "number 3"},
+		{"listening address", []string{"-u", "http://0.0.0.0:8000/mcp"}, "listen"},
+		{"no scheme, this machine", []string{"-u", "localhost:3000/mcp"}, "lacks http:// or https://"},
+		{"no scheme, alone", []string{"mcp.example.invalid/mcp"}, "lacks https://"},
+		{"command mistyped", []string{"logn", "-u", url}, "unknown command logn; did you mean login?"},
+		{"no command", []string{"hunter2", "-u", url}, "neither a command nor a URL"},
+		{"command last", []string{"-u", url, "status"}, "a command comes first"},
+		{"flag mistyped", []string{"-u", url, "--devcie"}, "unknown flag --devcie; did you mean --device?"},
+		{"unknown flag with a value", []string{"-u", url, "--api-key=hunter2"}, "unknown flag --api-key"},
+		{"value that looks like a flag", []string{"-u", url, "-i", "x", "--hunter2"}, "argument number 5"},
+		{"flag and value in one argument", []string{"-u", url, "--header X-Api-Key: hunter2"}, "--header and its value are one argument"},
+		{"flag and value without a blank", []string{"-u", url, "-shunter2"}, "argument number 3"},
+		{"header split at the blank", []string{"--header", "X-Api-Key:", "hunter2", url}, "--header: X-Api-Key has no value"},
+		{"header split before a number", []string{url, "-H", "X-Api-Key:", "12345"}, "--header: X-Api-Key has no value"},
+		{"header of an empty value", []string{"-u", url, "-H", "X-Api-Key: ''", "-H", "X-B:\t"}, "--header: X-B has no value"},
+		{"twice", []string{"-u", url, "-s", "hunter2", "--client-secret", "hunter2"}, "--client-secret is given twice"},
+		{"no value, another flag", []string{"-u", url, "--grant", "--no-browser"}, "--grant needs a value"},
+		{"no value at the end", []string{"-u", url, "--grant"}, "--grant needs a value"},
+		{"switch", []string{"-u", url, "--device=hunter2"}, "--device"},
+		{"input of VS Code", []string{"-u", url, "-H", "X-Key: ${input:hunter2}"}, "${input:…}"},
+		{"default of a shell", []string{"-u", url, "-H", "X-Key: ${KEY:-hunter2}"}, "${KEY:-…}"},
+		{"path with a variable", []string{"-u", url, "--ca-cert", "$HOME/hunter2.pem"}, "--ca-cert: a variable in the path"},
+		{"path with a variable of Windows", []string{"-u", url, "--header-file", `%USERPROFILE%\hunter2`}, "--header-file: a variable in the path"},
+		{"path of VS Code", []string{"-u", url, "-i", "x", "--private-key", "${userHome}/hunter2"}, "--private-key: a variable in the path"},
 		{"unset variable", []string{"-u", url, "-i", "env:MCP_PROXY_TEST_UNSET"}, "MCP_PROXY_TEST_UNSET"},
 		{"unset variable names the flag", []string{"-u", url, "-i", "env:MCP_PROXY_TEST_UNSET"}, "--client-id"},
 		{"unset variable for the URL", []string{"-u", "env:MCP_PROXY_TEST_UNSET"}, "--url"},
@@ -105,22 +129,121 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
-func TestHelpAndVersion(t *testing.T) {
+// Every flag has its line, in 80 columns, on the pages of the commands that it is for.
+func TestUsageText(t *testing.T) {
 	t.Parallel()
-	for _, arg := range []string{"-h", "--help"} {
-		stdout, stderr, exit := newUser(t).run(arg)
-		for _, want := range []string{"mcp-proxy -u ", "--client-id", "GOOGLE_CLIENT_ID", "--login-timeout", "mcp-proxy logout ", "mcp-proxy status ", "mcp-proxy doctor "} {
-			if !strings.Contains(stdout, want) {
-				t.Errorf("%s: got %q, want %q in it", arg, stdout, want)
+	for command, args := range map[string][]string{
+		"":       {"-h"},
+		"login":  {"login", "-u", "https://mcp.example.invalid/", "--help"},
+		"logout": {"logout", "-h"},
+		"status": {"status", "--help"},
+		"doctor": {"doctor", "-h"},
+	} {
+		stdout, stderr, exit := newUser(t).run(args...)
+		if exit != 0 || stderr != "" || !strings.Contains(stdout, strings.TrimSpace("mcp-proxy "+command)+" ") {
+			t.Errorf("%q: got exit code %d, stderr %q, %q", args, exit, stderr, stdout)
+		}
+		for _, line := range strings.Split(stdout, "\n") {
+			if n := len([]rune(line)); n > 80 || strings.HasSuffix(line, " ") {
+				t.Errorf("%q: got %d columns: %q", args, n, line)
 			}
 		}
-		if exit != 0 || stderr != "" {
-			t.Errorf("%s: got exit code %d, stderr %q", arg, exit, stderr)
+		page := command
+		if command == "" {
+			page = "serve"
+		}
+		for _, o := range newCommandLine().options() {
+			want := slices.Contains(strings.Fields(o.pages), page)
+			found := regexp.MustCompile(`(?m)^(  -\w,|     ) --` + o.name() + `( |$)`).MatchString(stdout)
+			if o.names != "" && found != want {
+				t.Errorf("%q: --%s is there: %v, want %v", args, o.name(), found, want)
+			}
 		}
 	}
-	stdout, _, exit := newUser(t).run("--version")
-	if exit != 0 || !strings.HasPrefix(stdout, "mcp-proxy ") || strings.Count(stdout, "\n") != 1 {
-		t.Errorf("--version: got exit code %d, %q", exit, stdout)
+	for _, args := range [][]string{{"help"}, {"--help"}, {"help", "login"}} {
+		if stdout, _, exit := newUser(t).run(args...); exit != 0 || stdout != usageText(strings.Join(args[1:], "")) {
+			t.Errorf("%q: got exit code %d, %q", args, exit, stdout)
+		}
+	}
+	for _, arg := range []string{"--version", "version"} {
+		stdout, _, exit := newUser(t).run(arg)
+		if exit != 0 || !strings.HasPrefix(stdout, "mcp-proxy ") || strings.Count(stdout, "\n") != 1 {
+			t.Errorf("%s: got exit code %d, %q", arg, exit, stdout)
+		}
+	}
+}
+
+// What the environment holds is taken without the line break at its end, and nothing in it is
+// expanded; blanks and quotes around an address are not part of it.
+func TestValues(t *testing.T) {
+	t.Parallel()
+	home, err := os.UserHomeDir()
+	fatal(t, err)
+	env := map[string]string{"TOK": " tok-1\r\n", "TRICK": "${TOK} env:TOK", "SERVER": "https://a.example/mcp\n",
+		"MCP_PROXY_CACHE_DIR": "~/somewhere", "HEADER": "X-A: ${TOK}", "FILE": "~/ca.pem"}
+	type values struct{ server, secret, header, param, caCert, cacheDir string }
+	usual := values{server: "https://a.example/mcp", cacheDir: filepath.Join(home, "somewhere")}
+	for _, test := range []struct {
+		args []string
+		want func(v *values)
+	}{
+		{[]string{"-u", "env:SERVER"}, func(*values) {}},
+		{[]string{"env:SERVER"}, func(*values) {}},
+		{[]string{"-u", " \"https://a.example/mcp\"\n"}, func(*values) {}},
+		{[]string{"env:SERVER", "-i", "x", "-s", "env:TOK"}, func(v *values) { v.secret = "tok-1" }},
+		{[]string{"env:SERVER", "-i", "x", "-s", "env:TRICK"}, func(v *values) { v.secret = env["TRICK"] }},
+		{[]string{"env:SERVER", "-H", "X-A: env:TOK"}, func(v *values) { v.header = "tok-1" }},
+		{[]string{"env:SERVER", "-H", "X-A:${TOK}/${env:TOK}"}, func(v *values) { v.header = "tok-1/tok-1" }},
+		{[]string{"env:SERVER", "-H", "X-A: env:TRICK"}, func(v *values) { v.header = env["TRICK"] }},
+		{[]string{"env:SERVER", "-H", "X-A: ${TRICK}"}, func(v *values) { v.header = env["TRICK"] }},
+		{[]string{"env:SERVER", "-H", "env:HEADER"}, func(v *values) { v.header = "${TOK}" }},
+		{[]string{"env:SERVER", "--auth-param", "a=env:TOK"}, func(v *values) { v.param = "tok-1" }},
+		{[]string{"env:SERVER", "--auth-param", "a="}, func(*values) {}},
+		{[]string{"env:SERVER", "--ca-cert", "~/ca.pem"}, func(v *values) { v.caCert = filepath.Join(home, "ca.pem") }},
+		{[]string{"env:SERVER", "--ca-cert", "env:FILE"}, func(v *values) { v.caCert = filepath.Join(home, "ca.pem") }},
+		{[]string{"env:SERVER", "--ca-cert", "a%20b$1.pem"}, func(v *values) { v.caCert = "a%20b$1.pem" }},
+	} {
+		want := usual
+		test.want(&want)
+		c, err := parseArgs(test.args, func(name string) string { return env[name] })
+		if err != nil {
+			t.Errorf("%q: %v", test.args, err)
+			continue
+		}
+		got := values{c.server.String(), c.clientSecret, c.headers.Get("X-A"), c.authParams.Get("a"), c.caCert, c.cacheDir}
+		if got != want {
+			t.Errorf("%q: got %+v, want %+v", test.args, got, want)
+		}
+	}
+}
+
+// Variables that would be misunderstood silently are refused by name, without their value.
+func TestEnvironmentErrors(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, value string }{
+		{"MCP_PROXY_CACHE_DIR", "$HOME/hunter2"},
+		{"MCP_PROXY_CACHE_DIR", `%USERPROFILE%\hunter2`},
+		{"MCP_PROXY_CACHE_DIR", "${userHome}/hunter2"},
+		{"HTTPS_PROXY", "http://me:hunter2%@proxy.example.invalid:3128"},
+		{"HTTPS_PROXY", "http://me:hunter2#1@proxy.example.invalid:3128"},
+		{"HTTPS_PROXY", "http://me:hunter2\\1@proxy.example.invalid:3128"},
+		{"https_proxy", "me:hunter2?@proxy.example.invalid:3128"},
+	} {
+		user := newUser(t)
+		user.env[test.name] = test.value
+		_, stderr, exit := user.run("-u", "https://mcp.example.invalid/")
+		if exit != 1 || !strings.Contains(stderr, test.name) || !strings.Contains(stderr, "\nhint: ") ||
+			strings.Contains(stderr, "hunter2") {
+			t.Errorf("%s=%s: got exit code %d, %q", test.name, test.value, exit, stderr)
+		}
+		if files, _ := filepath.Glob(filepath.Join(user.dir, "[$%~]*")); files != nil {
+			t.Errorf("%s=%s: got %q", test.name, test.value, files)
+		}
+	}
+	for _, proxy := range []string{"http://me:a%23b@proxy.example:3128", "proxy.example:3128", "socks5://127.0.0.1:1080"} {
+		if !isProxy(proxy) {
+			t.Errorf("%s is refused", proxy)
+		}
 	}
 }
 
@@ -154,7 +277,12 @@ func TestHeaderFile(t *testing.T) {
 	if strings.Contains(p.stderr(), "others can read") {
 		t.Errorf("got %q for a file of mode 600", p.stderr())
 	}
+	fatal(t, os.WriteFile(file, []byte("\xef\xbb\xbfX-Mark: skipped"), 0o600))
+	if _, stderr, exit := user.run("-u", server.url, "--header-file", file); exit != 0 || stderr != "" {
+		t.Errorf("byte order mark: got exit code %d, %q", exit, stderr)
+	}
 	for content, says := range map[string]string{
+		"\xff\xfeX\x00-\x00A\x00":   "UTF-16",
 		"X-Secret hunter2":          "line 1",
 		"\n#\nHost: hunter2":        "line 3",
 		"X-A: hunter2 ${NOT_SET_X}": "NOT_SET_X",
@@ -171,5 +299,21 @@ func TestHeaderFile(t *testing.T) {
 	fatal(t, os.Chmod(file, 0o644))
 	if _, stderr, _ := user.run("-u", server.url, "--header-file", file); runtime.GOOS != "windows" && !strings.Contains(stderr, "chmod 600 "+file) {
 		t.Errorf("got %q for a file that others can read", stderr)
+	}
+}
+
+// What is to be typed is taken whole by the system's shell.
+func TestQuoted(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ text, sh, cmd string }{
+		{"https://a.example/mcp", "https://a.example/mcp", "https://a.example/mcp"},
+		{"https://a.example/?…", "'https://a.example/?…'", `"https://a.example/?…"`},
+		{"it's", `'it'\''s'`, `"it's"`},
+		{"a&b", "'a&b'", `"a&b"`},
+		{`a"b`, `'a"b'`, `"a\"b"`},
+	} {
+		if sh, cmd := quoted("linux", test.text), quoted("windows", test.text); sh != test.sh || cmd != test.cmd {
+			t.Errorf("%s: got %s and %s, want %s and %s", test.text, sh, cmd, test.sh, test.cmd)
+		}
 	}
 }
