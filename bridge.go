@@ -84,11 +84,11 @@ func (b *bridge) accepted(m *message) {
 //   - a result in a version that has no initialize: the mock servers of the
 //     conformance suite.
 func foreign(d *document) bool {
-	if d.has("result") {
-		version, _ := unquote(member(d.field("result"), "protocolVersion"))
+	if d.result != nil {
+		version, _ := unquote(member(d.result, "protocolVersion"))
 		return version == bridgeVersion
 	}
-	raw := d.field("error")
+	raw := d.error
 	switch string(member(raw, "code")) {
 	case strconv.Itoa(codeMethodNotFound):
 		return true
@@ -113,10 +113,9 @@ func isModernError(raw []byte) bool {
 
 // contains tells whether a raw array holds a string.
 func contains(array []byte, want string) bool {
-	return slices.ContainsFunc(elements(array), func(raw []byte) bool {
-		s, ok := unquote(raw)
-		return ok && s == want
-	})
+	found := false
+	each(array, func(element []byte) { found = found || means(element, want) })
+	return found
 }
 
 // judged looks at the answer to the host's initialize, which is settled and not
@@ -150,7 +149,7 @@ func (b *bridge) late(c *call, status int, reply *document) bool {
 	if reply == nil {
 		return !b.proven.Load()
 	}
-	return isModernError(reply.field("error"))
+	return isModernError(reply.error)
 }
 
 // crossLate goes over to the bridge in the middle of a session that the server
@@ -197,7 +196,7 @@ func (p *proxy) discover(ctx context.Context, initialize *message) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	result := answer.field("result")
+	result := answer.result
 	if !contains(member(result, "supportedVersions"), bridgeVersion) {
 		return nil, fmt.Errorf("%s does not speak %s", p.server.Host, bridgeVersion)
 	}
@@ -237,7 +236,7 @@ func welcome(initialize *message, discovered []byte) []byte {
 
 // resultAnswer is a whole response line.
 func resultAnswer(id, result []byte) []byte {
-	return bytes.Join([][]byte{[]byte(`{"jsonrpc":"2.0","id":`), id, []byte(`,"result":`), result, {'}'}}, nil)
+	return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"result":%s}`, id, result)
 }
 
 // request is a message of the bridge's revision in the host's name. params is
@@ -255,7 +254,7 @@ func (s *sides) request(method string, params []byte, level string) *message {
 		meta = withMember(meta, metaLogLevel, quote(level))
 	}
 	params = withMember(params, "_meta", meta)
-	raw := bytes.Join([][]byte{[]byte(`{"jsonrpc":"2.0","id":0,"method":`), quote(method), []byte(`,"params":`), params, {'}'}}, nil)
+	raw := fmt.Appendf(nil, `{"jsonrpc":"2.0","id":0,"method":%s,"params":%s}`, quote(method), params)
 	m, _, bad := parseMessage(raw)
 	if bad != nil { // made of valid JSON
 		panic(bad)
@@ -342,20 +341,20 @@ func (p *proxy) relayed(c *call, method string, d *document) {
 	switch {
 	case c.settled.Load():
 		// The host has its answer, or wants none any more.
-	case d.has("id"):
+	case d.id != nil:
 		// MCP 2026-07-28, Streamable HTTP, "Receiving Messages": the server
 		// MUST NOT send requests, and has no way to be answered.
 		p.log.warnf("%s sent a request, %s, which this revision does not know", p.server.Host, excerpt(method))
 	case method == "notifications/message" && !p.bridge.wants(d):
 	default:
-		p.out.write(d.parts()...)
+		p.out.write(d.raw)
 	}
 }
 
 // wants tells whether a log message has the level that the host asked for: the
 // server may still work on a request that was sent before the level rose.
 func (b *bridge) wants(d *document) bool {
-	level, _ := unquote(member(d.field("params"), "level"))
+	level, _ := unquote(member(d.params, "level"))
 	got, least := slices.Index(logLevels, level), slices.Index(logLevels, b.logLevel())
 	return got < 0 || got >= least
 }
@@ -363,20 +362,20 @@ func (b *bridge) wants(d *document) bool {
 // asOfOld makes an answer one of the host's revision, which knows the members
 // that are new, as any that it must ignore, but not what has another meaning.
 func (p *proxy) asOfOld(m *message, d *document) (*document, error) {
-	if isError(d.field("error")) {
+	if isError(d.error) {
 		return oldError(m, d), nil
 	}
 	// MCP 2026-07-28, Overview, "ResultType": absent is complete, unknown is invalid.
-	if kind := d.member("result", "resultType"); kind != nil && string(kind) != `"complete"` {
+	if kind := member(d.result, "resultType"); kind != nil && string(kind) != `"complete"` {
 		return nil, &rpcError{Code: codeInternal, Message: "mcp-proxy: " + p.server.Host + " gave a result of an unknown type"}
 	}
 	switch m.method {
 	case "tools/list":
-		return newDocument(oldTools(p.learnTools(d.bytes()))), nil
+		return newDocument(oldTools(p.learnTools(d.raw))), nil
 	case "tools/call":
 		// Anything in 2026-07-28, an object in 2025-11-25 (Schema, CallToolResult).
-		if structured := d.member("result", "structuredContent"); structured != nil && structured[0] != '{' {
-			return newDocument(resultAnswer(m.id, without(d.field("result"), "structuredContent"))), nil
+		if structured := member(d.result, "structuredContent"); structured != nil && structured[0] != '{' {
+			return newDocument(resultAnswer(m.id, without(d.result, "structuredContent"))), nil
 		}
 	}
 	return d, nil
@@ -386,24 +385,20 @@ func (p *proxy) asOfOld(m *message, d *document) (*document, error) {
 // not of an object, which 2025-11-25 does not know: the TypeScript SDK's client
 // of that revision refuses the whole list for one of them.
 func oldTools(response []byte) []byte {
-	tools, changed := elements(member(response, "result", "tools")), false
-	for i, tool := range tools {
+	return editTools(response, func(tool []byte) []byte {
 		schema := member(tool, "outputSchema")
-		if kind, _ := unquote(member(schema, "type")); schema != nil && kind != "object" {
-			tools[i], changed = without(tool, "outputSchema"), true
+		if schema == nil || means(member(schema, "type"), "object") {
+			return tool
 		}
-	}
-	if !changed {
-		return response
-	}
-	return withTools(response, tools)
+		return without(tool, "outputSchema")
+	})
 }
 
 // oldError gives an error the code that it had in the host's revision: a
 // resource that does not exist is -32602 since 2026-07-28, and was -32002. What
 // is wrong with the params otherwise does not name the resource.
 func oldError(m *message, d *document) *document {
-	raw := d.field("error")
+	raw := d.error
 	text, _ := unquote(member(raw, "message"))
 	uri := member(m.params, "uri")
 	named := uri != nil && bytes.Equal(member(raw, "data", "uri"), uri)
@@ -412,5 +407,5 @@ func oldError(m *message, d *document) *document {
 		return d
 	}
 	raw = withMember(raw, "code", []byte(strconv.Itoa(codeResourceNotFound)))
-	return newDocument(bytes.Join([][]byte{[]byte(`{"jsonrpc":"2.0","id":`), m.id, []byte(`,"error":`), raw, {'}'}}, nil))
+	return newDocument(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"error":%s}`, m.id, raw))
 }

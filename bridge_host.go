@@ -45,10 +45,10 @@ func (p *proxy) inRounds(ctx context.Context, c *call, m *message) (*document, e
 		if err != nil {
 			return nil, err
 		}
-		if string(answer.member("result", "resultType")) != `"input_required"` {
+		if string(member(answer.result, "resultType")) != `"input_required"` {
 			return answer, nil
 		}
-		next, asked, err := p.nextRound(ctx, c.m, params, answer.field("result"))
+		next, asked, err := p.nextRound(ctx, c.m, params, answer.result)
 		if err != nil {
 			return nil, err
 		}
@@ -116,8 +116,10 @@ func (p *proxy) readInputs(raw []byte) ([]input, error) {
 	if isNull(raw) {
 		return nil, nil
 	}
+	count := 0
+	scan(raw, func([]byte, int, int) { count++ }) // first: they may be millions
 	var all map[string]json.RawMessage
-	if json.Unmarshal(raw, &all) != nil || len(all) > maxQuestions {
+	if count > maxQuestions || json.Unmarshal(raw, &all) != nil {
 		return nil, p.badInput(fmt.Sprintf("asked for input that is no object of at most %d requests", maxQuestions))
 	}
 	capabilities := p.bridge.sides.Load().capabilities
@@ -177,7 +179,7 @@ func (p *proxy) askHost(ctx context.Context, inputs []input) ([]byte, error) {
 		open = append(open, p.bridge.expect(in))
 	}
 	for _, q := range open {
-		p.out.write([]byte(`{"jsonrpc":"2.0","id":`), q.id, []byte(`,"method":`), quote(q.method), []byte(`,"params":`), q.params, []byte{'}'})
+		p.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"method":%s,"params":%s}`, q.id, quote(q.method), q.params))
 	}
 	responses := []byte(`{}`)
 	for i, q := range open {
@@ -253,7 +255,7 @@ func (p *proxy) awaitHost(ctx context.Context, q question) (*message, error) {
 func (p *proxy) withdraw(open []question) {
 	for _, q := range p.bridge.unanswered(open) {
 		if !p.bridge.isGone() {
-			p.out.write([]byte(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":`), q.id, []byte(`}}`))
+			p.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%s}}`, q.id))
 		}
 	}
 }
@@ -263,7 +265,7 @@ func (p *proxy) withdraw(open []question) {
 // Actions", 3), and without a sample or the roots the request is over (Sampling
 // and Roots, "Error Handling").
 func resultOf(q question, m *message) ([]byte, error) {
-	top, _ := topLevel(m.raw)
+	top := readMembers(m.raw)
 	switch {
 	case isError(top.error) && q.method == "elicitation/create":
 		return []byte(`{"action":"cancel"}`), nil
@@ -415,7 +417,7 @@ func (p *proxy) listenOnce(ctx context.Context, filter []byte, at *cursor, told 
 	m.unasked = !asked
 	answer, err := p.ask(ctx, m, func(method string, d *document) {
 		if method == "notifications/subscriptions/acknowledged" {
-			told(objectOr(member(d.field("params"), "notifications"), "{}"), nil)
+			told(objectOr(member(d.params, "notifications"), "{}"), nil)
 			return
 		}
 		if p.tellChange(filter, method, d) {
@@ -431,11 +433,10 @@ func (p *proxy) listenOnce(ctx context.Context, filter []byte, at *cursor, told 
 		return err
 	case err != nil:
 		return err
-	case answer.has("error"):
-		raw := answer.field("error")
+	case answer.error != nil:
 		err := &rpcError{Code: codeTransport, Message: "mcp-proxy: " + p.server.Host + " refuses subscriptions/listen"}
 		// "Subscription limit reached" is an internal error in the TypeScript SDK's server.
-		if code := string(member(raw, "code")); code != strconv.Itoa(codeInternal) {
+		if code := string(member(answer.error, "code")); code != strconv.Itoa(codeInternal) {
 			return fmt.Errorf("%w: %w", errNoStream, err)
 		}
 		return err
@@ -448,13 +449,13 @@ func (p *proxy) listenOnce(ctx context.Context, filter []byte, at *cursor, told 
 func (p *proxy) tellChange(filter []byte, method string, d *document) bool {
 	for _, change := range listChanges {
 		if method == change.method && member(filter, change.filter) != nil {
-			p.out.write([]byte(`{"jsonrpc":"2.0","method":`), quote(method), []byte{'}'})
+			p.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%s}`, quote(method)))
 			return true
 		}
 	}
-	uri := member(d.field("params"), "uri")
+	uri := member(d.params, "uri")
 	if s, ok := unquote(uri); ok && method == "notifications/resources/updated" && contains(member(filter, "resourceSubscriptions"), s) {
-		p.out.write([]byte(`{"jsonrpc":"2.0","method":`), quote(method), []byte(`,"params":{"uri":`), uri, []byte(`}}`))
+		p.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%s,"params":{"uri":%s}}`, quote(method), uri))
 		return true
 	}
 	p.log.debugf("%s sent %s on a subscription that does not ask for it", p.server.Host, excerpt(method))

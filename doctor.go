@@ -444,14 +444,14 @@ func (d *doctor) hello(ctx context.Context, first *firstAnswer, token string) {
 	const hello = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"` + doctorRevision +
 		`","capabilities":{},"clientInfo":{"name":"mcp-proxy doctor","version":"1"}}}`
 	answer, resp, err := d.request(ctx, hello, token, nil) //nolint:bodyclose // request closes it
-	if err == nil && resp.StatusCode < 500 && answer.has("error") {
+	if err == nil && resp.StatusCode < 500 && answer.error != nil {
 		answer, resp = d.discoverModern(ctx, token, answer, resp) //nolint:bodyclose // closed
 	}
 	switch {
 	case err != nil:
 		d.fail(step, err)
-	case answer.has("error"):
-		reason, _ := unquote(member(answer.field("error"), "message"))
+	case answer.error != nil:
+		reason, _ := unquote(member(answer.error, "message"))
 		d.fail(step, fmt.Errorf("%s refuses it: %s", d.cfg.server.Host, excerpt(reason)))
 	default:
 		d.ok(step, "%s", serverWords(answer))
@@ -468,7 +468,7 @@ func (d *doctor) discoverModern(ctx context.Context, token string, refused *docu
 	headers := http.Header{}
 	(&toolHeaders{}).set(headers, method, nil, modernRevision)
 	answer, resp, err := d.request(ctx, discover, token, headers)
-	if err != nil || answer.has("error") {
+	if err != nil || answer.error != nil {
 		return refused, was
 	}
 	return answer, resp
@@ -504,8 +504,9 @@ func readAnswer(resp *http.Response) (*document, error) {
 	none := errors.New("the answer is no JSON-RPC response")
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if media != "text/event-stream" {
-		answer := &document{limit: maxHello}
-		if _, err := io.Copy(answer, resp.Body); err != nil || answer.finish() != nil || !answer.has("result") && !answer.has("error") {
+		text, err := readText(resp.Body, resp.ContentLength, maxHello)
+		answer := newDocument(text)
+		if err != nil || answer.result == nil && answer.error == nil {
 			return nil, none
 		}
 		return answer, nil
@@ -515,15 +516,15 @@ func readAnswer(resp *http.Response) (*document, error) {
 		if err != nil {
 			return nil, none
 		}
-		if e.data != nil && e.data.finish() == nil && (e.data.has("result") || e.data.has("error")) {
-			return e.data, nil
+		if answer := newDocument(e.data); answer.result != nil || answer.error != nil {
+			return answer, nil
 		}
 	}
 }
 
 // serverWords is who the server says it is, and what it speaks.
 func serverWords(answer *document) string {
-	result := answer.field("result")
+	result := answer.result
 	who, version := member(result, "serverInfo"), member(result, "protocolVersion")
 	if version == nil { // answered server/discover
 		who, version = member(result, "_meta", "io.modelcontextprotocol/serverInfo"), []byte(`"`+modernRevision+`"`)
@@ -543,7 +544,7 @@ func (d *doctor) goodbye(ctx context.Context, token, id string, answer *document
 	if validSessionID(id) == "" {
 		return
 	}
-	version, _ := unquote(member(answer.field("result"), "protocolVersion"))
+	version, _ := unquote(member(answer.result, "protocolVersion"))
 	headers := http.Header{}
 	sessionState{id: id, version: validVersion(version)}.set(headers)
 	if resp, err := d.ask(ctx, http.MethodDelete, "", token, headers); err == nil {

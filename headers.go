@@ -188,31 +188,53 @@ func isPlain(s string) bool {
 // of tools/list"): the very same slice when none was dropped. It adds to what earlier pages taught; a tool
 // that is listed again replaces what was known of it, one that became invalid is forgotten.
 func (t *toolHeaders) learn(response []byte) (out []byte, dropped []droppedTool) {
-	var kept [][]byte
-	for _, tool := range elements(member(response, "result", "tools")) {
+	out = editTools(response, func(tool []byte) []byte {
 		name, named := unquote(member(tool, "name"))
 		list, err := readAnnotations(member(tool, "inputSchema"))
-		if err != nil {
-			dropped = append(dropped, droppedTool{excerpt(name), err.Error()})
-		} else {
-			kept = append(kept, tool)
-		}
 		if named {
 			t.remember(name, list, err == nil)
 		}
-	}
-	if dropped == nil {
-		return response, nil
-	}
-	return withTools(response, kept), dropped
+		if err == nil {
+			return tool
+		}
+		dropped = append(dropped, droppedTool{excerpt(name), err.Error()})
+		return nil
+	})
+	return out, dropped
 }
 
-// withTools returns a response to tools/list with these tools in place of its own.
-func withTools(response []byte, tools [][]byte) []byte {
-	start, end := locate(response, "result", "tools")
-	list := append([]byte{'['}, bytes.Join(tools, []byte{','})...)
-	list = append(list, ']')
-	return bytes.Join([][]byte{response[:start], list, response[end:]}, nil)
+// editTools returns a response to tools/list with what edit makes of each tool, which is nothing
+// where edit returns nil. It is the very same slice when that changes none.
+func editTools(response []byte, edit func(tool []byte) []byte) []byte {
+	start, end := place(response, "result", "tools")
+	var out []byte // once a tool has changed
+	comma := false
+	scan(response[start:end], func(key []byte, from, to int) {
+		if key != nil {
+			return // it is no list
+		}
+		tool := response[start+from : start+to : start+to]
+		edited := edit(tool)
+		same := len(edited) == len(tool) && len(tool) > 0 && &edited[0] == &tool[0]
+		if out == nil {
+			if same {
+				comma = true
+				return
+			}
+			out = append(make([]byte, 0, len(response)+1), response[:start+from]...)
+			out = bytes.TrimRight(out, white+",")
+		}
+		if edited != nil {
+			if comma {
+				out = append(out, ',')
+			}
+			out, comma = append(out, edited...), true
+		}
+	})
+	if out == nil {
+		return response
+	}
+	return append(append(out, ']'), response[end:]...)
 }
 
 // known tells whether tool was in a list and valid.
@@ -265,29 +287,6 @@ func (t *toolHeaders) remember(name string, list []annotation, valid bool) {
 	}
 	t.tools[name] = list
 	t.size += size
-}
-
-// locate returns where the value at path lies in raw; the path must exist. Like member it takes the last of
-// several members of one name.
-func locate(raw []byte, path ...string) (start, end int) {
-	if len(path) == 0 {
-		return 0, len(raw)
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	_, _ = dec.Token() // the opening brace: it was looked at
-	for dec.More() {
-		name, err := dec.Token()
-		var value json.RawMessage
-		if err != nil || dec.Decode(&value) != nil {
-			break
-		}
-		if name == path[0] {
-			end = int(dec.InputOffset())
-			start = end - len(value)
-		}
-	}
-	from, to := locate(raw[start:end], path[1:]...)
-	return start + from, start + to
 }
 
 // readAnnotations returns the annotations of an inputSchema, in a stable order, or why the tool is invalid.

@@ -362,7 +362,7 @@ func TestLearnKeepsBytes(t *testing.T) {
 		{"at the end", `[` + one + `,` + two + `,` + bad + `]`, `[` + one + `,` + two + `]`},
 		{"all", `[` + bad + `,` + bad + `]`, `[]`},
 		{"strange company", `[null, 1 ,"x",[],{},{"name":"n"},{"inputSchema":{}},{"name":7,"inputSchema":true},` + bad + `]`,
-			`[null,1,"x",[],{},{"name":"n"},{"inputSchema":{}},{"name":7,"inputSchema":true}]`},
+			`[null, 1 ,"x",[],{},{"name":"n"},{"inputSchema":{}},{"name":7,"inputSchema":true}]`},
 		{"no name", `[{"inputSchema":{"x-mcp-header":"A"}},` + one + `]`, `[` + one + `]`},
 	}
 	for _, test := range tests {
@@ -545,7 +545,7 @@ func FuzzLearn(f *testing.F) {
 		if !json.Valid(out) {
 			t.Fatalf("%q became %q", response, out)
 		}
-		had, has := len(elements(member(response, "result", "tools"))), len(elements(member(out, "result", "tools")))
+		had, has := len(listOf(member(response, "result", "tools"))), len(listOf(member(out, "result", "tools")))
 		if has != had-len(dropped) {
 			t.Fatalf("%d tools, %d dropped, %d left", had, len(dropped), has)
 		}

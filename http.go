@@ -144,8 +144,7 @@ type awake struct {
 	// clock tells two times since the program began. Where the machine sleeps
 	// the monotonic one stands still (but on Windows, which notices dead
 	// connections soon by itself).
-	clock  func() (wall, monotonic time.Duration)
-	flying atomic.Int32 // requests not yet answered
+	clock func() (wall, monotonic time.Duration)
 
 	mu        sync.Mutex // guards what follows
 	transport *http.Transport
@@ -158,7 +157,6 @@ func newAwake(transport *http.Transport) *awake {
 		now := time.Now()
 		return now.Round(0).Sub(began.Round(0)), now.Sub(began) // Round(0) strips the monotonic reading
 	}}
-	transport.DialContext = joinWrites(&a.flying, transport.DialContext)
 	return a
 }
 
@@ -179,8 +177,6 @@ func (a *awake) current() *http.Transport {
 }
 
 func (a *awake) RoundTrip(req *http.Request) (*http.Response, error) {
-	a.flying.Add(1)
-	defer a.flying.Add(-1)
 	var connected atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
 	resp, err := a.current().RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))

@@ -55,15 +55,10 @@ func (f toolFilter) refuse(m *message) error {
 // shown returns a response to tools/list without the hidden tools: the very
 // same slice when there is none in it.
 func (f toolFilter) shown(response []byte) []byte {
-	var kept [][]byte
-	all := elements(member(response, "result", "tools"))
-	for _, tool := range all {
-		if name, _ := unquote(member(tool, "name")); !f.hides(name) {
-			kept = append(kept, tool)
+	return editTools(response, func(tool []byte) []byte {
+		if name, _ := unquote(member(tool, "name")); f.hides(name) {
+			return nil
 		}
-	}
-	if len(kept) == len(all) {
-		return response
-	}
-	return withTools(response, kept)
+		return tool
+	})
 }

@@ -154,7 +154,7 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 			l.endpoint = nil
 		}
 	}()
-	events := newEventReader(promptBody{resp.Body, p.out}, maxMessage)
+	events := newEventReader(resp.Body, maxMessage)
 	for {
 		e, err := events.next()
 		if err != nil {
@@ -165,7 +165,7 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 		}
 		switch e.name {
 		case "endpoint":
-			endpoint, err := p.legacyEndpoint(string(e.data.bytes()))
+			endpoint, err := p.legacyEndpoint(strings.TrimSpace(string(e.data)))
 			if err != nil {
 				return err
 			}
@@ -173,8 +173,8 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 			l.known, l.endpoint, l.ended, l.stop = true, endpoint, ended, stop
 			l.mu.Unlock()
 			tell(found, nil)
-		case "", "message":
-			p.fromServer(nil, e.data)
+		case "message":
+			p.fromServer(nil, newDocument(e.data))
 		}
 	}
 }

@@ -228,6 +228,9 @@ func TestBadLines(t *testing.T) {
 			t.Errorf("%s: got %s, want error %d", test.line, got.line, test.code)
 		}
 	}
+	if log := p.stderr(); strings.Count(log, "not forwarded") != 11 || strings.Contains(log, "hello") || strings.Contains(log, "old") {
+		t.Errorf("want 11 warnings that do not repeat the line, got:\n%s", log)
+	}
 	p.send("", "  ", "\t\r")
 	if got := slices.DeleteFunc(server.labels()[sent:], func(l string) bool { return l == "GET" }); len(got) != 0 {
 		t.Errorf("forwarded: %q", got)

@@ -36,7 +36,7 @@ func (p *proxy) learnTools(response []byte) []byte {
 // (MCP 2026-07-28, Streamable HTTP, "Client Behavior").
 func headerMismatch(m *message, status int, reply *document) bool {
 	return m.version != "" && m.method == "tools/call" && status == http.StatusBadRequest && reply != nil &&
-		string(member(reply.field("error"), "code")) == strconv.Itoa(codeHeaderMismatch)
+		string(member(reply.error, "code")) == strconv.Itoa(codeHeaderMismatch)
 }
 
 // relistTools lists the tools in the client's place, and tells whether what is
@@ -47,11 +47,11 @@ func (p *proxy) relistTools(ctx context.Context, m *message) bool {
 	cursor := []byte(nil)
 	for page := 0; page < maxListPages; page++ {
 		answer, err := p.ask(ctx, listRequest(m, cursor), nil)
-		if err != nil || !answer.has("result") {
+		if err != nil || answer.result == nil {
 			return false
 		}
-		p.learnTools(answer.bytes())
-		cursor = member(answer.field("result"), "nextCursor")
+		p.learnTools(answer.raw)
+		cursor = member(answer.result, "nextCursor")
 		if len(cursor) == 0 || cursor[0] != '"' {
 			break
 		}

@@ -25,11 +25,11 @@ const (
 func readRefusal(resp *http.Response) *document {
 	defer resp.Body.Close()
 	defer hangUp(resp.Body, refusalWait).Stop()
-	d := &document{limit: maxErrorBody}
-	if _, err := io.Copy(d, resp.Body); err != nil || d.finish() != nil || !isError(d.field("error")) {
-		return nil
+	text, err := readText(resp.Body, resp.ContentLength, maxErrorBody)
+	if d := newDocument(text); err == nil && isError(d.error) {
+		return d
 	}
-	return d
+	return nil
 }
 
 // isError tells whether the raw value is the error object of JSON-RPC 2.0, section 5.1.
@@ -41,24 +41,22 @@ func isError(raw []byte) bool {
 
 // isAnswer tells whether d is a response, if not a flawless one.
 func isAnswer(d *document) bool {
-	return d.has("error") && isError(d.field("error")) || d.has("result") && (!d.has("error") || string(d.field("error")) == "null")
+	return isError(d.error) || d.result != nil && (d.error == nil || string(d.error) == "null")
 }
 
-// inOrder returns the parts of an answer under an id. What clients would
-// refuse is made good: no "jsonrpc", or the null error beside a result that
-// JSON-RPC 1.0 had and serializers like to add.
-func inOrder(d *document, id []byte) [][]byte {
+// inOrder returns an answer under an id. What clients would refuse is made good: no "jsonrpc", or the
+// null error beside a result that JSON-RPC 1.0 had and serializers like to add.
+func inOrder(d *document, id []byte) []byte {
 	switch {
-	case !means(d.field("jsonrpc"), "2.0") || d.has("error") && d.has("result"):
-		name := "result"
-		if isError(d.field("error")) {
-			name = "error"
+	case !means(d.jsonrpc, "2.0") || d.error != nil && d.result != nil:
+		if isError(d.error) {
+			return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"error":%s}`, id, d.error)
 		}
-		return [][]byte{[]byte(`{"jsonrpc":"2.0","id":`), id, []byte(`,"` + name + `":`), d.field(name), {'}'}}
-	case bytes.Equal(d.field("id"), id):
-		return d.parts()
+		return resultAnswer(id, d.result)
+	case bytes.Equal(d.id, id):
+		return d.raw
 	}
-	return d.withID(id)
+	return withMember(d.raw, "id", id)
 }
 
 // refusal is the error for an answer that is no JSON-RPC message. Its body is
@@ -116,64 +114,58 @@ func (p *proxy) relay(ctx context.Context, c *call, resp *http.Response, sent se
 		return p.relayStream(ctx, c, resp.Body, sent)
 	}
 	defer resp.Body.Close()
-	d := &document{limit: maxMessage}
-	if resp.ContentLength > 0 {
-		d.grow(int(resp.ContentLength))
-	}
-	body := &lingeringBody{ReadCloser: resp.Body, d: d}
-	_, err := d.ReadFrom(body)
+	body := &lingeringBody{ReadCloser: resp.Body}
+	text, err := readText(body, resp.ContentLength, maxMessage)
 	if body.linger != nil {
 		body.linger.Stop()
 	}
+	d := newDocument(text)
 	switch {
-	case d.whole(): // however the body went on or broke off
+	case d.err == nil || d.isBatch(): // however the body broke off
 	case errors.Is(err, errTooLong):
 		return fmt.Errorf("the answer is longer than %d MiB", maxMessage>>20)
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case err != nil && d.size() == 0:
+	case err != nil && len(d.raw) == 0:
 		return networkError(p.server.Host, err)
 	case err != nil:
 		return fmt.Errorf("the answer of %s broke off in the middle", p.server.Host)
-	case d.size() == 0:
+	case len(d.raw) == 0:
 		return p.awaitListener(ctx, c, resp.StatusCode)
 	}
-	size := d.size()
 	err = p.relayBody(ctx, c, d, resp.StatusCode, media)
-	forget(size)
+	forget(len(text))
 	return err
 }
 
-// lingeringBody need not end in good order, or at all, once the message that is
-// read from it is whole.
+// lingeringBody need not end in good order, or at all, once the message that is read from it is whole.
 type lingeringBody struct {
 	io.ReadCloser
-	d      *document
+	text   enclosure
 	linger *time.Timer
 }
 
 func (b *lingeringBody) Read(p []byte) (int, error) {
-	if b.linger == nil && b.d.whole() {
-		b.linger = hangUp(b.ReadCloser, lingerTime) // the timer keeps no document
+	n, err := b.ReadCloser.Read(p)
+	if b.text.feed(p[:n]); b.text.closed && b.linger == nil {
+		b.linger = hangUp(b.ReadCloser, lingerTime)
 	}
-	return b.ReadCloser.Read(p)
+	return n, err
 }
 
 // relayBody passes on what a body holds, which may be no answer at all.
 func (p *proxy) relayBody(ctx context.Context, c *call, d *document, status int, media string) error {
-	err := d.finish()
 	switch {
-	case errors.Is(err, errNotObject) && d.isArray():
+	case d.isBatch():
 		p.fromServer(c, d)
-		p.out.writeNow()
 		if c.settled.Load() {
 			return nil
 		}
 		return p.badAnswer(status, "with a batch that does not answer the request")
-	case err == nil && isAnswer(d) && d.has("error"):
+	case isAnswer(d) && d.error != nil:
 		p.succeed(c, d) // whatever its id
 		return nil
-	case err == nil && isAnswer(d):
+	case isAnswer(d):
 		return p.deliver(c, d)
 	case status == http.StatusAccepted:
 		return p.awaitListener(ctx, c, status) // "Accepted", say Express and Starlette
@@ -260,8 +252,7 @@ func (p *proxy) streamEnded() error {
 // answer to c the stream may go on for a little: other messages may follow.
 func (p *proxy) relayEvents(c *call, body io.ReadCloser, at *cursor) error {
 	defer body.Close()
-	defer p.out.writeNow()
-	events := newEventReader(promptBody{body, p.out}, maxMessage)
+	events := newEventReader(body, maxMessage)
 	var linger *time.Timer
 	for {
 		e, err := events.next()
@@ -272,57 +263,39 @@ func (p *proxy) relayEvents(c *call, body io.ReadCloser, at *cursor) error {
 			return err
 		}
 		at.moved(e)
-		if e.data == nil || e.data.size() == 0 || e.name != "" && e.name != "message" {
+		if len(e.data) == 0 || e.name != "message" {
 			continue
 		}
-		size := e.data.size()
-		p.fromServer(c, e.data)
-		forget(size)
+		p.fromServer(c, newDocument(e.data))
+		forget(len(e.data))
 		if linger == nil && c != nil && c.settled.Load() {
 			linger = hangUp(body, lingerTime)
 		}
 	}
 }
 
-// promptBody has what was said so far written before it waits for more.
-type promptBody struct {
-	io.Reader
-	out *lineWriter
-}
-
-func (b promptBody) Read(p []byte) (int, error) {
-	b.out.writeNow()
-	return b.Reader.Read(p)
-}
-
-// fromServer passes on what an event holds. c is the call whose stream it came
-// on, nil for a stream that belongs to none. What is no answer is written when
-// the stream's promptBody is read again, or with out.writeNow.
+// fromServer passes on what an event holds. c is the call whose stream it came on, nil for a stream
+// that belongs to none.
 func (p *proxy) fromServer(c *call, d *document) {
-	switch err := d.finish(); {
-	case errors.Is(err, errNotObject) && d.isArray():
+	if d.isBatch() {
 		// A batch, which revision 2025-03-26 allows a server and no later one.
-		for _, raw := range elements(d.bytes()) {
-			p.oneFromServer(c, newDocument(raw))
-		}
-	case err != nil:
-		p.log.warnf("%s sent an event that is not JSON-RPC", p.server.Host)
-	default:
-		p.oneFromServer(c, d)
+		each(d.raw, func(raw []byte) { p.oneFromServer(c, newDocument(raw)) })
+		return
 	}
+	p.oneFromServer(c, d)
 }
 
 // oneFromServer passes on a message that may turn out to be none.
 func (p *proxy) oneFromServer(c *call, d *document) {
-	current := means(d.field("jsonrpc"), "2.0")
-	method, _ := unquote(d.field("method"))
+	current := means(d.jsonrpc, "2.0")
+	method, _ := unquote(d.method)
 	switch {
 	case method != "" && current && c != nil && c.heard != nil:
 		if !c.settled.Load() {
 			c.heard(method, d)
 		}
 	case method != "" && current:
-		p.out.writeSoon(d.parts()...)
+		p.out.write(d.raw)
 	case method == "" && isAnswer(d):
 		if err := p.deliver(c, d); err != nil {
 			p.log.warnf("%v", err)
@@ -335,14 +308,14 @@ func (p *proxy) oneFromServer(c *call, d *document) {
 // deliver brings a response to the call it answers. c is the call whose stream
 // or body it came in, nil where that belongs to none.
 func (p *proxy) deliver(c *call, d *document) error {
-	target := p.answered(c, d.field("id"))
+	target := p.answered(c, d.id)
 	if target == nil {
 		return fmt.Errorf("%s answered a request that was not asked", p.server.Host)
 	}
 	if target.settled.Load() {
 		return nil // said twice
 	}
-	if target.m.method == "initialize" && target.m.version == "" && d.has("result") {
+	if target.m.method == "initialize" && target.m.version == "" && d.result != nil {
 		sessionID := target.sessionID
 		if c != nil {
 			sessionID = c.sessionID

@@ -101,7 +101,7 @@ func (s *session) forget() {
 
 // sessionOpened notes what the answer to initialize says, before the client sees it.
 func (p *proxy) sessionOpened(m *message, id string, answer *document) {
-	version, _ := unquote(member(answer.field("result"), "protocolVersion"))
+	version, _ := unquote(member(answer.result, "protocolVersion"))
 	s := &p.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -323,8 +323,8 @@ func sessionGone(resp *http.Response, reply *document, sent sessionState) bool {
 	}
 	code, message := "", ""
 	if reply != nil {
-		code = string(member(reply.field("error"), "code"))
-		message, _ = unquote(member(reply.field("error"), "message"))
+		code = string(member(reply.error, "code"))
+		message, _ = unquote(member(reply.error, "message"))
 	}
 	switch resp.StatusCode {
 	case http.StatusNotFound:
@@ -377,7 +377,7 @@ func (p *proxy) initializeAgain(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the session ended and no other could be opened: %w", err)
 	}
-	if !answer.has("result") {
+	if answer.result == nil {
 		return errors.New("the session ended and the server refuses another")
 	}
 	if initialized == nil {

@@ -12,22 +12,15 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
 )
 
 const (
-	maxMessage = 256 << 20 // bytes of one message, either way
-	// The memory of a message larger than this is given back to the system when
-	// it has passed: the runtime would keep it for minutes.
-	largeMessage = 4 << 20
-	// giveBackAfter is how long a large message is waited for that could use the
-	// memory of the last one: new memory costs a tenth of a message's time.
-	giveBackAfter = 250 * time.Millisecond
-	// Up to here messages are copied together to be written in one call.
-	smallMessage = 64 << 10
+	maxMessage    = 256 << 20             // bytes of one message, either way
+	largeMessage  = 4 << 20               // one whose memory is given back
+	giveBackAfter = 10 * time.Millisecond // so that a burst costs one collection
 )
 
 // Error codes of JSON-RPC 2.0, section 5.1, and ours for what the transport met.
@@ -93,14 +86,14 @@ func errorAnswer(id []byte, e *rpcError) []byte {
 // parseMessage says what a line is. The error says why it is not a JSON-RPC
 // message; its answer goes under the id, where one can be read.
 func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
-	top, err := topLevel(line)
+	top := readMembers(line)
 	switch {
-	case errors.Is(err, errNotJSON):
+	case top.err == errNotJSON:
 		return nil, nil, &rpcError{Code: codeParse, Message: "parse error: the line is not JSON"}
-	case top.array:
+	case top.isBatch():
 		// Batches are gone since revision 2025-06-18.
 		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: a batch is not supported, send one message a line"}
-	case err != nil:
+	case top.err != nil:
 		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: not an object"}
 	}
 	m = &message{raw: line, params: top.params}
@@ -140,143 +133,205 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 type lineReader struct {
 	r     *bufio.Reader
 	limit int
+	begun bool // the first line, which may begin with a byte order mark, is over
 }
 
 func newLineReader(r io.Reader) *lineReader {
-	return &lineReader{bufio.NewReaderSize(r, 64<<10), maxMessage}
+	return &lineReader{r: bufio.NewReaderSize(r, 64<<10), limit: maxMessage}
 }
 
-// next returns the next line that is not blank, without its line end. A last
-// line without newline counts. A line over the limit is passed over:
-// errTooLong, and its id where one can be read.
-func (l *lineReader) next() (line, id []byte, err error) {
+// next returns the next line that is not blank, without its line end. A last line without newline
+// counts. A line over the limit is passed over: errTooLong.
+func (l *lineReader) next() ([]byte, error) {
 	for {
-		line, id, err = l.line()
+		line, err := l.line()
+		if !l.begun {
+			line, l.begun = bytes.TrimPrefix(line, []byte(byteOrderMark)), true
+		}
 		line = bytes.TrimSpace(line)
-		if len(line) > 0 || err != nil {
-			return line, id, err
+		switch {
+		case err == io.EOF && len(line) > 0:
+			return line, nil // the next call says EOF again
+		case err != nil || len(line) > 0:
+			return line, err
 		}
 	}
 }
 
-// line collects a long line in pieces: a slice that grows would be copied again
-// and again, and the collector would wait for each copy.
-func (l *lineReader) line() (line, id []byte, err error) {
-	var pieces [][]byte
-	for size := 0; ; {
+func (l *lineReader) line() ([]byte, error) {
+	c := collector{limit: l.limit}
+	for tooLong := false; ; {
 		piece, err := l.r.ReadSlice('\n')
-		if len(bytes.TrimRight(piece, "\r\n"))+size > l.limit {
-			return nil, l.passOver(append(pieces, piece), err), errTooLong
+		if err != bufio.ErrBufferFull {
+			piece = bytes.TrimRight(piece, "\r\n")
 		}
-		piece = bytes.Clone(piece) // the reader's own
-		size += len(piece)
-		if err == bufio.ErrBufferFull {
-			pieces = append(pieces, piece)
-			continue
+		if !tooLong {
+			if _, failed := c.Write(piece); failed != nil {
+				tooLong, c = true, collector{}
+			}
 		}
-		if line = piece; len(pieces) > 0 {
-			line = bytes.Join(append(pieces, piece), nil)
+		switch {
+		case err == bufio.ErrBufferFull:
+		case tooLong:
+			return nil, errTooLong
+		default:
+			return c.bytes(), err
 		}
-		if err == io.EOF && len(bytes.TrimSpace(line)) > 0 {
-			err = nil // the next call says EOF again
-		}
-		return line, nil, err
 	}
-}
-
-// passOver reads to the end of an over-long line, keeping nothing of it but
-// its id. What is no request has none to answer: a response bears the server's.
-func (l *lineReader) passOver(pieces [][]byte, err error) []byte {
-	var s scanner
-	for _, piece := range pieces {
-		s.feed(piece)
-	}
-	for err == bufio.ErrBufferFull {
-		var piece []byte
-		piece, err = l.r.ReadSlice('\n')
-		s.feed(piece)
-	}
-	if id := s.idValue(); s.finish() == nil && s.has("method") && validID(id) {
-		return id
-	}
-	return nil // what looks like an id may be a piece of something else
 }
 
 // lineWriter is the only writer of stdout.
 type lineWriter struct {
 	stop context.CancelCauseFunc // a stdout that is closed ends the program
 
-	mu      sync.Mutex // guards what follows: a message is written whole
-	w       io.Writer
-	waiting []byte // messages to be written together
+	mu sync.Mutex // a message is written whole
+	w  io.Writer
 }
 
 var errStdoutClosed = errors.New("stdout is closed")
 
-// write puts one message, given in pieces, on a line of its own. Goroutines that
-// are about to write go first, where there are any, and all is one system call:
-// each wakes the host, too.
-func (w *lineWriter) write(parts ...[]byte) {
-	w.writeSoon(parts...)
-	runtime.Gosched()
-	w.writeNow()
-}
-
-// writeSoon is write for what may wait until writeNow, at the latest: a system
-// call for each of many notifications costs more than all else about them.
-func (w *lineWriter) writeSoon(parts ...[]byte) {
+// write puts one message on a line of its own, in one system call. The line's end may go into spare
+// room behind the message: a large one is not copied for it.
+func (w *lineWriter) write(message []byte) {
+	line := append(message, '\n')
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.add(parts)
-}
-
-func (w *lineWriter) writeNow() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.flush()
-}
-
-// add takes a message. A large one is not copied.
-func (w *lineWriter) add(parts [][]byte) {
-	size := len(w.waiting) + 1
-	for _, p := range parts {
-		size += len(p)
-	}
-	if size > smallMessage {
-		w.flush()
-	}
-	for _, p := range parts {
-		if len(p) > smallMessage {
-			w.flush()
-			w.put(p)
-		} else {
-			w.waiting = append(w.waiting, p...)
-		}
-	}
-	w.waiting = append(w.waiting, '\n')
-}
-
-// flush writes what waits.
-func (w *lineWriter) flush() {
-	if len(w.waiting) > 0 {
-		w.put(w.waiting)
-		w.waiting = w.waiting[:0]
-	}
-}
-
-func (w *lineWriter) put(p []byte) {
-	if _, err := w.w.Write(p); err != nil {
+	if _, err := w.w.Write(line); err != nil {
 		w.stop(fmt.Errorf("%w: %w", errStdoutClosed, err))
 	}
 }
 
-// forget makes the memory of a large message free for the next one, and gives it
-// back to the system when there is none for a while. It is called where nothing
-// refers to the message any more: what is in use stays.
+const (
+	minChunk = 4 << 10
+	maxChunk = 4 << 20
+)
+
+// A collector makes one text of bytes that come in pieces. It holds them as a list of chunks, so
+// that nothing is copied again and again, and joins these at the end; of a length that is announced
+// it makes one buffer.
+type collector struct {
+	limit     int // of bytes
+	announced int // bytes in all, as the sender says; 0 if it does not
+
+	size int
+	full [][]byte
+	last []byte
+}
+
+// Write fails only with errTooLong.
+func (c *collector) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		n := copy(c.room(len(rest)), rest)
+		if err := c.take(n); err != nil {
+			return 0, err
+		}
+		rest = rest[n:]
+	}
+	return len(p), nil
+}
+
+// ReadFrom reads all of r.
+func (c *collector) ReadFrom(r io.Reader) (int64, error) {
+	for {
+		n, err := r.Read(c.room(minChunk))
+		if tooLong := c.take(n); tooLong != nil {
+			err = tooLong
+		}
+		switch {
+		case err == io.EOF:
+			return int64(c.size), nil
+		case err != nil:
+			return int64(c.size), err
+		}
+	}
+}
+
+// room is where the next bytes go, of which n are at hand.
+func (c *collector) room(n int) []byte {
+	switch {
+	case len(c.last) < cap(c.last):
+	case c.announced > 0 && c.size <= c.announced:
+		// Memory that is not written to costs nothing, but a sender who lies gets no more than 64
+		// times what came. One byte more shows the end without another buffer, and takes the line's.
+		c.last = append(make([]byte, 0, min(c.announced+1, 64*(c.size+64<<10))), c.last...)
+	default:
+		if c.size > 0 {
+			c.full = append(c.full, c.last)
+			n = max(n, c.size/8, minChunk)
+		}
+		c.last = make([]byte, 0, min(max(n, 1), maxChunk))
+	}
+	return c.last[len(c.last):cap(c.last)]
+}
+
+// take makes the first n bytes of room part of the text.
+func (c *collector) take(n int) error {
+	c.size += n
+	c.last = c.last[:len(c.last)+n]
+	if c.size > c.limit {
+		return errTooLong
+	}
+	return nil
+}
+
+// bytes returns the text, with room for a line end behind it where it is large.
+func (c *collector) bytes() []byte {
+	if len(c.full) == 0 {
+		return c.last
+	}
+	text := make([]byte, 0, c.size+1)
+	for _, chunk := range c.full {
+		text = append(text, chunk...)
+	}
+	return append(text, c.last...)
+}
+
+// readText reads a text of at most limit bytes to its end; length is -1 if it is not known. With an
+// error comes what was read.
+func readText(r io.Reader, length int64, limit int) ([]byte, error) {
+	if length > int64(limit) {
+		return nil, errTooLong
+	}
+	c := collector{limit: limit, announced: max(0, int(length))}
+	_, err := c.ReadFrom(r)
+	return c.bytes(), err
+}
+
+// An enclosure is told the bytes of a JSON text as they come and knows when its outermost object or
+// array is closed, without checking anything else.
+type enclosure struct {
+	depth             int
+	inString, escaped bool
+	closed            bool
+}
+
+func (e *enclosure) feed(p []byte) {
+	for i := 0; i < len(p) && !e.closed; i++ {
+		if e.inString && !e.escaped {
+			if i += plainLen(p[i:]); i == len(p) {
+				return
+			}
+		}
+		switch c := p[i]; {
+		case e.escaped:
+			e.escaped = false
+		case e.inString:
+			e.inString, e.escaped = c != '"', c == '\\'
+		case c == '"':
+			e.inString = true
+		case c == '{' || c == '[':
+			e.depth++
+		case c == '}' || c == ']':
+			e.depth--
+			e.closed = e.depth <= 0
+		}
+	}
+}
+
+// forget gives the memory of a large message back to the system: the runtime would keep it for
+// minutes. It is called where nothing refers to the message any more.
 func forget(size int) {
 	if size > largeMessage {
-		runtime.GC()
-		runtime.GC() // once is not enough for what net/http keeps in pools
 		giveBack.Reset(giveBackAfter)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,15 +21,15 @@ import (
 
 // readLines tells in one text what a reader with this limit makes of the input.
 func readLines(in io.Reader, limit int) string {
-	r := &lineReader{bufio.NewReaderSize(in, 16), limit}
+	r := &lineReader{r: bufio.NewReaderSize(in, 16), limit: limit}
 	var got []string
 	for {
-		line, id, err := r.next()
+		line, err := r.next()
 		switch {
 		case err == io.EOF:
 			return strings.Join(got, " ")
 		case errors.Is(err, errTooLong):
-			got = append(got, fmt.Sprintf("too-long(%s)", id))
+			got = append(got, "too-long")
 		case err != nil:
 			return strings.Join(append(got, "error("+err.Error()+")"), " ")
 		default:
@@ -55,19 +54,12 @@ func TestLineReader(t *testing.T) {
 		{"longer than the buffer", fill(40, "{*}") + "\n{2}\n", fill(40, "{*}") + " {2}"},
 		{"as long as may be", fill(limit, "{*}") + "\n{2}\n", fill(limit, "{*}") + " {2}"},
 		{"as long as may be, at the end", fill(limit, "{*}"), fill(limit, "{*}")},
-		{"one longer", fill(limit+1, `{"id":7,"method":"m","a":"*"}`) + "\n{2}\n", "too-long(7) {2}"},
-		{"one longer, at the end", fill(limit+1, `{"id":7,"method":"m","a":"*"}`), "too-long(7)"},
-		{"id in front", fill(500, `{"id":"a\nb","method":"m","a":"*"}`) + "\n{2}", `too-long("a\nb") {2}`},
-		{"id at the end", fill(500, `{"method":"m","params":{"id":1,"a":"*"},"id":-7.5}`) + "\n{2}", "too-long(-7.5) {2}"},
-		{"id in the middle", fill(500, `{"method":"m","id":7,"a":"*","id":8}`) + "\n{2}", "too-long(8) {2}"},
-		{"a notification", fill(500, `{"method":"m","params":{"id":1,"a":"*"}}`) + "\n{2}", "too-long() {2}"},
-		{"a response: the id is the server's", fill(500, `{"id":7,"result":"*"}`) + "\n{2}", "too-long() {2}"},
-		{"id null", fill(500, `{"id":null,"method":"m","a":"*"}`) + "\n{2}", "too-long() {2}"},
-		{"id that is none", fill(500, `{"id":{"a":1},"method":"m","a":"*"}`) + "\n{2}", "too-long() {2}"},
-		{"not JSON", fill(500, `{"id":7,"method":"m",*`) + "\n{2}", "too-long() {2}"},
-		{"cut in the middle", fill(500, `{"id":7,"method":"m","a":"*`), "too-long()"},
-		{"a batch", fill(500, `[{"id":7,"method":"m","a":"*"}]`) + "\n{2}", "too-long() {2}"},
-		{"two in a row", fill(500, `{"id":7,"method":"*"}`) + "\n" + fill(500, `{"id":8,"method":"*"}`) + "\n\n{2}", "too-long(7) too-long(8) {2}"},
+		{"one longer", fill(limit+1, "{*}") + "\n{2}\n", "too-long {2}"},
+		{"one longer, at the end", fill(limit+1, "{*}"), "too-long"},
+		{"far longer", fill(500, "{*}") + "\r\n{2}", "too-long {2}"},
+		{"two in a row", fill(500, "{*}") + "\n" + fill(500, "{*}") + "\n\n{2}", "too-long too-long {2}"},
+		{"byte order mark", byteOrderMark + "{1}\n" + byteOrderMark + "{2}", "{1} " + byteOrderMark + "{2}"},
+		{"byte order mark alone", byteOrderMark + "\n{2}", "{2}"},
 	} {
 		for name, in := range map[string]io.Reader{
 			"": strings.NewReader(test.in), "byte by byte": iotest.OneByteReader(strings.NewReader(test.in)), "EOF with data": iotest.DataErrReader(strings.NewReader(test.in)),
@@ -191,19 +183,14 @@ func TestLineWriter(t *testing.T) {
 	var out bytes.Buffer
 	w := &lineWriter{w: &out, stop: func(err error) { t.Errorf("it stopped: %v", err) }}
 	var writers sync.WaitGroup
-	const n, large = 8, 100
+	const n = 8
 	for i := 0; i < n; i++ {
 		i := i
 		writers.Add(1)
 		go func() {
 			defer writers.Done()
-			piece := bytes.Repeat([]byte{'a' + byte(i)}, smallMessage/large)
-			parts := make([][]byte, large+i) // some fit into one write, some do not
-			for j := range parts {
-				parts[j] = piece
-			}
 			for j := 0; j < 10; j++ {
-				w.write(parts...)
+				w.write(bytes.Repeat([]byte{'a' + byte(i)}, 100<<i))
 			}
 		}()
 	}
@@ -213,46 +200,59 @@ func TestLineWriter(t *testing.T) {
 		t.Errorf("got %d lines, want %d", len(lines), 10*n)
 	}
 	for _, line := range lines {
-		if line == "" || strings.Trim(line, line[:1]) != "" || len(line) != (large+int(line[0]-'a'))*(smallMessage/large) {
+		if line == "" || strings.Trim(line, line[:1]) != "" || len(line) != 100<<(line[0]-'a') {
 			t.Fatalf("got a line of %d bytes that begins with %.10q", len(line), line)
 		}
 	}
 }
 
-// writeSizes notes how large each write was.
-type writeSizes struct {
-	bytes.Buffer
-	sizes []int
+// However a sender cuts the text, and whatever length it announces.
+func TestReadText(t *testing.T) {
+	text := strings.Repeat("0123456789", 30_000)
+	for name, cut := range map[string]func(io.Reader) io.Reader{
+		"whole": func(r io.Reader) io.Reader { return r }, "bytes": iotest.OneByteReader, "halves": iotest.HalfReader, "end with data": iotest.DataErrReader,
+	} {
+		for _, length := range []int{-1, 0, 10, len(text), len(text) + 1} {
+			got, err := readText(cut(strings.NewReader(text)), int64(length), len(text)+1)
+			if err != nil || string(got) != text {
+				t.Errorf("%s, announced %d: got %d bytes, %v", name, length, len(got), err)
+			}
+			if _, err := readText(cut(strings.NewReader(text)), int64(length), len(text)-1); err != errTooLong {
+				t.Errorf("%s, announced %d: got %v, want %v", name, length, err, errTooLong)
+			}
+		}
+	}
+	got, err := readText(io.MultiReader(strings.NewReader("ab"), iotest.ErrReader(io.ErrUnexpectedEOF)), 3, 10)
+	if string(got) != "ab" || err != io.ErrUnexpectedEOF {
+		t.Errorf("got %q, %v, want the reader's error", got, err)
+	}
 }
 
-func (w *writeSizes) Write(p []byte) (int, error) {
-	w.sizes = append(w.sizes, len(p))
-	return w.Buffer.Write(p)
-}
-
-// Notifications are written together, none waits for ever, and all come before
-// what is written after them.
-func TestLineWriterTogether(t *testing.T) {
-	var out writeSizes
-	w := &lineWriter{w: &out, stop: func(err error) { t.Errorf("it stopped: %v", err) }}
-	w.writeSoon([]byte("one"))
-	w.writeSoon([]byte("t"), []byte("wo"))
-	if len(out.sizes) != 0 {
-		t.Errorf("got writes of %v bytes, want them to wait", out.sizes)
-	}
-	w.writeNow()
-	w.writeNow()
-	w.writeSoon([]byte("three"))
-	w.write([]byte("four"))
-	large := strings.Repeat("x", smallMessage)
-	w.writeSoon([]byte("five"))
-	w.writeSoon([]byte(large))
-	w.writeNow()
-	if want := "one\ntwo\nthree\nfour\nfive\n" + large + "\n"; out.String() != want {
-		t.Errorf("got %.60q", out.String())
-	}
-	if want := []int{8, 11, 5, smallMessage + 1}; !slices.Equal(out.sizes, want) {
-		t.Errorf("got writes of %v bytes, want %v", out.sizes, want)
+// What is held is about as large as what came, whatever the sender announces.
+func TestCollectorMemory(t *testing.T) {
+	for _, piece := range []int{1, 1000, 16 << 10} {
+		for _, size := range []int{100, 32 << 10, 5<<20 + 1} {
+			for _, announced := range []int{0, size, maxMessage} {
+				c := collector{limit: maxMessage, announced: announced}
+				for c.size < size {
+					c.Write(bytes.Repeat([]byte("x"), min(piece, size-c.size)))
+				}
+				room := cap(c.last)
+				for _, chunk := range c.full {
+					room += cap(chunk) + 24
+				}
+				most := size + size/7 + 2*piece + 2*minChunk
+				switch announced {
+				case size:
+					most = size + 1
+				case maxMessage:
+					most = 64 * (size + 64<<10) // which nobody has written to
+				}
+				if room > most {
+					t.Errorf("%d bytes in pieces of %d, announced %d: room for %d", size, piece, announced, room)
+				}
+			}
+		}
 	}
 }
 
