@@ -121,7 +121,7 @@ func (r *eventReader) line() ([]byte, error) {
 			}
 		}
 		n := lineLen(p)
-		if _, err := c.Write(p[:n]); err != nil {
+		if err := c.add(p[:n]); err != nil {
 			return nil, err
 		}
 		if end = n < len(p); end {

@@ -166,7 +166,7 @@ func (l *lineReader) line() ([]byte, error) {
 			piece = bytes.TrimRight(piece, "\r\n")
 		}
 		if !tooLong {
-			if _, failed := c.Write(piece); failed != nil {
+			if c.add(piece) != nil {
 				tooLong, c = true, collector{}
 			}
 		}
@@ -218,20 +218,20 @@ type collector struct {
 	last []byte
 }
 
-// Write fails only with errTooLong.
-func (c *collector) Write(p []byte) (int, error) {
-	for rest := p; len(rest) > 0; {
-		n := copy(c.room(len(rest)), rest)
+// add fails only with errTooLong.
+func (c *collector) add(p []byte) error {
+	for len(p) > 0 {
+		n := copy(c.room(len(p)), p)
 		if err := c.take(n); err != nil {
-			return 0, err
+			return err
 		}
-		rest = rest[n:]
+		p = p[n:]
 	}
-	return len(p), nil
+	return nil
 }
 
-// ReadFrom reads all of r.
-func (c *collector) ReadFrom(r io.Reader) (int64, error) {
+// addAll reads all of r.
+func (c *collector) addAll(r io.Reader) error {
 	for {
 		n, err := r.Read(c.room(minChunk))
 		if tooLong := c.take(n); tooLong != nil {
@@ -239,9 +239,9 @@ func (c *collector) ReadFrom(r io.Reader) (int64, error) {
 		}
 		switch {
 		case err == io.EOF:
-			return int64(c.size), nil
+			return nil
 		case err != nil:
-			return int64(c.size), err
+			return err
 		}
 	}
 }
@@ -293,7 +293,7 @@ func readText(r io.Reader, length int64, limit int) ([]byte, error) {
 		return nil, errTooLong
 	}
 	c := collector{limit: limit, announced: max(0, int(length))}
-	_, err := c.ReadFrom(r)
+	err := c.addAll(r)
 	return c.bytes(), err
 }
 

@@ -235,7 +235,7 @@ func TestCollectorMemory(t *testing.T) {
 			for _, announced := range []int{0, size, maxMessage} {
 				c := collector{limit: maxMessage, announced: announced}
 				for c.size < size {
-					c.Write(bytes.Repeat([]byte("x"), min(piece, size-c.size)))
+					c.add(bytes.Repeat([]byte("x"), min(piece, size-c.size)))
 				}
 				room := cap(c.last)
 				for _, chunk := range c.full {
