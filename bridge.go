@@ -337,18 +337,19 @@ func (b *bridge) logLevel() string {
 }
 
 // relayed passes on what the server says on the stream of a request.
-func (p *proxy) relayed(c *call, method string, d *document) {
+func (p *proxy) relayed(c *call, method string, d *document) error {
 	switch {
 	case c.settled.Load():
 		// The host has its answer, or wants none any more.
 	case d.id != nil:
 		// MCP 2026-07-28, Streamable HTTP, "Receiving Messages": the server
 		// MUST NOT send requests, and has no way to be answered.
-		p.log.warnf("%s sent a request, %s, which this revision does not know", p.server.Host, excerpt(method))
+		return fmt.Errorf("%s sent a request, %s, which this revision does not know", p.server.Host, excerpt(method))
 	case method == "notifications/message" && !p.bridge.wants(d):
 	default:
 		p.out.write(d.raw)
 	}
+	return nil
 }
 
 // wants tells whether a log message has the level that the host asked for: the

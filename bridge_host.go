@@ -38,7 +38,7 @@ var errHostGone = errors.New("the client closed its input before it had answered
 // inRounds sends a request until its answer is none that asks for input (MCP
 // 2026-07-28, Multi Round-Trip Requests).
 func (p *proxy) inRounds(ctx context.Context, c *call, m *message) (*document, error) {
-	heard := func(method string, d *document) { p.relayed(c, method, d) }
+	heard := func(method string, d *document) error { return p.relayed(c, method, d) }
 	params, unasked := m.params, 0
 	for round := 0; round < maxRounds; round++ {
 		answer, err := p.ask(ctx, m, heard)
@@ -415,14 +415,13 @@ func (p *proxy) keepListening(ctx context.Context, filter []byte, told func([]by
 func (p *proxy) listenOnce(ctx context.Context, filter []byte, at *cursor, told func([]byte, error), asked bool) error {
 	m := p.bridge.sides.Load().request("subscriptions/listen", withMember([]byte(`{}`), "notifications", filter), "")
 	m.unasked = !asked
-	answer, err := p.ask(ctx, m, func(method string, d *document) {
+	answer, err := p.ask(ctx, m, func(method string, d *document) error {
 		if method == "notifications/subscriptions/acknowledged" {
 			told(objectOr(member(d.params, "notifications"), "{}"), nil)
-			return
-		}
-		if p.tellChange(filter, method, d) {
+		} else if p.tellChange(filter, method, d) {
 			at.moves++
 		}
+		return nil
 	})
 	var refused *rpcError
 	switch {

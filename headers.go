@@ -83,9 +83,6 @@ type annotation struct {
 	path   []string // property names from the root of the arguments
 }
 
-// droppedTool is a tool that learn took out of a list: both texts are fit for a log line.
-type droppedTool struct{ name, reason string }
-
 // modernVersion returns the "io.modelcontextprotocol/protocolVersion" of params._meta, "" when the message is of
 // an earlier era. Any string counts, an old date too: only the modern revisions define the member, and a
 // modern server wants it mirrored even where it will refuse that version (the specification's own example
@@ -185,22 +182,22 @@ func isPlain(s string) bool {
 
 // learn reads one whole JSON-RPC response to tools/list, remembers the annotations of its valid tools and
 // returns the response without the invalid ones ("the client MUST exclude the invalid tool from the result
-// of tools/list"): the very same slice when none was dropped. It adds to what earlier pages taught; a tool
-// that is listed again replaces what was known of it, one that became invalid is forgotten.
-func (t *toolHeaders) learn(response []byte) (out []byte, dropped []droppedTool) {
-	out = editTools(response, func(tool []byte) []byte {
+// of tools/list"), which dropped is told in texts that are fit for a log line: the very same slice when none
+// was dropped. It adds to what earlier pages taught; a tool that is listed again replaces what was known of
+// it, one that became invalid is forgotten.
+func (t *toolHeaders) learn(response []byte, dropped func(name, reason string)) []byte {
+	return editTools(response, func(tool []byte) []byte {
 		name, named := unquote(member(tool, "name"))
 		list, err := readAnnotations(member(tool, "inputSchema"))
 		if named {
 			t.remember(name, list, err == nil)
 		}
-		if err == nil {
-			return tool
+		if err != nil {
+			dropped(excerpt(name), err.Error())
+			return nil
 		}
-		dropped = append(dropped, droppedTool{excerpt(name), err.Error()})
-		return nil
+		return tool
 	})
-	return out, dropped
 }
 
 // editTools returns a response to tools/list with what edit makes of each tool, which is nothing

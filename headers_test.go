@@ -215,7 +215,7 @@ func TestMirroredParameters(t *testing.T) {
 	for _, test := range tests {
 		var headers toolHeaders
 		response := toolsListed(toolWith("t", test.schema))
-		if _, dropped := headers.learn(response); dropped != nil {
+		if _, dropped := learn(&headers, response); dropped != nil {
 			t.Errorf("%s: dropped: %v", test.name, dropped)
 		}
 		if got := mirrored(&headers, "t", test.arguments); !reflect.DeepEqual(got, test.want) {
@@ -224,9 +224,16 @@ func TestMirroredParameters(t *testing.T) {
 	}
 }
 
+type droppedTool struct{ name, reason string }
+
+func learn(t *toolHeaders, response []byte) (out []byte, dropped []droppedTool) {
+	out = t.learn(response, func(name, reason string) { dropped = append(dropped, droppedTool{name, reason}) })
+	return out, dropped
+}
+
 func TestOnlyToolCallsMirrorParameters(t *testing.T) {
 	var headers toolHeaders
-	headers.learn(toolsListed(toolWith("same", `{"properties":{"p":{"type":"string","x-mcp-header":"P"}}}`)))
+	learn(&headers, toolsListed(toolWith("same", `{"properties":{"p":{"type":"string","x-mcp-header":"P"}}}`)))
 	h := http.Header{}
 	headers.set(h, "prompts/get", []byte(`{"name":"same","arguments":{"p":"v"}}`), "2026-07-28")
 	if got := h.Get("Mcp-Param-P"); got != "" {
@@ -302,7 +309,7 @@ func TestInvalidTools(t *testing.T) {
 	valid := toolWith("valid", property(annotated))
 	for _, test := range tests {
 		var headers toolHeaders
-		out, dropped := headers.learn(toolsListed(toolWith("bad", test.schema), valid))
+		out, dropped := learn(&headers, toolsListed(toolWith("bad", test.schema), valid))
 		if want := toolsListed(valid); !bytes.Equal(out, want) {
 			t.Errorf("%s: got %.300s, want %s", test.name, out, want)
 		}
@@ -325,7 +332,7 @@ func manyAnnotations(n int) string {
 
 func TestManyAnnotationsAreValid(t *testing.T) {
 	var headers toolHeaders
-	if _, dropped := headers.learn(toolsListed(toolWith("t", manyAnnotations(maxAnnotations)))); dropped != nil {
+	if _, dropped := learn(&headers, toolsListed(toolWith("t", manyAnnotations(maxAnnotations)))); dropped != nil {
 		t.Errorf("dropped: %v", dropped)
 	}
 }
@@ -335,7 +342,7 @@ func TestDeepSchemas(t *testing.T) {
 		return strings.Repeat(`{"properties":{"p":`, levels) + inner + strings.Repeat(`}}`, levels)
 	}
 	var headers toolHeaders
-	_, dropped := headers.learn(toolsListed(
+	_, dropped := learn(&headers, toolsListed(
 		toolWith("annotated", deep(500, `{"type":"boolean","x-mcp-header":"Deep"}`)),
 		toolWith("plain", deep(4000, `{"description":"no x-mcp-header"}`)),
 		toolWith("invalid", deep(4000, `{"x-mcp-header":"Deep"}`)),
@@ -366,7 +373,7 @@ func TestLearnKeepsBytes(t *testing.T) {
 		{"no name", `[{"inputSchema":{"x-mcp-header":"A"}},` + one + `]`, `[` + one + `]`},
 	}
 	for _, test := range tests {
-		out, _ := new(toolHeaders).learn([]byte(before + test.in + after))
+		out, _ := learn(new(toolHeaders), []byte(before+test.in+after))
 		if got, want := string(out), before+test.want+after; got != want {
 			t.Errorf("%s:\ngot  %s\nwant %s", test.name, got, want)
 		}
@@ -381,7 +388,7 @@ func TestLearnKeepsBytes(t *testing.T) {
 	}
 	for _, text := range same {
 		in := []byte(text)
-		out, dropped := new(toolHeaders).learn(in)
+		out, dropped := learn(new(toolHeaders), in)
 		if dropped != nil || &out[0] != &in[0] || len(out) != len(in) || string(in) != text {
 			t.Errorf("%s: not the very same slice, dropped %v", text, dropped)
 		}
@@ -397,8 +404,8 @@ func TestLearnAcrossPagesAndTime(t *testing.T) {
 	if headers.known("a") || headers.annotations("a") != "" {
 		t.Error("an unlisted tool is known")
 	}
-	headers.learn(toolsListed(toolWith("a", schema("A")), toolWith("plain", `{}`)))
-	headers.learn(toolsListed(toolWith("b", schema("B"))))
+	learn(&headers, toolsListed(toolWith("a", schema("A")), toolWith("plain", `{}`)))
+	learn(&headers, toolsListed(toolWith("b", schema("B"))))
 	if got, want := mirrored(&headers, "a", `{"p":"1"}`), (map[string]string{"Mcp-Param-A": "1"}); !reflect.DeepEqual(got, want) {
 		t.Errorf("after the second page: got %v, want %v", got, want)
 	}
@@ -410,18 +417,18 @@ func TestLearnAcrossPagesAndTime(t *testing.T) {
 	if first == "" || first == headers.annotations("b") {
 		t.Errorf("fingerprints: a %q, b %q", first, headers.annotations("b"))
 	}
-	headers.learn(toolsListed(toolWith("a", reordered)))
+	learn(&headers, toolsListed(toolWith("a", reordered)))
 	if got := headers.annotations("a"); got != first {
 		t.Errorf("the same annotations: got %q, want %q", got, first)
 	}
-	headers.learn(toolsListed(toolWith("a", schema("C"))))
+	learn(&headers, toolsListed(toolWith("a", schema("C"))))
 	if got := headers.annotations("a"); got == first {
 		t.Errorf("other annotations: got the same fingerprint %q", got)
 	}
 	if got, want := mirrored(&headers, "a", `{"p":"1"}`), (map[string]string{"Mcp-Param-C": "1"}); !reflect.DeepEqual(got, want) {
 		t.Errorf("listed again: got %v, want %v", got, want)
 	}
-	headers.learn(toolsListed(toolWith("a", schema("q"))))
+	learn(&headers, toolsListed(toolWith("a", schema("q"))))
 	if headers.known("a") || len(mirrored(&headers, "a", `{"p":"1"}`)) > 0 {
 		t.Error("a tool that became invalid is still known")
 	}
@@ -478,7 +485,7 @@ func TestHeadersConcurrently(t *testing.T) {
 			defer group.Done()
 			schema := fmt.Sprintf(`{"properties":{"p":{"type":"string","x-mcp-header":"H%d"}}}`, i)
 			for n := 0; n < 100; n++ {
-				headers.learn(toolsListed(toolWith("t", schema), toolWith(fmt.Sprint(i, n), `{}`)))
+				learn(&headers, toolsListed(toolWith("t", schema), toolWith(fmt.Sprint(i, n), `{}`)))
 				if got := mirrored(&headers, "t", `{"p":"v"}`); len(got) != 1 {
 					t.Errorf("got %v, want one header", got)
 				}
@@ -531,7 +538,7 @@ func FuzzLearn(f *testing.F) {
 	f.Add([]byte(`{"result":{"tools":[[{"x-mcp-header":"A"}],{"inputSchema":[{"x-mcp-header":"A"}]}]}`), []byte(`{`))
 	f.Fuzz(func(t *testing.T, response, arguments []byte) {
 		var headers toolHeaders
-		out, dropped := headers.learn(response)
+		out, dropped := learn(&headers, response)
 		for name := range headers.tools {
 			quoted, _ := json.Marshal(name)
 			h := http.Header{}
@@ -549,7 +556,7 @@ func FuzzLearn(f *testing.F) {
 		if has != had-len(dropped) {
 			t.Fatalf("%d tools, %d dropped, %d left", had, len(dropped), has)
 		}
-		if _, again := headers.learn(out); again != nil {
+		if _, again := learn(&headers, out); again != nil {
 			t.Fatalf("%q still holds invalid tools: %v", out, again)
 		}
 	})

@@ -155,6 +155,7 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 		}
 	}()
 	events := newEventReader(resp.Body, maxMessage)
+	warned := false
 	for {
 		e, err := events.next()
 		if err != nil {
@@ -174,7 +175,10 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 			l.mu.Unlock()
 			tell(found, nil)
 		case "message":
-			p.fromServer(nil, newDocument(e.data))
+			if bad := p.fromServer(nil, newDocument(e.data)); bad != nil && !warned {
+				warned = true
+				p.log.warnf("%v", bad)
+			}
 		}
 	}
 }

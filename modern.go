@@ -12,7 +12,10 @@ import (
 	"strings"
 )
 
-const maxListPages = 100 // of tools, before a server's cursors are taken for a loop
+const (
+	maxListPages    = 100 // of tools, before a server's cursors are taken for a loop
+	maxDroppedNamed = 10  // tools of one list
+)
 
 // listedTools takes the tools that are not to be shown out of a response to tools/list.
 func (p *proxy) listedTools(m *message, response []byte) []byte {
@@ -25,9 +28,14 @@ func (p *proxy) listedTools(m *message, response []byte) []byte {
 // learnTools remembers the annotations of a tools/list result that passes by,
 // and takes the invalid tools out of it.
 func (p *proxy) learnTools(response []byte) []byte {
-	kept, dropped := p.tools.learn(response)
-	for _, t := range dropped {
-		p.log.warnf("%s: the tool %s is left out: %s", p.server.Host, t.name, t.reason)
+	dropped := 0
+	kept := p.tools.learn(response, func(name, reason string) {
+		if dropped++; dropped <= maxDroppedNamed {
+			p.log.warnf("%s: the tool %s is left out: %s", p.server.Host, name, reason)
+		}
+	})
+	if dropped > maxDroppedNamed {
+		p.log.warnf("%s: %d tools are left out in all", p.server.Host, dropped)
 	}
 	return kept
 }

@@ -60,6 +60,7 @@ type proxy struct {
 // call is a request that waits for its one answer.
 type call struct {
 	m         *message
+	loose     string // what a careless server may keep of its id
 	span      *span
 	cancel    context.CancelFunc
 	sessionID string // from the headers of the answer to initialize
@@ -78,7 +79,7 @@ type call struct {
 	own     bool
 	answer  *document
 	failure error
-	heard   func(method string, d *document) // takes what comes on its stream; nil: it goes to the client
+	heard   func(method string, d *document) error // takes what comes on its stream; nil: it goes to the client
 }
 
 var (
@@ -328,6 +329,7 @@ func (c *call) endSpan(d *document) {
 // register enters a request into the table of open ones, or answers it.
 func (p *proxy) register(c *call) bool {
 	key := string(c.m.id)
+	c.loose = looseID(c.m.id)
 	p.mu.Lock()
 	_, twice := p.calls[key]
 	stopping := p.stopping
@@ -629,7 +631,7 @@ func (p *proxy) cancel(m *message) bool {
 // ask sends a request of the proxy's own, made of one of the client's, and
 // returns the whole response. heard, if not nil, takes what comes before it. A
 // stream that the server keeps open after it is not waited for.
-func (p *proxy) ask(ctx context.Context, m *message, heard func(string, *document)) (*document, error) {
+func (p *proxy) ask(ctx context.Context, m *message, heard func(string, *document) error) (*document, error) {
 	own := *m
 	own.id = newOwnID()
 	own.raw = withMember(m.raw, "id", own.id)

@@ -157,7 +157,9 @@ func (b *lingeringBody) Read(p []byte) (int, error) {
 func (p *proxy) relayBody(ctx context.Context, c *call, d *document, status int, media string) error {
 	switch {
 	case d.isBatch():
-		p.fromServer(c, d)
+		if bad := p.fromServer(c, d); bad != nil {
+			p.log.warnf("%v", bad)
+		}
 		if c.settled.Load() {
 			return nil
 		}
@@ -254,6 +256,7 @@ func (p *proxy) relayEvents(c *call, body io.ReadCloser, at *cursor) error {
 	defer body.Close()
 	events := newEventReader(body, maxMessage)
 	var linger *time.Timer
+	warned := false // once a stream: a server may send millions of events
 	for {
 		e, err := events.next()
 		if err != nil {
@@ -266,7 +269,10 @@ func (p *proxy) relayEvents(c *call, body io.ReadCloser, at *cursor) error {
 		if len(e.data) == 0 || e.name != "message" {
 			continue
 		}
-		p.fromServer(c, newDocument(e.data))
+		if bad := p.fromServer(c, newDocument(e.data)); bad != nil && !warned {
+			warned = true
+			p.log.warnf("%v", bad)
+		}
 		forget(len(e.data))
 		if linger == nil && c != nil && c.settled.Load() {
 			linger = hangUp(body, lingerTime)
@@ -275,34 +281,42 @@ func (p *proxy) relayEvents(c *call, body io.ReadCloser, at *cursor) error {
 }
 
 // fromServer passes on what an event holds. c is the call whose stream it came on, nil for a stream
-// that belongs to none.
-func (p *proxy) fromServer(c *call, d *document) {
-	if d.isBatch() {
-		// A batch, which revision 2025-03-26 allows a server and no later one.
-		each(d.raw, func(raw []byte) { p.oneFromServer(c, newDocument(raw)) })
-		return
+// that belongs to none. The error is what is to be said of it on stderr.
+func (p *proxy) fromServer(c *call, d *document) (bad error) {
+	if !d.isBatch() {
+		return p.oneFromServer(c, d)
 	}
-	p.oneFromServer(c, d)
+	// A batch, which revision 2025-03-26 allows a server and no later one.
+	each(d.raw, func(raw []byte) {
+		err := errNotMessage
+		if raw[0] == '{' {
+			err = p.oneFromServer(c, newDocument(raw))
+		}
+		if bad == nil {
+			bad = err
+		}
+	})
+	return bad
 }
 
-// oneFromServer passes on a message that may turn out to be none.
-func (p *proxy) oneFromServer(c *call, d *document) {
+var errNotMessage = errors.New("the server sent an event that is not JSON-RPC")
+
+func (p *proxy) oneFromServer(c *call, d *document) error {
 	current := means(d.jsonrpc, "2.0")
 	method, _ := unquote(d.method)
 	switch {
 	case method != "" && current && c != nil && c.heard != nil:
 		if !c.settled.Load() {
-			c.heard(method, d)
+			return c.heard(method, d)
 		}
 	case method != "" && current:
 		p.out.write(d.raw)
 	case method == "" && isAnswer(d):
-		if err := p.deliver(c, d); err != nil {
-			p.log.warnf("%v", err)
-		}
+		return p.deliver(c, d)
 	default:
-		p.log.warnf("%s sent an event that is not JSON-RPC", p.server.Host)
+		return errNotMessage // the very same for millions of them
 	}
+	return nil
 }
 
 // deliver brings a response to the call it answers. c is the call whose stream
@@ -334,6 +348,9 @@ func (p *proxy) deliver(c *call, d *document) error {
 // any whose id may be. c comes first because the client may use an id again: what
 // follows an answer on its stream is said twice, and no answer to the next call.
 func (p *proxy) answered(c *call, id []byte) *call {
+	if len(id) > maxID {
+		return nil // no request has such an id
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c != nil && bytes.Equal(id, c.m.id) {
@@ -342,14 +359,15 @@ func (p *proxy) answered(c *call, id []byte) *call {
 	if exact := p.calls[string(id)]; exact != nil {
 		return exact
 	}
-	if c != nil && (isNull(id) || sameID(id, c.m.id)) {
+	meant := looseID(id)
+	if c != nil && (isNull(id) || meant == c.loose) {
 		return c
 	}
 	if isNull(id) {
 		return nil
 	}
 	for _, other := range p.calls {
-		if sameID(id, other.m.id) {
+		if meant == other.loose {
 			return other
 		}
 	}
@@ -359,11 +377,8 @@ func (p *proxy) answered(c *call, id []byte) *call {
 // isNull: errors may come without id, or with null.
 func isNull(id []byte) bool { return len(id) == 0 || string(id) == "null" }
 
-// sameID tells whether a server that keeps the meaning of an id at best may
-// mean want: "7" or 7.0 for 7, a\/b for a/b (PHP), \u00e9 for é (Python), what
-// a double keeps of a large integer (JavaScript).
-func sameID(got, want []byte) bool { return looseID(got) == looseID(want) }
-
+// looseID is what a server keeps of an id that keeps no more than its meaning: "7" or 7.0 for 7, a\/b
+// for a/b (PHP), \u00e9 for é (Python), what a double keeps of a large integer (JavaScript).
 func looseID(raw []byte) string {
 	text, isString := unquote(raw)
 	if !isString {

@@ -108,6 +108,8 @@ func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
 		return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "jsonrpc" is not "2.0"`}
 	case top.method != nil && (!isString || method == ""):
 		return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "method" is not a string`}
+	case top.method != nil && len(top.id) > maxID:
+		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "id" is longer than 1 KiB`}
 	case top.method != nil && top.id != nil && m.id == nil:
 		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "id" is neither a string nor a number`}
 	case top.method == nil && !(m.response && top.id != nil):
@@ -122,9 +124,9 @@ func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
 }
 
 // validID tells whether raw is a string or a number: null and everything else
-// is no id of a request (MCP, Base Protocol, "Requests").
+// is no id of a request (MCP, Base Protocol, "Requests"), nor is a very long one.
 func validID(raw []byte) bool {
-	return len(raw) > 0 && (raw[0] == '"' || raw[0] == '-' || isDigit(raw[0]))
+	return len(raw) > 0 && len(raw) <= maxID && (raw[0] == '"' || raw[0] == '-' || isDigit(raw[0]))
 }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
