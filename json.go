@@ -314,7 +314,15 @@ func newDocument(text []byte) *document {
 func readMembers(text []byte) *document {
 	d := &document{raw: text}
 	valid := scan(text, func(key []byte, start, end int) {
-		if at := d.at(key); at != nil {
+		if key == nil {
+			return
+		}
+		at := d.at(key[1 : len(key)-1])
+		if at == nil && bytes.IndexByte(key, '\\') >= 0 {
+			name, _ := unquote(key)
+			at = d.at([]byte(name))
+		}
+		if at != nil {
 			*at = text[start:end:end]
 		}
 	})
@@ -327,16 +335,8 @@ func readMembers(text []byte) *document {
 	return d
 }
 
-// at returns where the value of a key goes, nil if it is none of ours.
-func (d *document) at(key []byte) *[]byte {
-	if len(key) == 0 {
-		return nil
-	}
-	name := key[1 : len(key)-1]
-	if !isVerbatim(key) {
-		decoded, _ := unquote(key)
-		name = []byte(decoded)
-	}
+// at returns where the value of a member goes, nil if that is none of ours.
+func (d *document) at(name []byte) *[]byte {
 	switch string(name) {
 	case "id":
 		return &d.id
