@@ -32,15 +32,6 @@ const (
 	codeResourceNotFound   = -32002 // 2025-11-25; -32602 since
 )
 
-// Members of _meta, MCP 2026-07-28, Overview, "_meta".
-const (
-	metaVersion      = "io.modelcontextprotocol/protocolVersion"
-	metaClientInfo   = "io.modelcontextprotocol/clientInfo"
-	metaCapabilities = "io.modelcontextprotocol/clientCapabilities"
-	metaLogLevel     = "io.modelcontextprotocol/logLevel"
-	metaServerInfo   = "io.modelcontextprotocol/serverInfo"
-)
-
 // bridge is in use when sides is not nil.
 type bridge struct {
 	sides  atomic.Pointer[sides]
@@ -372,7 +363,7 @@ func (p *proxy) asOfOld(m *message, d *document) (*document, error) {
 	}
 	switch m.method {
 	case "tools/list":
-		return newDocument(oldTools(p.learnTools(d.raw))), nil
+		return newDocument(oldTools(p.tools.learn(d.raw))), nil
 	case "tools/call":
 		// Anything in 2026-07-28, an object in 2025-11-25 (Schema, CallToolResult).
 		if structured := member(d.result, "structuredContent"); structured != nil && structured[0] != '{' {

@@ -1,94 +1,514 @@
 package main
 
-// Revision 2026-07-28 in the way of a message: what tools/list results teach,
-// and what follows when the server finds the mirrored headers wrong. What the
-// headers are is headers.go's.
+// Revision 2026-07-28: the members of a message that are mirrored into headers, the x-mcp-header
+// annotations that tools/list results bring, the tools that are invalid because of them, and those
+// that the user hides in every revision (--ignore-tool). It does not know sessions, connections or
+// authorization.
+//
+// Specification: MCP 2026-07-28, "Streamable HTTP", section "Request Metadata", and "Tools",
+// section "x-mcp-header".
 
 import (
-	"context"
+	"bytes"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
 	"net/http"
+	"path"
+	"sort"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const (
-	maxListPages    = 100 // of tools, before a server's cursors are taken for a loop
-	maxDroppedNamed = 10  // tools of one list
+	annotationKey  = "x-mcp-header"
+	paramPrefix    = "Mcp-Param-"
+	sentinelPrefix = "=?base64?"
+	sentinelSuffix = "?="
+
+	// "−2^53+1 to 2^53−1": what every receiver that reads numbers as doubles can tell apart.
+	maxSafeInteger = 1<<53 - 1
+
+	// Each annotation is one header field and one more pass over the arguments. Apache, the
+	// strictest of the common servers, takes 100 fields a request.
+	maxAnnotations = 100
+
+	maxPath       = 1 << 10 // bytes of an annotation's name and the properties that lead to it
+	maxSchema     = 1 << 20 // bytes of an annotated inputSchema: parsed, it takes ten times as much
+	maxRemembered = 1 << 20 // bytes of annotations, of all tools together: some 5,000 tools
+
+	maxListPages    = 100 // of tools: more are a loop in the server's cursors
+	maxDroppedNamed = 10  // tools of one list that are left out, on stderr
 )
 
-// listedTools takes the tools that are not to be shown out of a response to tools/list.
-func (p *proxy) listedTools(m *message, response []byte) []byte {
-	if m.version != "" {
-		response = p.learnTools(response)
-	}
-	return p.hidden.shown(response)
+// Members of _meta, MCP 2026-07-28, Overview, "_meta".
+const (
+	metaPrefix       = "io.modelcontextprotocol/"
+	metaVersion      = metaPrefix + "protocolVersion"
+	metaClientInfo   = metaPrefix + "clientInfo"
+	metaCapabilities = metaPrefix + "clientCapabilities"
+	metaLogLevel     = metaPrefix + "logLevel"
+	metaServerInfo   = metaPrefix + "serverInfo"
+)
+
+// nameMembers says which member of params becomes Mcp-Name. The tasks are SEP-2663's, section
+// "Streamable HTTP: Routing Headers"; the TypeScript SDK's server refuses them without it.
+var nameMembers = map[string]string{
+	"tools/call":     "name",
+	"prompts/get":    "name",
+	"resources/read": "uri",
+	"tasks/get":      "taskId",
+	"tasks/update":   "taskId",
+	"tasks/cancel":   "taskId",
 }
 
-// learnTools remembers the annotations of a tools/list result that passes by,
-// and takes the invalid tools out of it.
-func (p *proxy) learnTools(response []byte) []byte {
+// modernVersion returns the protocol version in a message's _meta, "" if the message is of an
+// earlier era. Any string counts, an old date too: only the modern revisions define the member, and
+// a modern server wants it mirrored even if it will refuse that version.
+func modernVersion(meta []byte) string {
+	version, _ := unquote(member(meta, metaVersion))
+	return version
+}
+
+// annotation says that the argument at path is mirrored into header. It is never changed once made.
+type annotation struct {
+	header string   // canonical, with its prefix
+	path   []string // property names from the root of the arguments
+}
+
+// toolHeaders remembers the annotations of the tools that were listed. Its zero value is ready.
+type toolHeaders struct {
+	warn func(format string, args ...any) // may be nil
+
+	mu    sync.Mutex // guards what follows
+	tools map[string][]annotation
+	size  int // bytes in tools, see sizeOf
+}
+
+// set mirrors a modern message into h. What cannot be mirrored is left out: the server decides
+// about that message.
+func (t *toolHeaders) set(h http.Header, method string, params []byte, version string) {
+	setPlain(h, "MCP-Protocol-Version", version)
+	setPlain(h, "Mcp-Method", method)
+	field, hasName := nameMembers[method]
+	if !hasName {
+		return
+	}
+	name, ok := unquote(member(params, field))
+	if !ok {
+		return
+	}
+	h.Set("Mcp-Name", encodeHeaderValue(name))
+	if method != "tools/call" {
+		return
+	}
+	arguments := member(params, "arguments")
+	for _, a := range t.annotations(name) {
+		if value, ok := paramValue(member(arguments, a.path...)); ok {
+			h.Set(a.header, value)
+		}
+	}
+}
+
+// setPlain is for the headers that have no encoding: a value that is unsafe as it is is not sent.
+func setPlain(h http.Header, name, value string) {
+	if isPlain(value) {
+		h.Set(name, value)
+	}
+}
+
+// paramValue is the header for an argument; absent, null, arrays and objects have none. The
+// argument's own type decides, not the annotation's: "Parameter value provided: client MUST include
+// the header". The SDKs' servers compare the header even if the argument has the wrong type.
+func paramValue(raw []byte) (string, bool) {
+	if s, ok := unquote(raw); ok {
+		return encodeHeaderValue(s), true
+	}
+	if string(raw) == "true" || string(raw) == "false" {
+		return string(raw), true
+	}
+	// 42.0, 1e3 and -0 are integers for JSON Schema and for the servers, which compare numerically:
+	// they become 42, 1000 and 0. Fractions have no conversion, and numbers beyond the safe range
+	// must not be sent.
+	f, err := strconv.ParseFloat(string(raw), 64)
+	if err != nil || f != math.Trunc(f) || math.Abs(f) > maxSafeInteger {
+		return "", false
+	}
+	return strconv.FormatInt(int64(f), 10), true
+}
+
+// encodeHeaderValue makes any string a safe value for Mcp-Name and Mcp-Param-*, so that no CR, LF
+// or other control character of an argument ever reaches a header.
+func encodeHeaderValue(s string) string {
+	if isPlain(s) {
+		return s
+	}
+	return sentinelPrefix + base64.StdEncoding.EncodeToString([]byte(s)) + sentinelSuffix
+}
+
+// isPlain reports whether s arrives as it is. Three cases that the specification leaves open or
+// permits are encoded, because every server must decode and not every path keeps them: a tab inside
+// (RFC 9110 allows it, the conformance suite wants it encoded), the empty string (the Go SDK's
+// server takes an empty header for a missing one), and "=?base64?=", where the two marks overlap.
+func isPlain(s string) bool {
+	if s == "" || s[0] == ' ' || s[len(s)-1] == ' ' {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return !strings.HasPrefix(s, sentinelPrefix) || !strings.HasSuffix(s, sentinelSuffix)
+}
+
+// learn reads a response to tools/list, remembers the annotations of its valid tools and returns
+// the response without the invalid ones ("the client MUST exclude the invalid tool from the result
+// of tools/list"). It adds to what earlier pages taught; a tool that is listed again replaces what
+// was known of it.
+func (t *toolHeaders) learn(response []byte) []byte {
+	var reasons []string
 	dropped := 0
-	kept := p.tools.learn(response, func(name, reason string) {
+	response = editTools(response, func(tool []byte) []byte {
+		name, named := unquote(member(tool, "name"))
+		list, err := readAnnotations(member(tool, "inputSchema"))
+		if named {
+			t.remember(name, list)
+		}
+		if err == nil {
+			return tool
+		}
 		if dropped++; dropped <= maxDroppedNamed {
-			p.log.warnf("%s: the tool %s is left out: %s", p.server.Host, name, reason)
+			reasons = append(reasons, excerpt(name)+": "+err.Error())
+		}
+		return nil
+	})
+	if dropped > 0 && t.warn != nil {
+		t.warn("%d invalid tools are left out: %s", dropped, strings.Join(reasons, "; "))
+	}
+	return response
+}
+
+// editTools returns a response to tools/list with what edit makes of each tool, which is nothing if
+// edit returns nil. It is the very same slice if that changes none.
+func editTools(response []byte, edit func(tool []byte) []byte) []byte {
+	start, end := place(response, "result", "tools")
+	var out []byte // once a tool has changed
+	comma := false
+	scan(response[start:end], func(key []byte, from, to int) {
+		if key != nil {
+			return // it is no list
+		}
+		tool := response[start+from : start+to : start+to]
+		edited := edit(tool)
+		if out == nil {
+			if len(edited) == len(tool) && &edited[0] == &tool[0] {
+				comma = true
+				return
+			}
+			out = append(make([]byte, 0, len(response)+1), response[:start+from]...)
+			out = bytes.TrimRight(out, white+",")
+		}
+		if edited != nil {
+			if comma {
+				out = append(out, ',')
+			}
+			out, comma = append(out, edited...), true
 		}
 	})
-	if dropped > maxDroppedNamed {
-		p.log.warnf("%s: %d tools are left out in all", p.server.Host, dropped)
+	if out == nil {
+		return response
 	}
-	return kept
+	return append(append(out, ']'), response[end:]...)
 }
 
-// headerMismatch tells whether the server found a tool call's headers wrong
-// (MCP 2026-07-28, Streamable HTTP, "Client Behavior").
-func headerMismatch(m *message, status int, reply *document) bool {
-	return m.version != "" && m.method == "tools/call" && status == http.StatusBadRequest && reply != nil &&
-		string(member(reply.error, "code")) == strconv.Itoa(codeHeaderMismatch)
+func (t *toolHeaders) annotations(tool string) []annotation {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tools[tool]
 }
 
-// relistTools lists the tools in the client's place, and tells whether what is
-// known about the tool that m calls has changed: then m is worth sending again.
-func (p *proxy) relistTools(ctx context.Context, m *message) bool {
+// remember replaces what is known of a tool. When the room is used up all others are forgotten:
+// they are called without Mcp-Param headers then, and a server that misses these makes the proxy
+// list the tools again.
+func (t *toolHeaders) remember(name string, list []annotation) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.size -= sizeOf(name, t.tools[name])
+	delete(t.tools, name)
+	size := sizeOf(name, list)
+	if len(list) == 0 || size > maxRemembered {
+		return
+	}
+	if t.tools == nil || t.size+size > maxRemembered {
+		t.tools, t.size = map[string][]annotation{}, 0
+	}
+	t.tools[name] = list
+	t.size += size
+}
+
+// sizeOf is about what a tool takes: the numbers are the sizes of Go's map entry, slice and strings.
+func sizeOf(name string, list []annotation) int {
+	if len(list) == 0 {
+		return 0
+	}
+	size := 64 + len(name)
+	for _, a := range list {
+		size += 40 + len(a.header)
+		for _, property := range a.path {
+			size += 16 + len(property)
+		}
+	}
+	return size
+}
+
+// applicators are the keywords that hold schemas (JSON Schema 2020-12, and what older drafts called
+// them); true if the value maps names to schemas. A member x-mcp-header below any other keyword
+// (default, examples, enum, const, unknown ones) is data that happens to have that name.
+var applicators = map[string]bool{
+	"properties": true, "patternProperties": true, "dependentSchemas": true, "dependencies": true,
+	"additionalProperties": false, "unevaluatedProperties": false, "propertyNames": false,
+	"items": false, "prefixItems": false, "additionalItems": false, "unevaluatedItems": false,
+	"contains": false, "oneOf": false, "anyOf": false, "allOf": false, "not": false, "if": false,
+	"then": false, "else": false, "$defs": true, "definitions": true, "contentSchema": false,
+}
+
+// readAnnotations returns the annotations of an inputSchema, in a stable order, or why the tool is
+// invalid.
+func readAnnotations(schema []byte) ([]annotation, error) {
+	// Nearly all schemas have none. A name that is not written literally needs \u escapes, since
+	// the short escapes spell none of its characters.
+	if !bytes.Contains(schema, []byte(annotationKey)) && !bytes.Contains(schema, []byte(`\u`)) {
+		return nil, nil
+	}
+	if len(schema) > maxSchema {
+		return nil, fmt.Errorf("its inputSchema is larger than %d bytes", maxSchema)
+	}
+	dec := json.NewDecoder(bytes.NewReader(schema))
+	dec.UseNumber() // a maximum of 1e400 is no reason to fail
+	var root any
+	if dec.Decode(&root) != nil {
+		return nil, errors.New("its inputSchema cannot be read")
+	}
+	r := &schemaReader{seen: make(map[string]bool)}
+	if err := r.schema(root, true); err != nil {
+		return nil, err
+	}
+	sort.Slice(r.found, func(i, j int) bool { return r.found[i].header < r.found[j].header })
+	return r.found, nil
+}
+
+// schemaReader walks a schema. It does not follow $ref: what that leads to is found where it is
+// defined.
+type schemaReader struct {
+	path  []string // names of the properties and definitions around the current position
+	found []annotation
+	seen  map[string]bool // headers of found
+}
+
+// schema looks into a value at a place for a schema or a list of schemas. It is reachable if
+// "properties" alone lead to it.
+func (r *schemaReader) schema(value any, reachable bool) (err error) {
+	switch value := value.(type) {
+	case []any:
+		for i := 0; i < len(value) && err == nil; i++ {
+			err = r.schema(value[i], false)
+		}
+	case map[string]any:
+		if header, ok := value[annotationKey]; ok {
+			err = r.annotate(header, value["type"], reachable)
+		}
+		for keyword, inner := range value {
+			if hasNames, ok := applicators[keyword]; ok && err == nil {
+				err = r.applicator(inner, hasNames, reachable && keyword == "properties")
+			}
+		}
+	}
+	return err
+}
+
+// applicator looks into the value of a keyword. If it maps names to schemas, a name x-mcp-header is
+// a parameter called so.
+func (r *schemaReader) applicator(value any, hasNames, reachable bool) error {
+	schemas, ok := value.(map[string]any)
+	if !hasNames || !ok {
+		return r.schema(value, false)
+	}
+	for name, schema := range schemas {
+		r.path = append(r.path, name)
+		if err := r.schema(schema, reachable); err != nil {
+			return err
+		}
+		r.path = r.path[:len(r.path)-1]
+	}
+	return nil
+}
+
+// annotate checks one annotation against the constraints of "x-mcp-header" and keeps it.
+func (r *schemaReader) annotate(header, kind any, reachable bool) error {
+	name, _ := header.(string)
+	canonical := http.CanonicalHeaderKey(paramPrefix + name) // equal if names differ in case only
+	where := strings.Join(r.path, ".")
+	var fault string
+	switch {
+	case !reachable || len(r.path) == 0:
+		fault = "is not on a property that is reached through properties alone"
+	case !isToken(name):
+		fault = "is not a header name"
+	case !isPrimitive(kind):
+		fault = "is on a type other than integer, string, boolean"
+	case r.seen[canonical]:
+		fault = "is used twice"
+	case len(name)+len(where) > maxPath:
+		fault = fmt.Sprintf("is longer than %d bytes with its path", maxPath)
+	case len(r.found) == maxAnnotations:
+		fault = fmt.Sprintf("is one more than %d", maxAnnotations)
+	default:
+		r.seen[canonical] = true
+		r.found = append(r.found, annotation{canonical, append([]string(nil), r.path...)})
+		return nil
+	}
+	return fmt.Errorf("the %s at %q %s", annotationKey, excerpt(where), fault)
+}
+
+// isToken: "MUST match HTTP field-name token syntax" (RFC 9110, section 5.6.2: 1*tchar).
+func isToken(s string) bool {
+	for i := 0; i < len(s); i++ {
+		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
+		if !letter && !isDigit(s[i]) && strings.IndexByte("!#$%&'*+-.^_`|~", s[i]) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isPrimitive reports whether a "type" keyword permits an annotation. A list does if it holds
+// nothing else but "null", which has no header: the C# SDK writes ["string","null"] for an optional
+// parameter.
+func isPrimitive(kind any) bool {
+	switch kind := kind.(type) {
+	case string:
+		return kind == "integer" || kind == "string" || kind == "boolean"
+	case []any:
+		found := false
+		for _, one := range kind {
+			name, _ := one.(string)
+			if name != "null" && !isPrimitive(name) {
+				return false
+			}
+			found = found || name != "null"
+		}
+		return found
+	}
+	return false
+}
+
+// isHeaderMismatch reports whether the server found a tool call's headers wrong (MCP 2026-07-28,
+// Streamable HTTP, "Client Behavior").
+func isHeaderMismatch(m *message, status int, reply *document) bool {
+	return m.version != "" && m.method == "tools/call" && status == http.StatusBadRequest &&
+		reply != nil && string(member(reply.error, "code")) == strconv.Itoa(codeHeaderMismatch)
+}
+
+// relist lists the tools in place of the client and reports whether what is known about the tool
+// that m calls has changed: only then is m worth sending again. ask sends a request of the proxy's
+// own.
+func (t *toolHeaders) relist(m *message, ask func(*message) (*document, error)) bool {
 	tool, _ := unquote(member(m.params, "name"))
-	before := p.tools.annotations(tool)
+	before := fmt.Sprintf("%q", t.annotations(tool))
 	cursor := []byte(nil)
 	for page := 0; page < maxListPages; page++ {
-		answer, err := p.ask(ctx, listRequest(m, cursor), nil)
+		answer, err := ask(listRequest(m, cursor))
 		if err != nil || answer.result == nil {
 			return false
 		}
-		p.learnTools(answer.raw)
+		t.learn(answer.raw)
 		cursor = member(answer.result, "nextCursor")
 		if len(cursor) == 0 || cursor[0] != '"' {
 			break
 		}
 	}
-	return p.tools.annotations(tool) != before
+	return fmt.Sprintf("%q", t.annotations(tool)) != before
 }
 
-// listRequest is a tools/list in the name of the client that sent m: with its
-// version, identity and capabilities, but not what belongs to m alone, as a
-// progress token does.
+// listRequest is a tools/list in the name of the client that sent m: with its version, identity and
+// capabilities, but not what belongs to m alone, such as a progress token.
 func listRequest(m *message, cursor []byte) *message {
-	var all map[string]json.RawMessage
-	if err := json.Unmarshal(m.meta, &all); err != nil { // m was parsed
-		panic(err)
-	}
-	meta := map[string]json.RawMessage{}
-	for name, value := range all {
-		if strings.HasPrefix(name, "io.modelcontextprotocol/") {
-			meta[name] = value
+	params := map[string]json.RawMessage{"_meta": []byte(`{}`)}
+	scan(m.meta, func(key []byte, start, end int) {
+		if name, _ := unquote(key); strings.HasPrefix(name, metaPrefix) {
+			params["_meta"] = withMember(params["_meta"], name, m.meta[start:end])
 		}
-	}
-	params := map[string]any{"_meta": meta}
+	})
 	if cursor != nil {
-		params["cursor"] = json.RawMessage(cursor)
+		params["cursor"] = cursor
 	}
-	raw, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": 0, "method": "tools/list", "params": params})
+	raw, err := json.Marshal(map[string]any{
+		"jsonrpc": "2.0", "id": 0, "method": "tools/list", "params": params,
+	})
 	if err != nil { // made of valid JSON
 		panic(err)
 	}
 	list, _, _ := parseMessage(raw)
 	return list
+}
+
+// toolFilter holds the globs of --ignore-tool as globOf makes them.
+type toolFilter []string
+
+func newToolFilter(globs []string) (toolFilter, error) {
+	var f toolFilter
+	for _, glob := range globs {
+		glob = globOf(glob)
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			return nil, invalid("not a pattern", "--ignore-tool 'delete*'; * stands for any text, ? for "+
+				"one character, [ab] for one of them")
+		}
+		f = append(f, glob)
+	}
+	return f, nil
+}
+
+// globOf makes a name or a pattern comparable: a tool that is written with other capitals, or in
+// parts (files/delete), is meant as well.
+func globOf(s string) string { return strings.ReplaceAll(strings.ToLower(s), "/", "\x00") }
+
+func (f toolFilter) hides(tool string) bool {
+	tool = globOf(tool)
+	for _, glob := range f {
+		if ok, _ := path.Match(glob, tool); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// refuse returns the error for a call of a tool that is hidden: the one for a tool that does not
+// exist (MCP 2025-11-25, Tools, "Error Handling").
+func (f toolFilter) refuse(m *message) error {
+	if len(f) == 0 || m.method != "tools/call" {
+		return nil
+	}
+	tool, _ := unquote(member(m.params, "name"))
+	if !f.hides(tool) {
+		return nil
+	}
+	return &rpcError{Code: codeInvalidParams,
+		Message: "mcp-proxy: unknown tool: " + excerpt(tool) + " is left out by --ignore-tool"}
+}
+
+// shown returns a response to tools/list without the hidden tools.
+func (f toolFilter) shown(response []byte) []byte {
+	if len(f) == 0 {
+		return response
+	}
+	return editTools(response, func(tool []byte) []byte {
+		if name, _ := unquote(member(tool, "name")); f.hides(name) {
+			return nil
+		}
+		return tool
+	})
 }

@@ -94,6 +94,7 @@ func newProxy(c *config, client *http.Client, auth *oauth, out *lineWriter, log 
 		server: c.server, headers: c.headers, client: client, auth: auth, out: out, log: log, trace: trace, hidden: c.ignoredTools,
 		slots: make(chan struct{}, maxCalls), delivered: now, opened: now, calls: map[string]*call{},
 	}
+	p.tools.warn = func(format string, args ...any) { log.warnf(c.server.Host+": "+format, args...) }
 	p.session.renewing = newTurn()
 	p.legacy.mode, p.legacy.opening = c.transport, newTurn()
 	p.bridge.init()
@@ -409,8 +410,11 @@ func (p *proxy) finishWith(c *call, d *document) {
 	}
 	c.endSpan(d)
 	answer := inOrder(d, c.m.id)
-	if c.m.method == "tools/list" && (c.m.version != "" || len(p.hidden) > 0) {
-		answer = p.listedTools(c.m, answer)
+	if c.m.method == "tools/list" {
+		if c.m.version != "" {
+			answer = p.tools.learn(answer)
+		}
+		answer = p.hidden.shown(answer)
 	}
 	p.out.write(answer)
 }
@@ -565,9 +569,10 @@ func (p *proxy) roundTrip(ctx context.Context, c *call) error {
 				p.log.debugf("no HTTP+SSE server either: %v", err)
 				return p.refusal(resp)
 			}
-		case headerMismatch(c.m, resp.StatusCode, reply) && !relisted:
+		case isHeaderMismatch(c.m, resp.StatusCode, reply) && !relisted:
 			relisted = true
-			if !p.relistTools(ctx, c.m) {
+			ask := func(m *message) (*document, error) { return p.ask(ctx, m, nil) }
+			if !p.tools.relist(c.m, ask) {
 				p.succeed(c, reply)
 				return nil
 			}
