@@ -2,7 +2,8 @@ EXE     := $(shell go env GOEXE)
 BINARY  := mcp-proxy$(EXE)
 LDFLAGS := -s -w
 LINT    := v2.15.0
-TARGETS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+TARGETS := linux/amd64 linux/arm64 linux/arm darwin/amd64 darwin/arm64 \
+	freebsd/amd64 freebsd/arm64 windows/amd64 windows/arm64
 CONFORMANCE := 0.2.0-alpha.12
 FUZZTIME := 1m
 CORES := $(or $(shell getconf _NPROCESSORS_ONLN),2)
@@ -49,11 +50,10 @@ format:
 
 vet:
 	go vet ./...
-	go vet release.go
-	go vet bench_floor.go
+	go vet ./_build/floor ./_build/release
 
 lint: vet .tools/$(LINT)/golangci-lint$(EXE)
-	.tools/$(LINT)/golangci-lint$(EXE) run
+	.tools/$(LINT)/golangci-lint$(EXE) run . ./_build/floor ./_build/release
 
 .tools/$(LINT)/golangci-lint$(EXE):
 	GOBIN=$(CURDIR)/.tools/$(LINT) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT)
@@ -77,14 +77,15 @@ conformance: build .conformance/$(CONFORMANCE)
 		@modelcontextprotocol/conformance@$(CONFORMANCE)
 	touch $@
 
-# Archives for every system, with checksums, the same on every machine that has
-# the same version of Go: see release.go. VERSION, if given, must be HEAD's tag.
+# Archives and bundles for every system, the source, what package managers read, and
+# checksums: the same on every machine that has the same version of Go, see
+# _build/release. VERSION, if given, must be HEAD's tag.
 release:
-	go run release.go -version '$(VERSION)' $(TARGETS)
+	go run ./_build/release -version '$(VERSION)' $(TARGETS)
 
 # Releases the last commit twice, in two folders, and compares the bytes.
 release-check:
-	MCP_PROXY_RELEASE_TARGETS='$(TARGETS)' go test -count=1 -timeout=30m -run='^TestReleaseIsReproducible$$' .
+	MCP_PROXY_RELEASE_TARGETS='$(TARGETS)' go test -count=1 -timeout=30m ./_build/release
 
 clean:
 	rm -rf mcp-proxy mcp-proxy.exe dist .conformance

@@ -1,7 +1,7 @@
 package main
 
 // "make bench": what the program costs, measured from outside against the
-// smallest pipe there can be (bench_floor.go) and against no pipe at all, in
+// smallest pipe there can be (_build/floor) and against no pipe at all, in
 // turns, so that what else the machine does hits all alike. The ratio of a
 // round is taken before the median of the rounds. Nothing here fails because
 // of a time: the table says what was met.
@@ -174,7 +174,7 @@ func TestBench(t *testing.T) {
 		t.Skip("make bench runs it")
 	}
 	floor := filepath.Join(t.TempDir(), "floor.exe")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", floor, "bench_floor.go")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", floor, "./_build/floor")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -310,3 +310,10 @@ func sourcesOf(t *testing.T, which func(name string) bool) string {
 	}
 	return all.String()
 }
+
+func readFile(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	fatal(t, err)
+	return data
+}

@@ -1,10 +1,8 @@
-//go:build ignore
-
 // The floor of "make bench": the smallest pipe between a host and an MCP server
 // that keeps calls apart. It checks nothing, and knows neither sessions nor
 // authorization: what any program in its place must cost.
 //
-//	bench_floor URL
+//	floor URL
 package main
 
 import (
