@@ -112,7 +112,7 @@ func write(dir string, files []file) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	old, err := filepath.Glob(filepath.Join(dir, program+"[-.]*"))
+	old, err := filepath.Glob(filepath.Join(dir, program+"*"))
 	if err != nil {
 		return err
 	}
