@@ -135,15 +135,22 @@ func bundleManifest(b *build) ([]byte, error) {
 				},
 			},
 		},
-		"user_config": object{
-			"url": object{"type": "string", "title": "URL of the MCP server", "required": true,
-				"description": "Begins with https:// and often ends in /mcp"},
-			"client_id": object{"type": "string", "title": "OAuth client id", "required": false,
-				"default": "", "description": "Only for a server that registers no clients"},
-			"client_secret": object{"type": "string", "title": "OAuth client secret", "required": false,
-				"default": "", "sensitive": true, "description": "If one belongs to the client id"},
-		},
+		"user_config": userConfig,
 	})
+}
+
+// userConfig is what the user is asked for, in this order.
+var userConfig = struct {
+	URL    object `json:"url"`
+	ID     object `json:"client_id"`
+	Secret object `json:"client_secret"`
+}{
+	object{"type": "string", "title": "URL of the MCP server", "required": true,
+		"description": "Begins with https:// and often ends in /mcp"},
+	object{"type": "string", "title": "OAuth client id", "required": false, "default": "",
+		"description": "Only for a server that registers no clients"},
+	object{"type": "string", "title": "OAuth client secret", "required": false, "default": "",
+		"sensitive": true, "description": "If one belongs to the client id"},
 }
 
 func marshal(v object) ([]byte, error) {

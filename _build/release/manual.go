@@ -36,31 +36,43 @@ func manual(host *build) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	synopsis, options, ok := strings.Cut(string(usage), "\n\n")
-	if !ok {
-		return nil, fmt.Errorf("-h prints one paragraph")
+	paragraphs := strings.SplitN(string(usage), "\n\n", 3) // the first is what it is
+	if len(paragraphs) < 3 {
+		return nil, fmt.Errorf("-h prints %q", usage)
 	}
+	synopses, options := paragraphs[1], paragraphs[2]
 	var b bytes.Buffer
 	fmt.Fprintf(&b, ".TH MCP-PROXY 1 %s \"%s %s\"\n",
 		host.modified.Format("2006-01-02"), program, host.version)
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n.SH SYNOPSIS\n",
 		roff(program), strings.ToLower(description[:1])+description[1:])
-	literal(&b, strings.Replace(synopsis, "Usage: ", "       ", 1))
+	literal(&b, synopses)
 	b.WriteString(".SH DESCRIPTION\n")
 	describeProgram(&b, main.Doc.Text())
-	describeOptions(&b, options)
+	known := map[string]bool{}
+	describeOptions(&b, options, known)
+	for _, found := range command.FindAllStringSubmatch(synopses, -1) {
+		usage, err := exec.Command(path, found[1], "-h").Output()
+		if err != nil {
+			return nil, err
+		}
+		_, options, _ := strings.Cut(string(usage), "\n")
+		if options = onlyOptions(options, known); options != "" {
+			fmt.Fprintf(&b, ".SH THE COMMAND %s\n", roff(strings.ToUpper(found[1])))
+			describeOptions(&b, options, known)
+		}
+	}
 	fmt.Fprintf(&b, ".SH SEE ALSO\n%s\n", roff(repository))
 	return b.Bytes(), nil
 }
 
-// describeProgram writes the package comment up to its first heading.
+// describeProgram writes the paragraphs of the package comment, up to its first heading.
+// What it shows as code is the synopsis again.
 func describeProgram(b *bytes.Buffer, text string) {
 	for _, block := range new(comment.Parser).Parse(text).Content {
 		switch block := block.(type) {
 		case *comment.Heading:
 			return
-		case *comment.Code:
-			literal(b, block.Text)
 		case *comment.Paragraph:
 			b.WriteString(".PP\n")
 			for _, piece := range block.Text {
@@ -74,24 +86,29 @@ func describeProgram(b *bytes.Buffer, text string) {
 }
 
 var (
+	command = regexp.MustCompile(`(?m)^mcp-proxy ([a-z]+) `)
 	heading = regexp.MustCompile(`^(\S.*):$`)
-	option  = regexp.MustCompile(`^ +(-\S.*?)(?: {2,}(.*))?$`)
-	indent  = regexp.MustCompile(`^ +`)
+	// "  -u, --url URL   text": the value is in capitals, quoted, and followed by … if repeatable.
+	option = regexp.MustCompile(`^ +((?:-\w, )?--[a-z-]+(?: (?:'[^']*'|[A-Z][A-Z=]*)(?: …)?)?) *(.*)$`)
+	indent = regexp.MustCompile(`^ +`)
 )
 
-// describeOptions writes the rest of the usage text: headings, options with what follows
+// describeOptions writes the rest of a usage text: headings, options with what follows
 // them further to the right, and lines as they are.
-func describeOptions(b *bytes.Buffer, text string) {
+func describeOptions(b *bytes.Buffer, text string, known map[string]bool) {
 	inOption := false
-	for _, line := range strings.Split(text, "\n") {
+	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 		switch {
 		case heading.MatchString(line):
 			fmt.Fprintf(b, ".SH %s\n", roff(strings.ToUpper(heading.FindStringSubmatch(line)[1])))
 			inOption = false
 		case option.MatchString(line):
 			found := option.FindStringSubmatch(line)
-			fmt.Fprintf(b, ".TP\n\\fB%s\\fR\n%s\n", roff(found[1]), roff(found[2]))
-			inOption = true
+			fmt.Fprintf(b, ".TP\n\\fB%s\\fR\n", roff(found[1]))
+			if found[2] != "" {
+				fmt.Fprintln(b, roff(found[2]))
+			}
+			known[found[1]], inOption = true, true
 		case line == "":
 			b.WriteString(".PP\n")
 			inOption = false
@@ -103,9 +120,26 @@ func describeOptions(b *bytes.Buffer, text string) {
 	}
 }
 
+// onlyOptions returns the options of a usage text that are not known yet.
+func onlyOptions(text string, known map[string]bool) string {
+	var kept strings.Builder
+	keep := false
+	for _, line := range strings.Split(text, "\n") {
+		if found := option.FindStringSubmatch(line); found != nil {
+			keep = !known[found[1]]
+		} else if !indent.MatchString(line) {
+			keep = false
+		}
+		if keep {
+			kept.WriteString(line + "\n")
+		}
+	}
+	return kept.String()
+}
+
 // literal writes lines that keep their shape.
 func literal(b *bytes.Buffer, text string) {
-	b.WriteString(".PP\n.nf\n")
+	b.WriteString(".nf\n")
 	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 		fmt.Fprintln(b, roff(line))
 	}
@@ -115,7 +149,7 @@ func literal(b *bytes.Buffer, text string) {
 // roff escapes what man would take for its own.
 func roff(text string) string {
 	text = strings.NewReplacer(`\`, `\e`, `-`, `\-`, "'", `\(aq`, "`", `\(ga`, "^", `\(ha`,
-		"~", `\(ti`).Replace(text)
+		"~", `\(ti`, "…", `\[u2026]`).Replace(text)
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
 		if strings.HasPrefix(line, ".") {

@@ -255,20 +255,29 @@ func checkBundle(t *testing.T, members fstest.MapFS, executable string, binary [
 	}
 }
 
-// checkManual wants every option of the usage text in the manual page.
+// checkManual wants every option of every command in the manual page.
 func checkManual(t *testing.T, page []byte) {
 	t.Helper()
-	help := exec.Command("go", "run", ".", "-h")
-	help.Dir = root
-	usage, err := help.Output()
-	fatal(t, err)
-	options := regexp.MustCompile(`(?m)^ +-.*?--[a-z-]+|^ +--[a-z-]+`).FindAllString(string(usage), -1)
-	if len(options) < 20 {
-		t.Fatalf("got %q", options)
+	program := filepath.Join(t.TempDir(), "mcp-proxy.exe")
+	build := exec.Command("go", "build", "-o", program, ".")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
-	for _, option := range options {
-		line := regexp.MustCompile(`(?m)^\\fB` + regexp.QuoteMeta(roff(strings.TrimSpace(option))) + `\b`)
-		if !line.Match(page) {
+	options := map[string]bool{}
+	for _, args := range [][]string{{"-h"}, {"login", "-h"}, {"logout", "-h"}, {"status", "-h"},
+		{"doctor", "-h"}} {
+		usage, err := exec.Command(program, args...).Output()
+		fatal(t, err)
+		for _, found := range regexp.MustCompile(`(?m)^ .*?(--[a-z-]+)`).FindAllStringSubmatch(string(usage), -1) {
+			options[found[1]] = true
+		}
+	}
+	if len(options) < 25 || !options["--json"] || !options["--all"] {
+		t.Fatalf("got %v", options)
+	}
+	for option := range options {
+		if !regexp.MustCompile(`(?m)^\\fB.*` + regexp.QuoteMeta(roff(option)) + `\b`).Match(page) {
 			t.Errorf("the manual page lacks %s", option)
 		}
 	}
@@ -351,5 +360,19 @@ func fatal(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A tag can be moved, a commit cannot.
+func TestWorkflowActionsArePinned(t *testing.T) {
+	uses := regexp.MustCompile(`uses: (\S+)(.*)`).FindAllStringSubmatch(
+		string(readFile(t, filepath.Join(root, ".github/workflows/ci.yml"))), -1)
+	for _, use := range uses {
+		if !regexp.MustCompile(`@[0-9a-f]{40} # v\d`).MatchString(use[1] + use[2]) {
+			t.Errorf("%s is not pinned by its commit", use[1])
+		}
+	}
+	if len(uses) < 5 {
+		t.Errorf("got %q", uses)
 	}
 }
