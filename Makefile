@@ -62,8 +62,12 @@ check: format lint test
 
 # The main job, without any account: a local OAuth-protected server, the real
 # binary, a scripted browser.
-demo: build
-	@mkdir -p dist && go test -c -o dist/demo.test$(EXE) . && MCP_PROXY_TEST_AS=demo dist/demo.test$(EXE) ./$(BINARY)
+demo:
+	@echo 'Compiling the program. The first time this takes up to a minute.'
+	@$(MAKE) --no-print-directory -s build
+	@echo 'Compiling the servers that it talks to.'
+	@mkdir -p dist && go test -c -o dist/demo.test$(EXE) .
+	@MCP_PROXY_TEST_AS=demo dist/demo.test$(EXE) ./$(BINARY)
 
 # The official conformance suite against the built binary; needs npm. With
 # HOST=2025-11-25 it is the scenarios of 2026-07-28 with a host of that revision.
@@ -79,9 +83,10 @@ conformance: build .conformance/$(CONFORMANCE)
 
 # Archives and bundles for every system, the source, what package managers read, and
 # checksums: the same on every machine that has the same version of Go, see
-# _build/release. VERSION, if given, must be HEAD's tag.
+# _build/release. VERSION, if given, must be HEAD's tag. The tool is compiled as what it
+# compiles is, so that they share the standard library.
 release:
-	go run ./_build/release -version '$(VERSION)' $(TARGETS)
+	CGO_ENABLED=0 GOAMD64=v1 go run -trimpath ./_build/release -version '$(VERSION)' $(TARGETS)
 
 # Releases the last commit twice, in two folders, and compares the bytes.
 release-check:

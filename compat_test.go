@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"strings"
 	"testing"
 )
@@ -308,23 +307,6 @@ func TestRemoteFlagsNotNeeded(t *testing.T) {
 	}
 	if _, stderr, _ := newUser(t).run(remoteURL, "--keep-alive"); stderr != "" {
 		t.Errorf("got %q without --log-level", stderr)
-	}
-}
-
-// README.md's table names every flag that is theirs alone.
-func TestRemoteFlagsInReadme(t *testing.T) {
-	t.Parallel()
-	_, section, _ := strings.Cut(readme(t), "\n## Coming from mcp-remote\n")
-	section, _, _ = strings.Cut(section, "\n## ")
-	for _, o := range newCommandLine().remoteOptions() {
-		if !strings.Contains(section, "| `--"+o.names) {
-			t.Errorf("--%s is not in the table", o.names)
-		}
-	}
-	for _, found := range regexp.MustCompile("(?m)^\\| `--([a-z0-9-]+)").FindAllStringSubmatch(section, -1) {
-		if findOption(allOptions(), found[1]) == nil {
-			t.Errorf("there is no --%s", found[1])
-		}
 	}
 }
 

@@ -1,31 +1,49 @@
 package main
 
-// README.md, taken at its word: every command line and every piece of configuration in it is found
-// and tried, or held against what it speaks of. A line that nobody here knows how to check is an error.
+// The documents, taken at their word: every command line and every piece of configuration in them
+// is tried, or compared with what it speaks of. A line that nobody here can check is an error.
 
 import (
 	"encoding/json"
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 )
 
+// documents returns the texts for users, by file name.
+func documents(t *testing.T) map[string]string {
+	t.Helper()
+	texts := map[string]string{}
+	for _, pattern := range []string{"*.md", "docs/*.md"} {
+		names, err := filepath.Glob(pattern)
+		fatal(t, err)
+		for _, name := range names {
+			texts[name] = string(readFile(t, name))
+		}
+	}
+	return texts
+}
+
 var fence = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
 
-func readmeBlocks(t *testing.T, kind string) (texts []string) {
+// blocks returns the blocks of a kind of all documents.
+func blocks(t *testing.T, kind string) (texts []string) {
 	t.Helper()
-	for _, found := range fence.FindAllStringSubmatch(readme(t), -1) {
-		switch found[1] {
-		case "", "sh", "json", "toml", "yaml":
-		default:
-			t.Errorf("a block of %q: nobody checks that", found[1])
-		}
-		if found[1] == kind {
-			texts = append(texts, found[2])
+	for name, text := range documents(t) {
+		for _, found := range fence.FindAllStringSubmatch(text, -1) {
+			switch found[1] {
+			case "", "sh", "json", "toml", "yaml":
+			default:
+				t.Errorf("%s has a block of %q: nobody checks that", name, found[1])
+			}
+			if found[1] == kind {
+				texts = append(texts, found[2])
+			}
 		}
 	}
 	if len(texts) == 0 {
@@ -34,14 +52,27 @@ func readmeBlocks(t *testing.T, kind string) (texts []string) {
 	return texts
 }
 
-func readme(t *testing.T) string {
-	t.Helper()
-	data, err := os.ReadFile("README.md")
-	fatal(t, err)
-	return string(data)
+// README.md is a page to start with.
+func TestReadmeIsShort(t *testing.T) {
+	t.Parallel()
+	text := documents(t)["README.md"]
+	if lines := strings.Count(text, "\n"); lines > 280 || len(text) > 14<<10 {
+		t.Errorf("README.md has %d lines and %d bytes", lines, len(text))
+	}
 }
 
-// words divides a command line as a shell does, as far as README.md needs it.
+func TestDocumentLinks(t *testing.T) {
+	t.Parallel()
+	for name, text := range documents(t) {
+		for _, link := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(name), link[1])); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// words divides a command line as a shell does, as far as the documents need it.
 func words(line string) (all []string) {
 	for _, found := range regexp.MustCompile(`'[^']*'|[^\s']+`).FindAllString(line, -1) {
 		all = append(all, strings.Trim(found, "'"))
@@ -49,9 +80,9 @@ func words(line string) (all []string) {
 	return all
 }
 
-func TestReadmeCommands(t *testing.T) {
+func TestDocumentCommands(t *testing.T) {
 	t.Parallel()
-	for _, text := range readmeBlocks(t, "sh") {
+	for _, text := range blocks(t, "sh") {
 		for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 			line := line
 			t.Run(line, func(t *testing.T) {
@@ -63,15 +94,20 @@ func TestReadmeCommands(t *testing.T) {
 }
 
 // Commands and flags within the sentences.
-func TestReadmeSpans(t *testing.T) {
+func TestDocumentSpans(t *testing.T) {
 	t.Parallel()
-	for _, span := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(fence.ReplaceAllString(readme(t), ""), -1) {
-		args := words(strings.ReplaceAll(span[1], "URL", "https://mcp.example.com/mcp"))
-		switch {
-		case args[0] == "mcp-proxy" && len(args) > 1, args[0] == "make":
-			checkCommand(t, strings.Join(args, " "))
-		case strings.HasPrefix(args[0], "-") && findOption(allOptions(), strings.TrimLeft(args[0], "-")) == nil:
-			t.Errorf("there is no flag %s", args[0])
+	options := allOptions()
+	for name, text := range documents(t) {
+		text = fence.ReplaceAllString(text, "")
+		for _, span := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(text, -1) {
+			args := words(strings.ReplaceAll(span[1], "URL", "https://mcp.example.com/mcp"))
+			flag, isFlag := strings.CutPrefix(args[0], "-")
+			switch {
+			case args[0] == "mcp-proxy" && len(args) > 1, args[0] == "make":
+				checkCommand(t, strings.Join(args, " "))
+			case isFlag && findOption(options, strings.TrimLeft(flag, "-")) == nil:
+				t.Errorf("%s: there is no flag %s", name, args[0])
+			}
 		}
 	}
 }
@@ -82,7 +118,7 @@ func checkCommand(t *testing.T, line string) {
 	switch program := args[0]; program {
 	case "mcp-proxy":
 		checkOurCommand(t, args[1:])
-	case "claude", "codex", "gemini": // … mcp add … mcp-proxy [--] ARGUMENTS
+	case "claude", "codex", "gemini", "copilot", "cline": // … mcp add … mcp-proxy [--] ARGUMENTS
 		i := slices.Index(args, "mcp-proxy")
 		if i < 0 || !slices.Contains(args, "--") || args[1] != "mcp" || args[2] != "add" {
 			t.Fatalf("want %s mcp add … with mcp-proxy", program)
@@ -101,6 +137,10 @@ func checkCommand(t *testing.T, line string) {
 		}
 	case "curl", "sha256sum", "tar":
 		checkReleased(t, path.Base(args[len(args)-1]))
+	case "gh": // attestation verify ARCHIVE …
+		if args[2] == "verify" {
+			checkReleased(t, args[3])
+		}
 	case "jq", "head":
 		checkRuns(t, line)
 	default:
@@ -139,14 +179,17 @@ func checkParses(t *testing.T, args []string) {
 // checkReleased knows what "make release" makes.
 func checkReleased(t *testing.T, name string) {
 	t.Helper()
-	targets := regexp.MustCompile(`(?m)^TARGETS := (.*)$`).FindSubmatch(readFile(t, "Makefile"))
-	released := []string{"SHA256SUMS"}
-	for _, target := range strings.Fields(string(targets[1])) {
-		ending := ".tar.gz"
+	targets := regexp.MustCompile(`(?m)^TARGETS := ((?:.*\\\n)*.*)$`).
+		FindSubmatch(readFile(t, "Makefile"))
+	released := []string{"SHA256SUMS", "mcp-proxy-source.tar.gz", "mcp-proxy.cdx.json", "mcp-proxy.rb",
+		"mcp-proxy.json", "mcp-proxy.sigstore.json"} // the last is the workflow's
+	for _, target := range strings.Fields(strings.ReplaceAll(string(targets[1]), "\\\n", "")) {
+		archive := "mcp-proxy-" + strings.ReplaceAll(target, "/", "-")
 		if strings.HasPrefix(target, "windows/") {
-			ending = ".zip"
+			released = append(released, archive+".zip", archive+".mcpb")
+		} else {
+			released = append(released, archive+".tar.gz", archive+".mcpb")
 		}
-		released = append(released, "mcp-proxy-"+strings.ReplaceAll(target, "/", "-")+ending)
 	}
 	if !slices.Contains(released, name) {
 		t.Errorf("%s is not among what is released: %q", name, released)
@@ -174,18 +217,24 @@ func checkRuns(t *testing.T, line string) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if want := map[string]string{"jq": "initialize ", "head": "Flags and environment"}[words(line)[0]]; !strings.Contains(string(out), want) {
+	want := map[string]string{"jq": "initialize ", "head": "Flags and environment"}[words(line)[0]]
+	if !strings.Contains(string(out), want) {
 		t.Errorf("got %q, want %q in it", out, want)
 	}
 }
 
-func TestReadmeConfigurations(t *testing.T) {
+func TestDocumentConfigurations(t *testing.T) {
 	t.Parallel()
-	for _, text := range readmeBlocks(t, "json") {
+	for _, text := range blocks(t, "json") {
 		checkConfiguration(t, json.RawMessage(text), 1)
 	}
-	for _, text := range readmeBlocks(t, "toml") {
+	for _, text := range blocks(t, "toml") {
 		checkConfiguration(t, fromTOML(t, text), 1)
+	}
+	for _, text := range blocks(t, "yaml") {
+		if strings.HasPrefix(text, "extensions:\n") { // the other one is the Collector's
+			checkConfiguration(t, fromGoose(t, text), 1)
+		}
 	}
 }
 
@@ -212,7 +261,8 @@ func countEntries(t *testing.T, value json.RawMessage) (n int) {
 		Env     map[string]string
 	}
 	if json.Unmarshal(value, &entry) == nil && entry.Command == "mcp-proxy" {
-		if _, err := parseArgs(entry.Args, func(name string) string { return entry.Env[name] }); err != nil {
+		getenv := func(name string) string { return entry.Env[name] }
+		if _, err := parseArgs(entry.Args, getenv); err != nil {
 			t.Errorf("mcp-proxy %q: %v", entry.Args, err)
 		}
 		return 1
@@ -239,37 +289,72 @@ func fromTOML(t *testing.T, text string) json.RawMessage {
 	return converted
 }
 
-// The table of flags and the flags that there are name the same.
-func TestReadmeFlags(t *testing.T) {
+// fromGoose understands one extension whose values are those of JSON, or words.
+func fromGoose(t *testing.T, text string) json.RawMessage {
+	t.Helper()
+	entry := map[string]any{}
+	for _, line := range strings.Split(strings.TrimSpace(text), "\n")[2:] {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch key {
+		case "cmd":
+			entry["command"] = value
+		case "args":
+			entry["args"] = json.RawMessage(value)
+		case "enabled", "type", "name", "timeout":
+		default:
+			t.Errorf("%q: nobody checks that", line)
+		}
+	}
+	converted, err := json.Marshal(entry)
+	fatal(t, err)
+	return converted
+}
+
+// The tables of flags name what the program knows: README.md its own, docs/mcp-remote.md theirs.
+func TestDocumentedFlags(t *testing.T) {
 	t.Parallel()
-	names := func(pattern, text string) (all []string) {
-		for _, found := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
-			all = append(all, regexp.MustCompile(`(?:^|[\s,\x60])--?([a-zA-Z][a-z-]*)`).FindAllString(found[1], -1)...)
-		}
-		for i := range all {
-			all[i] = strings.TrimLeft(all[i], " ,`-")
-		}
-		slices.Sort(all)
-		return all
-	}
-	_, table, _ := strings.Cut(readme(t), "\n## Flags\n")
+	texts := documents(t)
+	_, table, _ := strings.Cut(texts["README.md"], "\n## Flags\n")
 	table, _, _ = strings.Cut(table, "\n## ")
-	inTable := names("(?m)^\\| (`-[^|]*`) \\|", table)
-	var defined []string
-	for _, o := range newCommandLine().options() {
-		defined = append(defined, strings.Fields(o.names)...)
+	ours, theirs := newCommandLine().options(), newCommandLine().remoteOptions()
+	if got, want := flagsInTable(table), namesOf(ours); !slices.Equal(got, want) {
+		t.Errorf("README.md has the flags\n%q, the program\n%q", got, want)
 	}
-	slices.Sort(defined)
-	if !slices.Equal(inTable, defined) {
-		t.Errorf("README.md has the flags\n%q, the program\n%q", inTable, defined)
+	inTheirs := flagsInTable(texts["docs/mcp-remote.md"])
+	for _, name := range namesOf(theirs) {
+		if !slices.Contains(inTheirs, name) {
+			t.Errorf("docs/mcp-remote.md lacks --%s", name)
+		}
 	}
+}
+
+// flagsInTable returns the flags in the first column.
+func flagsInTable(text string) (names []string) {
+	flag := regexp.MustCompile(`(?:^|[\s,\x60])--?([a-zA-Z][a-z0-9-]*)`)
+	first := regexp.MustCompile("(?m)^\\| (`-[^|]*`) \\|")
+	for _, cell := range first.FindAllStringSubmatch(text, -1) {
+		for _, found := range flag.FindAllStringSubmatch(cell[1], -1) {
+			names = append(names, found[1])
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func namesOf(options []option) (names []string) {
+	for _, o := range options {
+		names = append(names, strings.Fields(o.names)...)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // What README.md quotes is what the program says.
 func TestReadmeQuotes(t *testing.T) {
 	t.Parallel()
 	sources := sourcesOf(t, func(name string) bool { return !strings.HasSuffix(name, "_test.go") })
-	quotes := regexp.MustCompile(`(?m)^\| "([^"]+)"`).FindAllStringSubmatch(readme(t), -1)
+	quotes := regexp.MustCompile(`(?m)^\| "([^"]+)"`).
+		FindAllStringSubmatch(documents(t)["README.md"], -1)
 	if len(quotes) < 5 {
 		t.Fatalf("got %q", quotes)
 	}
@@ -282,18 +367,31 @@ func TestReadmeQuotes(t *testing.T) {
 	}
 }
 
-// The tests that README.md names as its witnesses exist.
-func TestReadmeWitnesses(t *testing.T) {
+// Every threat names the test that keeps it out, and the tests and files that are named exist.
+func TestThreatsHaveTests(t *testing.T) {
 	t.Parallel()
 	tests := sourcesOf(t, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
-	for _, name := range regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(readme(t), -1) {
-		if !strings.Contains(tests, "\nfunc "+name[1]+"(t *testing.T)") {
-			t.Errorf("there is no %s", name[1])
+	for file, text := range documents(t) {
+		for _, name := range regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(tests, "\nfunc "+name[1]+"(t *testing.T)") {
+				t.Errorf("%s: there is no %s", file, name[1])
+			}
+		}
+		for _, name := range regexp.MustCompile("`(\\w+\\.go)`").FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(name[1]); err != nil {
+				t.Errorf("%s: %v", file, err)
+			}
 		}
 	}
-	for _, name := range regexp.MustCompile("`(\\w+\\.go)`").FindAllStringSubmatch(readme(t), -1) {
-		if _, err := os.Stat(name[1]); err != nil {
-			t.Error(err)
+	_, table, _ := strings.Cut(documents(t)["SECURITY.md"], "\n|---|---|---|\n")
+	rows := strings.Split(strings.TrimSpace(table), "\n")
+	if len(rows) < 30 {
+		t.Errorf("SECURITY.md has %d threats", len(rows))
+	}
+	named := regexp.MustCompile("`Test\\w+`[^|]*\\|$")
+	for _, row := range rows {
+		if !strings.HasPrefix(row, "| **") && !named.MatchString(row) {
+			t.Errorf("no test: %s", row)
 		}
 	}
 }
