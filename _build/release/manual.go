@@ -89,7 +89,8 @@ var (
 	command = regexp.MustCompile(`(?m)^mcp-proxy ([a-z]+) `)
 	heading = regexp.MustCompile(`^(\S.*):$`)
 	// "  -u, --url URL   text": the value is in capitals, quoted, and followed by … if repeatable.
-	option = regexp.MustCompile(`^ +((?:-\w, )?--[a-z-]+(?: (?:'[^']*'|[A-Z][A-Z=]*)(?: …)?)?) *(.*)$`)
+	option = regexp.MustCompile(`^ +((?:-\w, )?--[a-z-]+` +
+		`(?: (?:'[^']*'|[A-Z][A-Z=]*)(?: …)?)?) *(.*)$`)
 	indent = regexp.MustCompile(`^ +`)
 )
 
