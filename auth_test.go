@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -185,7 +187,7 @@ func TestStepUpByUnauthorized(t *testing.T) {
 	server.change(func() { server.scope = "tools admin" })
 	server.on("tools/call echo", func(w http.ResponseWriter, r *fakeRequest) bool {
 		granted, _ := auth.validate(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), server.resource)
-		if hasScope(granted, "admin") {
+		if hasScopes(granted, "admin") {
 			return false
 		}
 		w.Header().Set("WWW-Authenticate", bearerChallenge(server.base+server.prmPath, "insufficient_scope", "tools admin"))
@@ -250,6 +252,11 @@ func TestGoogleAuthorizationURL(t *testing.T) {
 		"another, offline":  {"https://as.example", "openid offline_access", nil, "", "consent"},
 		"a similar name":    {googleIssuer + ".evil.example", "openid", nil, "", ""},
 		"another, no scope": {"https://as.example", "", nil, "", ""},
+		"taken out":         {"https://as.example", "openid offline_access", url.Values{"prompt": {""}}, "", ""},
+		"Google, taken out": {googleIssuer, "openid", url.Values{"prompt": {""}, "access_type": {""}}, "", ""},
+		"Entra ID":          {"https://login.microsoftonline.com/tenant/v2.0", "openid offline_access", nil, "", ""},
+		"Entra External ID": {"https://tenant.ciamlogin.com/tenant/v2.0", "offline_access", nil, "", ""},
+		"not quite Entra":   {"https://login.microsoftonline.com.evil.example", "offline_access", nil, "", "consent"},
 	} {
 		o := &oauth{cfg: &config{authParams: test.params}}
 		c := &credentials{Issuer: test.issuer, RequestedScope: test.scope, Client: client{ID: "id", RedirectURI: "http://localhost:3000/oauth2callback"}}
@@ -274,6 +281,14 @@ func TestAuthParams(t *testing.T) {
 	server, auth := startProtected(t)
 	user := newUser(t, auth, server)
 	user.env["HINT"] = "me+you@example.com"
+	auth.scopes = []string{"offline_access"}
+	auth.scope = "tools offline_access"
+	without := newUser(t, auth, server)
+	without.start("-u", server.url, "--auth-param", "prompt=").initialize()
+	if q := auth.requests("authorize")[0].URL.Query(); q.Has("prompt") {
+		t.Errorf("got prompt %q, want none", q["prompt"])
+	}
+	auth.change(func() { auth.seen = nil })
 	user.start("-u", server.url, "--auth-param", "login_hint=env:HINT", "--auth-param=prompt=login", "--auth-param", "odd=a=b&c").initialize()
 	wantValues(t, "login_hint", auth.asked("login_hint"), "me+you@example.com")
 	wantValues(t, "prompt", auth.asked("prompt"), "login")
@@ -282,6 +297,22 @@ func TestAuthParams(t *testing.T) {
 		if form.Has("login_hint") || form.Has("odd") {
 			t.Errorf("token endpoint: got %v", form)
 		}
+	}
+}
+
+// Entra ID asks an administrator where prompt=consent is sent.
+func TestNoPromptAtEntraID(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.scope = "tools offline_access"
+	auth.responds = func(back url.Values) { back.Del("iss") }
+	auth.addClient("by-hand", "none")
+	user := newUser(t, auth, server)
+	text := fmt.Sprintf(`{"issuer":"https://login.microsoftonline.com/t/v2.0","authorization_endpoint":"%s/authorize","token_endpoint":"%[1]s/token","scopes_supported":["offline_access"]}`, auth.base)
+	fatal(t, os.WriteFile(filepath.Join(user.dir, "entra.json"), []byte(text), 0o600))
+	user.start("-u", server.url, "-i", "by-hand", "--auth-metadata", "entra.json").initialize()
+	if q := auth.requests("authorize")[0].URL.Query(); q.Has("prompt") || q.Get("scope") != auth.scope {
+		t.Errorf("got %q, want no prompt", q)
 	}
 }
 
@@ -386,4 +417,189 @@ func TestIssuerWithAndWithoutSlash(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What servers in the field say of where tokens are had, and what comes of it.
+func TestDiscoveryInTheField(t *testing.T) {
+	plain := startOrigin(t, "plain")
+	const root = "/.well-known/oauth-protected-resource"
+	named := func(scheme, metadata string) func(*fakeMCP) {
+		return func(s *fakeMCP) {
+			s.challenge = func(string) string { return scheme + " resource_metadata=" + metadata }
+		}
+	}
+	pathForm := func(answer fakeAnswer, rootToo bool) func(*fakeMCP) {
+		return func(s *fakeMCP) {
+			s.challenge, s.prmPath = func(string) string { return "Bearer" }, root
+			s.on("GET "+root+"/mcp", answer)
+			if rootToo {
+				s.on("PRM", answer)
+			}
+		}
+	}
+	for name, test := range map[string]struct {
+		change func(s *fakeMCP)
+		scope  string
+		fails  string // "": it works
+	}{
+		"http":                {named("Bearer", plain.base+root), "", ""},
+		"relative":            {named("Bearer", root+"/mcp"), "", ""},
+		"an internal address": {named("Bearer", "https://127.0.0.1:1"+root), "", ""},
+		"another scheme": {func(s *fakeMCP) {
+			named("Cloudflare-Access", s.base+root+"/elsewhere")(s)
+			s.prmPath = root + "/elsewhere"
+		}, "", ""},
+		"502":                   {pathForm(says(502, "", ""), false), "", ""},
+		"a page":                {pathForm(says(200, "text/html", "<!DOCTYPE html>"), false), "", ""},
+		"502 everywhere":        {pathForm(says(502, "", ""), true), "", "status 502"},
+		"a page everywhere":     {pathForm(says(200, "text/html", "<html>"), true), "", "not JSON"},
+		"a scope without bound": {func(s *fakeMCP) { s.scope = strings.Repeat("scope ", 2000) }, "", ""},
+	} {
+		name, test := name, test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			here := newFakeAuth(server.fakeOrigin) // nobody names it
+			here.metadataPath = "/none"
+			auth.scope = test.scope
+			test.change(server)
+			p := newUser(t, auth, server).start("-u", server.url)
+			if id := p.request("initialize", initializeParams); test.fails == "" {
+				p.result(id)
+			} else if got := p.failure(id).Message; !strings.Contains(got, test.fails) || !strings.Contains(got, "--auth-metadata") {
+				t.Errorf("got %q, want %q and a flag", got, test.fails)
+			}
+			if got := server.count("register") + server.count("authorize"); got != 0 {
+				t.Errorf("the server itself was asked for a token: %q", server.labels())
+			}
+			if name == "a scope without bound" && !strings.Contains(p.stderr(), "the scope in the challenge of 127.0.0.1") {
+				t.Errorf("stderr does not name the scope: %q", p.stderr())
+			}
+		})
+	}
+	t.Cleanup(func() {
+		if got := plain.labels(); len(got) != 0 {
+			t.Errorf("http was asked: %q", got)
+		}
+	})
+}
+
+// An authorization server that breaks a rule is refused, once, with the flag that makes it
+// work, and no other rule goes with it.
+func TestAuthMetadata(t *testing.T) {
+	for name, test := range map[string]struct {
+		breaks  func(a *fakeAuth)
+		refusal string
+		file    string // content of the file that stands for the URL of the hint
+	}{
+		"another issuer": {func(a *fakeAuth) {
+			a.metadata = func(doc map[string]any) { doc["issuer"] = "https://auth.example" }
+			a.responds = func(back url.Values) { back.Set("iss", "https://auth.example") }
+		}, `authorization server metadata is of issuer "https://auth.example"`, ""},
+		"no S256": {func(a *fakeAuth) {
+			a.metadata = func(doc map[string]any) { delete(doc, "code_challenge_methods_supported") }
+		}, "does not offer PKCE with S256", ""},
+		"no metadata": {func(a *fakeAuth) { a.metadataPath = "/none" }, "no authorization server metadata at",
+			`{"issuer":"BASE","authorization_endpoint":"BASE/authorize","token_endpoint":"BASE/token"}`},
+		"the least": {func(a *fakeAuth) {
+			a.metadataPath = "/none"
+			a.responds = func(back url.Values) { back.Del("iss") }
+		}, "no authorization server metadata at", `{"authorization_endpoint":"BASE/authorize","token_endpoint":"BASE/token"}`},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			test.breaks(auth)
+			user := newUser(t, auth, server)
+			p := user.start("-u", server.url, "-i", "by-hand")
+			got := p.failure(p.request("initialize", initializeParams)).Message
+			if strings.Count(got, test.refusal) != 1 || auth.count("authorize") != 0 {
+				t.Errorf("got %q, want %q once; the server got %q", got, test.refusal, auth.labels())
+			}
+			_, metadata, _ := strings.Cut(got, "--auth-metadata ")
+			metadata, _, _ = strings.Cut(metadata, " ")
+			if metadata = strings.Trim(metadata, ",)"); test.file != "" {
+				text := strings.ReplaceAll(test.file, "BASE", auth.base)
+				fatal(t, os.WriteFile(filepath.Join(user.dir, "as.json"), []byte(text), 0o600))
+				metadata = "as.json" // relative to where the host starts the program
+			}
+			auth.addClient("by-hand", "none")
+			helped := user.start("-u", server.url, "-i", "by-hand", "--auth-metadata", metadata)
+			helped.initialize()
+			auth.expireAccess()
+			helped.echo("refreshed")
+			wantValues(t, "PKCE method", auth.asked("code_challenge_method"), "S256")
+			if got := auth.count("token refresh_token"); got != 1 {
+				t.Errorf("got %d refreshes, want 1", got)
+			}
+		})
+	}
+	t.Run("usage", func(t *testing.T) {
+		t.Parallel()
+		user := newUser(t)
+		for text, want := range map[string]string{
+			"no JSON": "is no JSON object", `{"token_endpoint":"https://as/t"}`: "authorization_endpoint", `{"authorization_endpoint":"https://as/a"}`: "token_endpoint",
+			`{"authorization_endpoint":"http://127.0.0.1/a","token_endpoint":"https://as/t"}`: "is not https",
+		} {
+			fatal(t, os.WriteFile(filepath.Join(user.dir, "as.json"), []byte(text), 0o600))
+			if _, stderr, exit := user.run("-u", "https://127.0.0.1:1/mcp", "--allow-http", "--auth-metadata", "as.json"); exit != 1 || !strings.Contains(stderr, want) {
+				t.Errorf("%s: got %d %q, want %q", text, exit, stderr, want)
+			}
+		}
+		for _, metadata := range []string{"http://as.example/x", "http://127.0.0.1/x", "missing.json"} {
+			if _, stderr, exit := user.run("-u", "https://127.0.0.1:1/mcp", "--allow-http", "--auth-metadata", metadata); exit != 1 || !strings.Contains(stderr, "--auth-metadata") {
+				t.Errorf("%s: got %d %q", metadata, exit, stderr)
+			}
+		}
+	})
+}
+
+// With an https server nothing else is ever http, --allow-http or not: it could
+// make us talk to the services of this machine.
+func TestHTTPBesideHTTPS(t *testing.T) {
+	plain := startOrigin(t, "plain")
+	for name, test := range map[string]func(s *fakeMCP, a *fakeAuth){
+		"resource metadata": func(s *fakeMCP, _ *fakeAuth) {
+			s.prmPath = "/none"
+			s.challenge = func(string) string { return bearerChallenge(plain.base+"/prm", "", "") }
+		},
+		"issuer": func(s *fakeMCP, _ *fakeAuth) {
+			s.prm = func(doc map[string]any) { doc["authorization_servers"] = []string{plain.base} }
+		},
+		"endpoint": func(_ *fakeMCP, a *fakeAuth) {
+			a.metadata = func(doc map[string]any) { doc["token_endpoint"] = plain.base + "/token" }
+		},
+		"redirect": func(_ *fakeMCP, a *fakeAuth) { a.on("metadata", redirects(302, plain.base+"/metadata")) },
+	} {
+		change := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			change(server, auth)
+			p := newUser(t, auth, server).start("-u", server.url, "--allow-http")
+			p.failure(p.request("initialize", initializeParams))
+			if got := auth.count("register"); got != 0 {
+				t.Errorf("got %q", auth.labels())
+			}
+		})
+	}
+	t.Cleanup(func() {
+		if got := plain.labels(); len(got) != 0 {
+			t.Errorf("http was asked: %q", got)
+		}
+	})
+}
+
+// The query of the server's URL may be a key: the authorization server does not get it.
+func TestResourceWithoutTheQuery(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	server.prmPath, auth.resource = "", server.base+"/mcp"
+	server.challenge = func(string) string { return "Bearer" }
+	here := newFakeAuth(server.fakeOrigin) // as in revision 2025-03-26
+	here.resource, here.scope = server.base+"/mcp", ""
+	server.auth = here
+	newUser(t, here, server).start("-u", server.url+"?key=topsecret").initialize()
+	wantValues(t, "resource", here.asked("resource"), server.base+"/mcp")
 }

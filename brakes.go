@@ -156,5 +156,6 @@ func isLasting(err error) bool {
 	if errors.As(err, &answer) {
 		return answer.code != "server_error" && answer.code != "temporarily_unavailable"
 	}
-	return isRejected(err) || errors.As(err, &told) || errors.As(err, &refused)
+	var unusable *tokenError
+	return isRejected(err) || errors.As(err, &unusable) && unusable.unusable || errors.As(err, &told) || errors.As(err, &refused)
 }

@@ -234,9 +234,9 @@ func TestSignInLoop(t *testing.T) {
 		answer                 fakeAnswer
 		registrations, windows int
 	}{
-		"unknown at the token endpoint": {"token authorization_code", say(401, `{"error":"invalid_client"}`), maxRegistrations, maxRegistrations},
+		"unknown at the token endpoint": {"token authorization_code", say(401, `{"error":"invalid_client"}`), maxRegistrations, 1},
 		"no token for the code":         {"token authorization_code", say(400, `{"error":"invalid_target"}`), 1, 1},
-		"registration refused":          {"register", say(400, `{"error":"invalid_client_metadata"}`), 1, 0},
+		"registration refused":          {"register", say(400, `{"error":"invalid_client_metadata"}`), 3, 0}, // without scope, and for localhost,
 		"registration out of order":     {"register", say(500, "oops"), 1, 0},
 		"refused at the authorization endpoint": {"authorize", func(w http.ResponseWriter, r *fakeRequest) bool {
 			q := r.URL.Query()

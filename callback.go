@@ -36,14 +36,21 @@ type callback struct {
 	server    *http.Server
 
 	mcpServer string // for the page
-	state     string // of the address that people are shown
+	state     string // of the address that people are shown; guarded by window.mu
 	issuer    string
 	needsIss  bool
 	window    browserStart
 
 	answers  chan authorizationAnswer // holds one: the first valid response
 	accepted chan struct{}            // holds one: who puts it there is the first
-	redeemed chan error               // whether the code gave a token, for the page
+	ended    chan signInEnd           // holds one: for the page
+}
+
+// signInEnd is what the page says: that the user is signed in, why not, or that
+// the browser is to go on to an address.
+type signInEnd struct {
+	err         error
+	shown, next string // after an answer to the address that people are shown, and to the browser's own
 }
 
 // browserStart is what the browser that we open is given: an address of our own,
@@ -57,7 +64,7 @@ type browserStart struct {
 	target string // where it leads
 	cookie string
 
-	mu    sync.Mutex // guards state and given
+	mu    sync.Mutex // guards target, state and given
 	state string     // of target; "" if no answer to it is taken
 	given bool       // the cookie
 }
@@ -89,7 +96,7 @@ func listenForGivenClient(exact *url.URL) (*callback, error) {
 
 // listenForRegistration takes any free port where the user named none: it is
 // registered together with it.
-func listenForRegistration(wanted *url.URL, anyPort bool) (*callback, error) {
+func listenForRegistration(wanted *url.URL, anyPort bool, host, path string) (*callback, error) {
 	if wanted != nil {
 		cb, err := listenForGivenClient(wanted)
 		if err == nil || !anyPort {
@@ -108,8 +115,17 @@ func listenForRegistration(wanted *url.URL, anyPort bool) (*callback, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the sign-in: %w", err)
 	}
-	return newCallback(&url.URL{Scheme: "http", Host: l.Addr().String(), Path: ownRedirectPath}, l), nil
+	redirect := &url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(l.Addr().(*net.TCPAddr).Port)), Path: path}
+	if host == "127.0.0.1" {
+		return newCallback(redirect, l), nil
+	}
+	l.Close() // localhost has two addresses, which need the same one
+	return listenAt(redirect)
 }
+
+// redirectPath is another for each authorization server, so that a code cannot
+// come back to the wrong sign-in (RFC 9700, section 4.4.2.2).
+func redirectPath(issuer string) string { return ownRedirectPath + "/" + challengeS256(issuer)[:16] }
 
 // listenAt listens on the redirect URI's own port. localhost may mean either
 // loopback address to a browser, so both are taken; a machine without IPv6 has one.
@@ -146,7 +162,7 @@ func hasIPv6() bool {
 func newCallback(redirect *url.URL, listeners ...net.Listener) *callback {
 	cb := &callback{
 		redirect: redirect, listeners: listeners,
-		answers: make(chan authorizationAnswer, 1), accepted: make(chan struct{}, 1), redeemed: make(chan error, 1),
+		answers: make(chan authorizationAnswer, 1), accepted: make(chan struct{}, 1), ended: make(chan signInEnd, 1),
 	}
 	cb.server = &http.Server{Handler: cb, ReadTimeout: callbackTimeout, MaxHeaderBytes: maxCallbackHeader}
 	return cb
@@ -179,8 +195,33 @@ func (cb *callback) wait(ctx context.Context) (string, error) {
 	}
 }
 
-// outcome tells the page that waits whether the code was worth a token.
-func (cb *callback) outcome(err error) { cb.redeemed <- err }
+// outcome tells the page that waits how the sign-in ended.
+func (cb *callback) outcome(err error) {
+	select {
+	case cb.ended <- signInEnd{err: err}:
+	default: // nobody waits
+	}
+}
+
+// again sends the browser that waits for a page to sign in once more, at target
+// or, if it came from the address that people are shown, at address. It is called
+// after wait.
+func (cb *callback) again(address, state, target, windowState string) {
+	cb.window.mu.Lock()
+	cb.state, cb.window.target = state, target
+	if cb.window.state != "" {
+		cb.window.state = windowState
+	}
+	cb.window.mu.Unlock()
+	<-cb.accepted
+	select {
+	case cb.ended <- signInEnd{shown: address, next: target}:
+	default:
+	}
+}
+
+// serving reports whether a browser may be on its way here already.
+func (cb *callback) serving() bool { return cb.mcpServer != "" }
 
 // close lets the page that is being written reach the browser first.
 func (cb *callback) close() {
@@ -219,8 +260,8 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	window := cb.window.owns(q.Get("state"))
-	if !window && !equal(q.Get("state"), cb.state) {
+	window, shown := cb.owns(q.Get("state"))
+	if !window && !shown {
 		writePage(w, http.StatusBadRequest, pageWrongState)
 		return
 	}
@@ -240,17 +281,20 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	a := cb.check(q)
 	cb.answers <- a
-	if a.err != nil {
-		writePage(w, http.StatusForbidden, pageFailed(a.err)) // 400 is for what does not end the sign-in
-		return
-	}
 	select {
-	case err := <-cb.redeemed:
-		if err != nil {
-			writePage(w, http.StatusBadGateway, pageFailed(err))
-			return
+	case end := <-cb.ended:
+		switch {
+		case window && end.next != "":
+			leadTo(w, r, end.next)
+		case end.shown != "":
+			leadTo(w, r, end.shown)
+		case end.err == nil:
+			writePage(w, http.StatusOK, pageSignedIn(cb.mcpServer))
+		case a.err != nil:
+			writePage(w, http.StatusForbidden, pageFailed(end.err)) // 400 is for what does not end the sign-in
+		default:
+			writePage(w, http.StatusBadGateway, pageFailed(end.err))
 		}
-		writePage(w, http.StatusOK, pageSignedIn(cb.mcpServer))
 	case <-time.After(pageTimeout):
 		writePage(w, http.StatusGatewayTimeout, pageFailed(errors.New("the authorization server gave no token in time")))
 	case <-r.Context().Done():
@@ -264,6 +308,7 @@ func (cb *callback) leadOn(w http.ResponseWriter, r *http.Request) {
 	cb.window.mu.Lock()
 	trusted := !cb.window.given || cb.hasCookie(r)
 	cb.window.given = true
+	target := cb.window.target
 	if !trusted {
 		cb.window.state = ""
 	}
@@ -275,9 +320,13 @@ func (cb *callback) leadOn(w http.ResponseWriter, r *http.Request) {
 	http.SetCookie(w, &http.Cookie{
 		Name: cb.cookieName(), Value: cb.window.cookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
+	leadTo(w, r, target)
+}
+
+func leadTo(w http.ResponseWriter, r *http.Request, target string) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
-	http.Redirect(w, r, cb.window.target, http.StatusFound)
+	http.Redirect(w, r, target, http.StatusSeeOther)
 }
 
 // cookieName tells sign-ins apart that go on together: cookies know no port.
@@ -288,11 +337,12 @@ func (cb *callback) hasCookie(r *http.Request) bool {
 	return err == nil && equal(c.Value, cb.window.cookie)
 }
 
-// owns reports whether an answer with this state is one to the browser's own request.
-func (b *browserStart) owns(state string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return equal(state, b.state)
+// owns reports whether an answer with this state is one to the browser's own
+// request, or to the address that people are shown.
+func (cb *callback) owns(state string) (window, shown bool) {
+	cb.window.mu.Lock()
+	defer cb.window.mu.Unlock()
+	return equal(state, cb.window.state), equal(state, cb.state)
 }
 
 // equal compares with a secret, in constant time. No secret equals nothing.

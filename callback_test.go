@@ -550,7 +550,7 @@ func TestPage(t *testing.T) {
 // The listener is there before anybody is told the address, and gone when it is over.
 func TestCallbackEnds(t *testing.T) {
 	t.Parallel()
-	cb, err := listenForRegistration(nil, false)
+	cb, err := listenForRegistration(nil, false, "127.0.0.1", ownRedirectPath)
 	fatal(t, err)
 	cb.expect("mcp.example", "state", "https://as.example", false)
 	go knock(t, "GET", cb.redirect.String()+"?state=state&code=c", nil)

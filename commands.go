@@ -139,7 +139,7 @@ func (a *app) signInHere(ctx context.Context, ch challenge) error {
 			if o.reread().Token.Access != before {
 				return nil
 			}
-			return o.lead(ctx, ch)
+			return o.lead(ctx, ch, "")
 		}
 		if state := o.store.loadLogin(o.key); state.Ended.IsZero() && state.URL != "" && state.signInPage != shown {
 			shown = state.signInPage

@@ -156,6 +156,7 @@ func (l *commandLine) setClientInfo(value string) error {
 		}
 	}
 	l.clientID, l.clientSecret, l.remote.isRegistered = info.ID, info.Secret, true
+	l.clientFromEnv = false
 	l.given["client-secret"] = []string{} // so that it is not the environment's
 	return nil
 }

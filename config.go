@@ -32,6 +32,7 @@ type config struct {
 
 	clientID          string
 	clientSecret      string
+	clientFromEnv     bool // clientID is GOOGLE_CLIENT_ID's, which nobody gave to this server
 	clientMetadataURL string
 	grant             string        // how a token is obtained: grantCode or grantClientCredentials
 	privateKey        crypto.Signer // authenticates the client instead of a secret; may be nil
@@ -40,6 +41,8 @@ type config struct {
 	redirectURI       *url.URL
 	anyPort           bool // a client that is yet to be registered may take another port
 	authParams        url.Values
+	authMetadata      authMetadata
+	useIDToken        bool // the token to send is the answer's id_token
 	registerAs        registerAs
 
 	headers      http.Header
@@ -104,8 +107,9 @@ type commandLine struct {
 	given  map[string][]string // by the long name, as written
 	source string              // the variable that the value being set came from; "" if none
 
-	privateKeyFile string
-	remote         remote
+	privateKeyFile   string
+	authMetadataFile string // or URL
+	remote           remote
 }
 
 // options is the table of flags. Their values are checked in its order, what depends on several of
@@ -133,7 +137,7 @@ func (l *commandLine) options() []option {
 
 		{pages: signIn, help: "Signing in:"},
 		{"i client-id", "ID", signIn, "OAuth client id (default env:GOOGLE_CLIENT_ID);\n" +
-			"without one the proxy registers itself", text(&l.clientID)},
+			"without one the proxy registers itself", l.setClientID},
 		{"s client-secret", "SECRET", signIn, "its secret (default env:GOOGLE_CLIENT_SECRET)",
 			text(&l.clientSecret)},
 		{"private-key", "FILE", signIn, "sign with this key (PEM) instead of a secret",
@@ -150,6 +154,10 @@ func (l *commandLine) options() []option {
 			l.setRedirectURI},
 		{"auth-param", "NAME=VALUE …", signIn, "a further authorization parameter; an empty VALUE\n" +
 			"takes out one of ours", l.addAuthParam},
+		{"auth-metadata", "URL|FILE", signIn, "metadata of the authorization server that you vouch\n" +
+			"for, if the published one breaks the rules", text(&l.authMetadataFile)},
+		{"use-id-token", "", signIn, "send the id_token instead of the access token",
+			toggle(&l.useIDToken)},
 		{"profile", "NAME", always, "another account on the same server", text(&l.profile)},
 		{"no-browser", "", signIn, "open no browser, print the URL", toggle(&l.noBrowser)},
 		{"device", "", signIn, "sign in with a code, in a browser on any machine\n" +
@@ -207,7 +215,7 @@ func parseArgs(args []string, getenv func(string) string) (*config, error) {
 	}
 	for _, step := range []func() error{
 		l.readEnvironment, l.setValues, l.translate,
-		l.checkCommand, l.checkServer, l.checkClient, l.checkGrant,
+		l.checkCommand, l.checkServer, l.checkClient, l.checkGrant, l.checkAuthMetadata,
 	} {
 		if err := step(); err != nil {
 			return c, err
@@ -413,6 +421,7 @@ func (l *commandLine) readEnvironment() (err error) {
 	l.sshServer, l.container = sshServer(l.getenv), isContainer(l.getenv)
 	// The defaults count as absent when unset (design, section 2).
 	l.clientID = strings.TrimSpace(l.getenv("GOOGLE_CLIENT_ID"))
+	l.clientFromEnv = l.clientID != ""
 	l.clientSecret = strings.TrimSpace(l.getenv("GOOGLE_CLIENT_SECRET"))
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy"} {
 		if value := l.getenv(name); value != "" && !isProxy(value) {
@@ -525,6 +534,14 @@ func (l *commandLine) checkServer() error {
 	}
 	return wrongUsage(typedURL(u, "https"),
 		"--url: %s is reached by http, and only https protects a token", u.Host)
+}
+
+func (l *commandLine) setClientID(id string) error {
+	if l.clientFromEnv && id != l.clientID {
+		l.clientSecret = "" // it is that of GOOGLE_CLIENT_ID
+	}
+	l.clientID, l.clientFromEnv = id, false
+	return nil
 }
 
 func (l *commandLine) setMetadataURL(raw string) error {
@@ -683,6 +700,53 @@ func (l *commandLine) checkGrant() error {
 		return wrongUsage(hint, "%s needs --client-secret or --private-key", way)
 	}
 	return nil
+}
+
+// checkAuthMetadata reads a file at once, so that what is wrong with it is said before anything
+// happens.
+func (l *commandLine) checkAuthMetadata() (err error) {
+	value := l.authMetadataFile
+	if strings.Contains(value, "://") {
+		if _, err := checkEndpoint(value, l.acceptsHTTP()); err != nil {
+			return wrongUsage("--auth-metadata https://auth.example.com/.well-known/oauth-authorization-server",
+				"--auth-metadata: the URL %w", err)
+		}
+		l.authMetadata.url = value
+	}
+	if value == "" || l.authMetadata.url != "" {
+		return nil
+	}
+	var data []byte
+	if value, err = expandPath(value); err == nil {
+		data, err = readGiven(value)
+	}
+	if err != nil {
+		return usagef("--auth-metadata: %w", err)
+	}
+	const hint = `{"authorization_endpoint": "https://…", "token_endpoint": "https://…"}`
+	m := &serverMetadata{}
+	if decodeObject(data, m) != nil {
+		return wrongUsage(hint, "--auth-metadata: the file is no JSON object of authorization server metadata")
+	}
+	switch {
+	case len(m.GrantTypesSupported) > 0:
+	case l.unattended():
+		m.GrantTypesSupported = []string{grantClientCredentials} // no authorization_endpoint is needed
+	case l.device:
+		m.GrantTypesSupported = []string{grantDevice}
+	}
+	if err := m.vouch(l.acceptsHTTP()); err != nil {
+		return wrongUsage(hint, "--auth-metadata: %w", err)
+	}
+	l.authMetadata.document = m
+	return nil
+}
+
+// acceptsHTTP reports whether an http address of this machine is good enough for anything beside
+// the MCP server: not if the MCP server itself has https, for it could make us talk to the services
+// of this machine.
+func (c *config) acceptsHTTP() bool {
+	return c.allowHTTP && (c.server == nil || c.server.Scheme == "http")
 }
 
 // reservedHeaders are the proxy's own, or would break HTTP's framing.

@@ -135,7 +135,7 @@ func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
 			case started == maxDetached:
 				done, err = true, errors.New("the sign-in ended without an outcome")
 			case here || !o.store.keeps(o.key): // nowhere to hand a token over
-				done, err = true, o.lead(ctx, ch)
+				done, err = true, o.lead(ctx, ch, used)
 			}
 			unlock()
 			if done {
@@ -274,7 +274,7 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 		return nil
 	}
 	a.auth.handsOver = true
-	return a.auth.lead(withRemoteParent(ctx, order.Parent), order.Challenge)
+	return a.auth.lead(withRemoteParent(ctx, order.Parent), order.Challenge, order.Used)
 }
 
 // makeAbsolute keeps what leaveDirectory would lose. A $BROWSER without a path
@@ -306,7 +306,7 @@ type leader struct {
 }
 
 // lead signs in and tells the others by the login state: the URL, then the outcome.
-func (o *oauth) lead(ctx context.Context, ch challenge) error {
+func (o *oauth) lead(ctx context.Context, ch challenge, used string) error {
 	ctx, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout)
 	defer cancel()
 	l := &leader{oauth: o}
@@ -314,7 +314,7 @@ func (o *oauth) lead(ctx context.Context, ch challenge) error {
 	l.update(func(st *loginState) {
 		*st = loginState{PID: os.Getpid(), Started: time.Now(), Windows: earlier.Windows}
 	})
-	err := o.authorize(ctx, ch, l.ask)
+	err := o.authorize(ctx, ch, used, l.ask)
 	l.update(func(st *loginState) {
 		st.Ended = time.Now()
 		if err != nil {
@@ -363,6 +363,9 @@ func (l *leader) window(ctx context.Context, address, purpose string) {
 // show tells the user where to sign in. The URL stands on a line of its own,
 // to be copied.
 func (o *oauth) show(page signInPage) {
+	if page.Note != "" {
+		o.log.notice(page.Note)
+	}
 	if page.UserCode != "" {
 		o.log.notice(page.deviceWords(o.cfg.server.Host))
 		return

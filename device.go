@@ -19,6 +19,7 @@ const (
 	grantDevice    = "urn:ietf:params:oauth:grant-type:device_code"
 	deviceEndpoint = "device authorization endpoint"
 	defaultPoll    = 5 * time.Second // RFC 8628, section 3.2
+	minPoll        = time.Second
 	slowDown       = 5 * time.Second // section 3.5
 	maxPoll        = time.Minute
 	maxUserCode    = 64 // bytes
@@ -84,38 +85,20 @@ type deviceRefused struct{ error }
 
 func (d deviceRefused) Unwrap() error { return d.error }
 
-// deviceSignIn asks for a code, as a client that is registered anew once where
-// the server does not know it, or knows it without this grant.
-func (o *oauth) deviceSignIn(ctx context.Context, found *authorization, scope string, ask asking) error {
-	old := o.reread()
-	for registrations := 1; ; registrations++ {
-		c, err := o.newCredentials(old, found)
-		if err == nil && c.Client.ID == "" {
-			var cb *callback
-			if cb, err = o.registeredClient(ctx, c, old, &found.server, grantDevice); err == nil {
-				cb.close()
-			}
-		}
-		if err != nil {
-			if errors.As(err, new(registrationRefused)) {
-				err = deviceRefused{err}
-			}
-			return err
-		}
-		c.RequestedScope = scope
-		device, err := o.askForCode(ctx, c, &found.server)
-		if isUnknownClient(err) && c.Client.Source == sourceRegistered && registrations < maxRegistrations {
-			old = &credentials{Token: old.Token} // which is good as long as nobody has used the code
-			continue
-		}
-		if err != nil {
-			if errors.As(err, new(noAnswer)) || ctx.Err() != nil {
-				return err
-			}
-			return deviceRefused{o.explainRefusal(err)}
-		}
-		return o.awaitDevice(ctx, c, device, ask)
+// device signs in with a code.
+type device struct{ *signIn }
+
+func (d device) grants() []string { return []string{grantDevice} }
+
+func (d device) attempt(ctx context.Context, c *credentials) (token, error) {
+	code, err := d.askForCode(ctx, c, &d.found.server)
+	switch {
+	case err == nil:
+		return d.await(ctx, c, code)
+	case errors.As(err, new(noAnswer)) || ctx.Err() != nil:
+		return token{}, err
 	}
+	return token{}, deviceRefused{err}
 }
 
 // askForCode is the device authorization request. The client shows who it is
@@ -123,22 +106,23 @@ func (o *oauth) deviceSignIn(ctx context.Context, found *authorization, scope st
 func (o *oauth) askForCode(ctx context.Context, c *credentials, m *serverMetadata) (d *deviceAuthorization, err error) {
 	form := url.Values{}
 	addResource(form, c.Resource)
-	if c.RequestedScope != "" {
-		form.Set("scope", c.RequestedScope)
+	if scope := c.scope(); scope != "" {
+		form.Set("scope", scope)
 	}
 	err = o.withRetry(ctx, c, func() error {
 		a, err := o.postForm(ctx, deviceEndpoint, m.DeviceAuthorizationEndpoint, c, form)
 		if err != nil {
 			return err
 		}
-		d, err = parseDeviceAnswer(a.status, a.body, o.cfg.allowHTTP)
+		d, err = parseDeviceAnswer(a.status, a.body, o.cfg.acceptsHTTP())
 		return a.explain(err)
 	})
 	return d, err
 }
 
 // parseDeviceAnswer lets through what can be shown to a user: an https address
-// to type or click, and a code of visible characters.
+// to type or click, and a code of letters, digits and what may divide them:
+// words between blanks would be a text to the user.
 func parseDeviceAnswer(status int, body []byte, allowHTTP bool) (*deviceAuthorization, error) {
 	d := &deviceAuthorization{}
 	switch err := decodeObject(body, d); {
@@ -155,7 +139,7 @@ func parseDeviceAnswer(status int, body []byte, allowHTTP bool) (*deviceAuthoriz
 	if _, err := checkEndpoint(d.URI, allowHTTP); err != nil {
 		return nil, authErrorf("%s: verification_uri %w", deviceEndpoint, err)
 	}
-	if d.DeviceCode == "" || d.UserCode == "" || !isVisible(d.UserCode) || len(d.UserCode) > maxUserCode {
+	if d.DeviceCode == "" || d.UserCode == "" || len(d.UserCode) > maxUserCode || strings.IndexFunc(d.UserCode, notInUserCode) >= 0 {
 		return nil, authErrorf("%s: the answer has no usable device_code and user_code", deviceEndpoint)
 	}
 	if _, err := checkEndpoint(d.URIComplete, allowHTTP); err != nil {
@@ -164,10 +148,12 @@ func parseDeviceAnswer(status int, body []byte, allowHTTP bool) (*deviceAuthoriz
 	return d, nil
 }
 
-// awaitDevice shows the code and polls until the user has decided.
-func (o *oauth) awaitDevice(ctx context.Context, c *credentials, d *deviceAuthorization, ask asking) error {
+func notInUserCode(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._", r) }
+
+// await shows the code and polls until the user has decided.
+func (d device) await(ctx context.Context, c *credentials, code *deviceAuthorization) (token, error) {
 	bound := ctx
-	if life := expiresIn(d.ExpiresIn); life > 0 {
+	if life := expiresIn(code.ExpiresIn); life > 0 {
 		var cancel context.CancelFunc
 		bound, cancel = context.WithTimeout(ctx, life)
 		defer cancel()
@@ -175,38 +161,35 @@ func (o *oauth) awaitDevice(ctx context.Context, c *credentials, d *deviceAuthor
 	asking, stopAsking := context.WithCancel(bound)
 	defer stopAsking()
 	start := ""
-	if d.URIComplete != "" && o.cfg.opensBrowser() { // without the code in it there is nothing to be gained
-		if cb, err := listenForRegistration(nil, false); err == nil {
+	if code.URIComplete != "" && d.cfg.opensBrowser() { // without the code in it there is nothing to be gained
+		if cb, err := listenForRegistration(nil, false, "127.0.0.1", ownRedirectPath); err == nil {
 			defer cb.close()
-			start = cb.startAt(d.URIComplete, "")
-			cb.expect(o.cfg.server.Host, "", "", false) // no answer: it only leads on
+			start = cb.startAt(code.URIComplete, "")
+			cb.expect(d.cfg.server.Host, "", "", false) // no answer: it only leads on
 		}
 	}
-	ask(asking, signInPage{URL: d.URI, UserCode: d.UserCode, Complete: d.URIComplete}, start, purposeOf(c))
-	t, err := o.poll(bound, c, d)
+	d.ask(asking, signInPage{URL: code.URI, UserCode: code.UserCode, Complete: code.URIComplete, Note: d.notes()}, start, purposeOf(c))
+	t, err := d.poll(bound, c, code)
 	switch {
 	case err == nil:
-		if c.Token = t; t.Scope == "" {
-			c.Token.Scope = c.RequestedScope
-		}
-		err = o.keepNew(ctx, c)
+		return t, nil
 	case ctx.Err() != nil:
-		return o.nobodySignedIn()
+		return token{}, d.nobodySignedIn()
 	case bound.Err() != nil || errorType(err) == codeExpired:
-		return withHint(authErrorf("nobody entered the code before it expired"), "%s, to get another code", o.cfg.typed("login"))
+		return token{}, withHint(authErrorf("nobody entered the code before it expired"), "%s, to get another code", d.cfg.typed("login"))
 	case errorType(err) == codeDenied:
-		return refusedByUser(codeDenied, "")
+		return token{}, refusedByUser(codeDenied, "")
 	}
-	return o.explainRefusal(err)
+	return token{}, err
 }
 
 // poll asks for the token until there is an answer that stands (section 3.4).
 func (o *oauth) poll(ctx context.Context, c *credentials, d *deviceAuthorization) (token, error) {
 	form := url.Values{"grant_type": {grantDevice}, "device_code": {d.DeviceCode}}
 	addResource(form, c.Resource)
-	interval := expiresIn(d.Interval)
-	if interval == 0 {
-		interval = defaultPoll
+	interval := defaultPoll
+	if asked := expiresIn(d.Interval); asked > 0 {
+		interval = max(asked, minPoll)
 	}
 	for sleep(ctx, interval) {
 		t, err := o.requestToken(ctx, c, form)

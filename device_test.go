@@ -293,6 +293,7 @@ func TestDeviceAnswers(t *testing.T) {
 		"no URI":           {200, `{` + good + `"interval":5}`, "", ""},
 		"controls in code": {200, `{"device_code":"d","user_code":"A\u001b[2J","verification_uri":"https://as.example/d"}`, "", ""},
 		"lines in code":    {200, `{"device_code":"d","user_code":"A\nmcp-proxy: hint","verification_uri":"https://as.example/d"}`, "", ""},
+		"words as a code":  {200, `{"device_code":"d","user_code":"CALL 555-1234","verification_uri":"https://as.example/d"}`, "", ""},
 		"long code":        {200, `{"device_code":"d","user_code":"` + strings.Repeat("A", 65) + `","verification_uri":"https://as.example/d"}`, "", ""},
 		"no code":          {200, `{"user_code":"A","verification_uri":"https://as.example/d"}`, "", ""},
 		"HTML":             {200, `<html>`, "", ""},

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,8 +28,9 @@ import (
 const (
 	fetchTimeout    = 10 * time.Second // for one document, redirects and body included
 	maxDocument     = 1 << 20
-	maxMetadataHops = 3 // redirects
-	maxServers      = 8 // authorization servers tried of one protected resource
+	maxMetadataHops = 3       // redirects
+	maxServers      = 8       // authorization servers tried of one protected resource
+	maxScope        = 8 << 10 // bytes; a longer one is ignored
 
 	// The specification of 2025-03-26 (Server Metadata Discovery Headers) wants
 	// a version with metadata requests; the message that met the 401 may have
@@ -64,7 +66,9 @@ type serverMetadata struct {
 	IssParameterSupported       bool     `json:"authorization_response_iss_parameter_supported"`
 	ClientMetadataSupported     bool     `json:"client_id_metadata_document_supported"`
 
-	defaulted bool // no metadata anywhere: the default paths of 2025-03-26
+	defaulted bool   // no metadata anywhere: the default paths of 2025-03-26
+	vouched   bool   // --auth-metadata: the user's word stands for the rules that it breaks
+	source    string // where it was found
 }
 
 // authorization is what discovery found.
@@ -75,13 +79,22 @@ type authorization struct {
 }
 
 type discoverer struct {
-	http       *http.Client
-	allowHTTP  bool
-	resource   string // --resource, or empty
-	registerAs registerAs
-	known      string // the issuer where we have a client, or empty
-	log        *logger
+	http         *http.Client
+	allowHTTP    bool
+	resource     string       // --resource, or empty
+	authMetadata authMetadata // --auth-metadata
+	registerAs   registerAs
+	known        string // the issuer where we have a client, or empty
+	log          *logger
 }
+
+// authMetadata is what --auth-metadata names: a document, or the URL of one.
+type authMetadata struct {
+	url      string
+	document *serverMetadata
+}
+
+func (a authMetadata) given() bool { return a != authMetadata{} }
 
 // discover finds the authorization server of the MCP server that sent c. Each
 // document is bounded in time and their number is bounded; ctx bounds the whole.
@@ -96,11 +109,19 @@ func (d *discoverer) discover(ctx context.Context, server *url.URL, c challenge)
 // serverFor finds the authorization server that prm names; nil: the MCP server has none.
 func (d *discoverer) serverFor(ctx context.Context, server *url.URL, prm *resourceMetadata) (_ *authorization, err error) {
 	var m *serverMetadata
-	if prm == nil {
-		prm = &resourceMetadata{Resource: withoutFragment(server)}
-		m, err = d.originServer(ctx, server)
-	} else {
+	published := prm != nil
+	if !published {
+		bare := *server
+		bare.Fragment, bare.RawFragment, bare.RawQuery, bare.ForceQuery = "", "", "", false
+		prm = &resourceMetadata{Resource: bare.String()} // a query may be a key
+	}
+	switch {
+	case d.authMetadata.given():
+		m, err = d.vouchedFor(ctx)
+	case published:
 		m, err = d.firstServer(ctx, prm.AuthorizationServers)
+	default:
+		m, err = d.originServer(ctx, server)
 	}
 	if err != nil {
 		return nil, err
@@ -118,43 +139,52 @@ func (d *discoverer) serverFor(ctx context.Context, server *url.URL, prm *resour
 
 // resourceMetadata returns nil without an error where the server has none.
 //
-// Only a refusal (4xx) leads on to the next form. After a 5xx or a broken
-// connection nobody knows what the document would have said, and going on
-// would end at the MCP server's own origin: a registration, or given
-// credentials, at a place that the server does not name.
+// Where no form has the document and one failed otherwise than by a refusal
+// (4xx), nobody knows what it would have said, and going on would end at the MCP
+// server's own origin: a registration, or given credentials, at a place that the
+// server does not name.
 func (d *discoverer) resourceMetadata(ctx context.Context, server *url.URL, c challenge) (*resourceMetadata, error) {
-	forms, err := d.resourceForms(server, c)
-	if err != nil {
-		return nil, err
-	}
-	for _, form := range forms {
+	var failed error
+	for _, form := range d.resourceForms(server, c) {
 		var prm resourceMetadata
 		err := d.fetch(ctx, "protected resource metadata", form, &prm)
-		if isAbsent(err) {
+		if err == nil && prm.Resource == "" && prm.AuthorizationServers == nil {
+			err = fmt.Errorf("fetch protected resource metadata: %s: the answer is none", excerpt(server.Host))
+		}
+		switch {
+		case err == nil:
+			return &prm, d.checkResource(prm.Resource, server)
+		case isAbsent(err):
 			d.log.debugf("%v", err)
 			continue
 		}
-		if err != nil {
-			return nil, err
+		failed = alsoFailed(failed, err)
+		if errors.As(err, new(noAnswer)) && form != c.ResourceMetadata {
+			break // the other forms are of the same host
 		}
-		return &prm, d.checkResource(prm.Resource, server)
 	}
-	return nil, nil
+	if failed == nil || d.authMetadata.given() {
+		return nil, nil
+	}
+	return nil, withHint(failed, "if you know its authorization server: --auth-metadata URL, the address of that server's metadata")
 }
 
 // resourceForms lists where the document may be: specification 2026-07-28,
 // Protected Resource Metadata Discovery Requirements. The challenge may name
 // any origin: it came from the MCP server over TLS, and what keeps a server
 // from presenting another one's metadata, to be sent the other one's tokens,
-// is the document's resource (RFC 9728, section 7.3), not its address.
-func (d *discoverer) resourceForms(server *url.URL, c challenge) ([]string, error) {
+// is the document's resource (RFC 9728, section 7.3), not its address. An
+// address that is not https or no URL does not count: servers behind a TLS
+// terminator name the http address that they see themselves under.
+func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
 	root := origin(server) + "/.well-known/oauth-protected-resource"
 	var forms []string
 	if c.ResourceMetadata != "" {
-		if _, err := checkEndpoint(c.ResourceMetadata, d.allowHTTP); err != nil {
-			return nil, fmt.Errorf("resource_metadata in the challenge of %s %w", server.Host, err)
+		if _, err := checkEndpoint(c.ResourceMetadata, d.allowHTTP); err == nil {
+			forms = append(forms, c.ResourceMetadata)
+		} else {
+			d.log.infof("resource_metadata in the challenge of %s %v: ignored", server.Host, err)
 		}
-		forms = append(forms, c.ResourceMetadata)
 	}
 	// RFC 9728, section 3.1: inserted "between the host component and the path
 	// and/or query components".
@@ -167,7 +197,7 @@ func (d *discoverer) resourceForms(server *url.URL, c challenge) ([]string, erro
 			forms = append(forms, form)
 		}
 	}
-	return forms, nil
+	return forms
 }
 
 // checkResource holds the published resource against the server's URL
@@ -182,9 +212,11 @@ func (d *discoverer) checkResource(resource string, server *url.URL) error {
 		return nil
 	}
 	published, _, _ := strings.Cut(resource, "?")
-	return withHint(fmt.Errorf("protected resource metadata is for %q, not for %q",
-		excerpt(published), origin(server)+server.EscapedPath()),
-		"if that is right, give --resource with the resource to ask for")
+	err = fmt.Errorf("protected resource metadata is for %q, not for %q", excerpt(published), origin(server)+server.EscapedPath())
+	if u == nil {
+		published = origin(server) + server.EscapedPath()
+	}
+	return withHint(err, "if that is right, name the resource to ask for: --resource %s", quoted(runtime.GOOS, published))
 }
 
 func isPathPrefix(prefix, path string) bool {
@@ -199,7 +231,7 @@ func isPathPrefix(prefix, path string) bool {
 // choice to the client.
 func (d *discoverer) firstServer(ctx context.Context, issuers []string) (*serverMetadata, error) {
 	if len(issuers) == 0 {
-		return nil, errors.New("protected resource metadata names no authorization server")
+		return nil, withHint(errors.New("protected resource metadata names no authorization server"), "%s", vouchHint(""))
 	}
 	if i := slices.IndexFunc(issuers, func(issuer string) bool { return sameIssuer(d.known, issuer) }); i > 0 {
 		issuers = slices.Insert(slices.Delete(slices.Clone(issuers), i, i+1), 0, issuers[i])
@@ -253,7 +285,7 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 		err = errors.New("has a query") // RFC 8414, section 2
 	}
 	if err != nil {
-		return nil, fmt.Errorf("issuer of the authorization server %w", err)
+		return nil, withHint(fmt.Errorf("issuer of the authorization server %w", err), "%s", vouchHint(""))
 	}
 	var failed error
 	absent := true
@@ -262,8 +294,12 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 		err := d.fetch(ctx, "authorization server metadata", form, m)
 		if err == nil {
 			err = m.validate(issuer, d.allowHTTP)
+			if err != nil {
+				err = withHint(err, "%s", vouchHint(form))
+			}
 		}
 		if err == nil {
+			m.source = form
 			return m, nil
 		}
 		absent = absent && isAbsent(err)
@@ -273,7 +309,7 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 		}
 	}
 	if absent {
-		return nil, fmt.Errorf("%w at %s", errNoMetadata, excerpt(u.Host))
+		return nil, withHint(fmt.Errorf("%w at %s", errNoMetadata, excerpt(u.Host)), "%s", vouchHint(""))
 	}
 	return nil, failed
 }
@@ -291,6 +327,36 @@ func serverForms(issuer *url.URL) []string {
 		forms = append(forms, base+path+"/.well-known/openid-configuration")
 	}
 	return forms
+}
+
+// vouchHint is what a user can do about an authorization server that breaks a
+// rule of the specification; source is where its metadata was found, or empty.
+func vouchHint(source string) string {
+	if source == "" {
+		return "if you know its endpoints: --auth-metadata FILE, a JSON file with authorization_endpoint and token_endpoint"
+	}
+	return "if you trust this authorization server as it is: --auth-metadata " + quoted(runtime.GOOS, source)
+}
+
+// vouchedFor is the metadata that the user gave. It may break the rules of the
+// specification about issuer and PKCE; its endpoints are checked like all others.
+func (d *discoverer) vouchedFor(ctx context.Context) (*serverMetadata, error) {
+	m := d.authMetadata.document
+	if m == nil {
+		m = &serverMetadata{}
+		if err := d.fetch(ctx, "authorization server metadata", d.authMetadata.url, m); err != nil {
+			return nil, err
+		}
+	}
+	return m, m.vouch(d.allowHTTP)
+}
+
+func (m *serverMetadata) vouch(allowHTTP bool) error {
+	m.vouched = true
+	if u, err := checkEndpoint(m.TokenEndpoint, allowHTTP); m.Issuer == "" && err == nil {
+		m.Issuer = origin(u)
+	}
+	return m.validate(m.Issuer, allowHTTP)
 }
 
 // validate refuses a document whole when any part of it is wrong: an
@@ -349,11 +415,11 @@ func sameIssuer(got, want string) bool {
 // server of 2025-03-26 without metadata cannot say it; PKCE is "REQUIRED for
 // all clients" there (Implementation Requirements), and S256 is sent.
 func (m *serverMetadata) checkPKCE() error {
-	if m.defaulted || slices.Contains(m.CodeChallengeMethods, "S256") {
+	if m.defaulted || m.vouched || slices.Contains(m.CodeChallengeMethods, "S256") {
 		return nil
 	}
-	return withHint(fmt.Errorf("authorization server %q does not offer PKCE with S256", excerpt(m.Issuer)),
-		"its metadata must list S256 in code_challenge_methods_supported; ask its operator")
+	return withHint(fmt.Errorf("authorization server %q does not offer PKCE with S256: its metadata does not list it in code_challenge_methods_supported", excerpt(m.Issuer)),
+		"%s", vouchHint(m.source))
 }
 
 // checkEndpoint accepts an absolute https URL, or http on a loopback host with
@@ -371,9 +437,7 @@ func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
 	switch {
 	case err != nil:
 		return nil, errors.New("is not a URL")
-	case u.Scheme == "http" && isLoopback(u.Hostname()) && !allowHTTP:
-		return nil, withHint(errors.New("is not https"), "--allow-http accepts http for a loopback host")
-	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())):
+	case u.Scheme != "https" && !(allowHTTP && u.Scheme == "http" && isLoopback(u.Hostname())):
 		return nil, errors.New("is not https")
 	case u.Hostname() == "":
 		return nil, errors.New("has no host")
@@ -421,12 +485,6 @@ func origin(u *url.URL) string {
 	scheme := strings.ToLower(u.Scheme)
 	host := strings.TrimSuffix(strings.ToLower(u.Host), map[string]string{"https": ":443", "http": ":80"}[scheme])
 	return scheme + "://" + strings.TrimSuffix(host, ":")
-}
-
-func withoutFragment(u *url.URL) string {
-	bare := *u
-	bare.Fragment, bare.RawFragment = "", ""
-	return bare.String()
 }
 
 // fetch reads the JSON object at address into v. Its errors name the
@@ -497,6 +555,9 @@ func redirectPolicy(allowHTTP bool) func(*http.Request, []*http.Request) error {
 		if _, err := checkEndpoint(req.URL.String(), allowHTTP); err != nil {
 			return fmt.Errorf("the redirect's target %w", err)
 		}
+		if !sameOrigin(req.URL, via[0].URL) {
+			return fmt.Errorf("the redirect's target is elsewhere, at %s", excerpt(req.URL.Host))
+		}
 		return nil
 	}
 }
@@ -525,7 +586,7 @@ func (n noAnswer) Error() string   { return n.text.Error() }
 func (n noAnswer) Unwrap() []error { return []error{n.text, n.cause} }
 
 func alsoFailed(before, err error) error {
-	if before == nil {
+	if before == nil || strings.Contains(before.Error(), err.Error()) {
 		return err
 	}
 	return fmt.Errorf("%w; %w", before, err)
@@ -535,50 +596,79 @@ func alsoFailed(before, err error) error {
 // empty result means no scope parameter. What the user gave is not added to.
 // offline_access alone would replace the server's default scopes, so it only
 // joins others.
-func selectScope(given string, c challenge, a *authorization) string {
+func selectScope(given string, c challenge, published string, m *serverMetadata) string {
 	if given != "" {
 		return given
 	}
 	scope := unionScope(c.Scope, "")
 	if scope == "" {
-		scope = unionScope(strings.Join(a.scopes, " "), "")
+		scope = unionScope(published, "")
 	}
-	if scope != "" && slices.Contains(a.server.ScopesSupported, "offline_access") {
-		scope = unionScope(scope, "offline_access")
+	if scope != "" && slices.Contains(m.ScopesSupported, offlineAccess) {
+		scope = unionScope(scope, offlineAccess)
 	}
 	return scope
 }
 
 // unionScope keeps the order of a, then of b, and each scope once.
 func unionScope(a, b string) string {
-	var all []string
-	for _, scope := range strings.Fields(a + " " + b) {
-		if !slices.Contains(all, scope) {
-			all = append(all, scope)
-		}
+	seen := map[string]bool{}
+	return strings.Join(slices.DeleteFunc(strings.Fields(a+" "+b), func(scope string) bool {
+		again := seen[scope]
+		seen[scope] = true
+		return again
+	}), " ")
+}
+
+// boundedScope ignores a scope that is too long to mean anything.
+func boundedScope(scope, from string, log *logger) string {
+	if len(scope) > maxScope {
+		log.warnf("the scope %s is ignored: it has %d bytes, more than %d", from, len(scope), maxScope)
+		return ""
 	}
-	return strings.Join(all, " ")
+	return scope
+}
+
+const offlineAccess = "offline_access"
+
+func hasScope(scope, one string) bool { return slices.Contains(strings.Fields(scope), one) }
+
+// withoutScope is scope without those of less.
+func withoutScope(scope, less string) string {
+	gone := map[string]bool{}
+	for _, s := range strings.Fields(less) {
+		gone[s] = true
+	}
+	return strings.Join(slices.DeleteFunc(strings.Fields(scope), func(s string) bool { return gone[s] }), " ")
 }
 
 // parseChallenge finds the Bearer challenge of all WWW-Authenticate lines: the
-// first one that has resource_metadata, else the first one. ok is also true
-// where there is no challenge at all; it is false where the server only wants
-// what we do not do (Basic, DPoP).
+// first one that has resource_metadata, else the first one. Where it has none,
+// another scheme's counts (RFC 9728, section 5.1: Cloudflare Access has a scheme
+// of its own). ok is also true where there is no challenge at all; it is false
+// where the server only wants what we do not do: Basic, or DPoP, which is a kind
+// of token that we do not make.
 func parseChallenge(h http.Header) (c challenge, ok bool) {
-	found, others := false, false
+	bearer, none := false, true
+	elsewhere := ""
 	for _, line := range h.Values("WWW-Authenticate") {
 		for _, a := range parseChallengeLine(line) {
-			if a.scheme != "bearer" {
-				others = true
-				continue
+			metadata := a.params["resource_metadata"]
+			none = false
+			switch {
+			case a.scheme != "bearer" && (elsewhere == "" || a.scheme != "dpop"):
+				elsewhere = metadata
+				ok = ok || metadata != "" && a.scheme != "dpop"
+			case a.scheme == "bearer" && (!bearer || c.ResourceMetadata == "" && metadata != ""):
+				c, bearer = challenge{metadata, a.params["scope"], a.params["error"]}, true
 			}
-			if !found || c.ResourceMetadata == "" && a.params["resource_metadata"] != "" {
-				c = challenge{a.params["resource_metadata"], a.params["scope"], a.params["error"]}
-			}
-			found = true
 		}
 	}
-	return c, found || !others
+	ok = ok || bearer || none
+	if ok && c.ResourceMetadata == "" {
+		c.ResourceMetadata = elsewhere
+	}
+	return c, ok
 }
 
 type authChallenge struct {

@@ -140,6 +140,11 @@ func TestParseChallenge(t *testing.T) {
 		"rubbish after":     {[]string{`Bearer scope="a", @@@, error="e"`}, challenge{"", "a", ""}, true},
 		"rubbish":           {[]string{`"`, `=`, `= a`, `@`}, challenge{}, true},
 		"rubbish, then not": {[]string{`Bearer scope="`, `Bearer scope=a, resource_metadata=` + rm}, challenge{rm, "a", ""}, true},
+		"another's":         {[]string{`Cloudflare-Access resource_metadata="` + rm + `"`}, challenge{rm, "", ""}, true},
+		"another's, later":  {[]string{`Basic realm="x"`, `Cloudflare-Access resource_metadata="` + rm + `", scope="b"`}, challenge{rm, "", ""}, true},
+		"beside Bearer":     {[]string{`Cloudflare-Access resource_metadata="` + rm + `", Bearer scope="a"`}, challenge{rm, "a", ""}, true},
+		"Bearer's counts":   {[]string{`X resource_metadata="https://x"`, `Bearer resource_metadata="` + rm + `"`}, challenge{rm, "", ""}, true},
+		"DPoP beside it":    {[]string{`DPoP resource_metadata="` + rm + `", Bearer scope="a"`}, challenge{rm, "a", ""}, true},
 		"parameter first":   {[]string{`scope="a", Bearer scope="b"`}, challenge{}, true},
 	} {
 		c, ok := parseChallenge(http.Header{"Www-Authenticate": test.lines})
@@ -184,11 +189,7 @@ func FuzzParseChallenge(f *testing.F) {
 			}
 		}
 		c, _ := parseChallenge(http.Header{"Www-Authenticate": {line}})
-		forms, err := (&discoverer{}).resourceForms(server, c)
-		if err != nil {
-			checkSaid(t, err.Error(), 0)
-		}
-		for _, form := range forms {
+		for _, form := range (&discoverer{}).resourceForms(server, c) {
 			if u, err := url.Parse(form); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(form, " \r\n\x00") {
 				t.Fatalf("%q: metadata would be asked for at %q", line, form)
 			}
@@ -271,7 +272,7 @@ func TestDiscoverReadsEveryField(t *testing.T) {
 		TokenEndpointAuthMethods: []string{"none"}, CodeChallengeMethods: []string{"plain", "S256"},
 		IssParameterSupported: true, ClientMetadataSupported: true,
 	}
-	if !reflect.DeepEqual(a.server, want) {
+	if want.source = mcp.URL + asPath; !reflect.DeepEqual(a.server, want) {
 		t.Errorf("got %+v, want %+v", a.server, want)
 	}
 	if !reflect.DeepEqual(a.scopes, []string{"r", "w"}) || a.resource != mcp.URL {
@@ -298,64 +299,87 @@ func TestDiscoverMetadataOfAnotherOrigin(t *testing.T) {
 	wantPaths(t, mcp)
 }
 
-// Whatever is wrong with the protected resource metadata, nobody else is asked.
+// A document that is none leads to the next form, one that says something wrong does
+// not, and where there is none at all nobody else is asked.
 func TestDiscoverRefusesResourceMetadata(t *testing.T) {
 	for name, test := range map[string]struct {
 		status int
 		body   string
 		want   string
+		next   bool // the next form is asked
 	}{
-		"server error":    {500, "", "status 500"},
-		"unavailable":     {503, "", "status 503"},
-		"too many":        {429, "", "status 429"},
-		"no content":      {204, "", "status 204"},
-		"HTML":            {200, "<html>secret</html>", "not JSON of the right form"},
-		"null":            {200, "null", "not JSON of the right form"},
-		"array":           {200, "[]", "not JSON of the right form"},
-		"cut":             {200, `{"resource":"HERE/mcp"`, "not JSON of the right form"},
-		"string as list":  {200, `{"resource":"HERE/mcp","authorization_servers":"HERE"}`, "not JSON of the right form"},
-		"no resource":     {200, `{"authorization_servers":["HERE"]}`, `for "", not for`},
-		"other resource":  {200, resourcePage("https://evil.example/mcp?secret", "HERE"), `for "https://evil.example/mcp", not for`},
-		"no servers":      {200, `{"resource":"HERE/mcp"}`, "names no authorization server"},
-		"script as issue": {200, resourcePage("HERE/mcp", "javascript:alert(1)"), "issuer of the authorization server is not"},
+		"server error":    {500, "", "status 500", true},
+		"unavailable":     {503, "", "status 503", true},
+		"too many":        {429, "", "status 429", true},
+		"no content":      {204, "", "status 204", true},
+		"HTML":            {200, "<html>secret</html>", "not JSON of the right form", true},
+		"null":            {200, "null", "not JSON of the right form", true},
+		"array":           {200, "[]", "not JSON of the right form", true},
+		"cut":             {200, `{"resource":"HERE/mcp"`, "not JSON of the right form", true},
+		"string as list":  {200, `{"resource":"HERE/mcp","authorization_servers":"HERE"}`, "not JSON of the right form", true},
+		"another object":  {200, `{"message":"secret"}`, "the answer is none", true},
+		"no resource":     {200, `{"authorization_servers":["HERE"]}`, `for "", not for`, false},
+		"other resource":  {200, resourcePage("https://evil.example/mcp?secret", "HERE"), `for "https://evil.example/mcp", not for`, false},
+		"no servers":      {200, `{"resource":"HERE/mcp"}`, "names no authorization server", false},
+		"script as issue": {200, resourcePage("HERE/mcp", "javascript:alert(1)"), "issuer of the authorization server is not", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			mcp := newSite(t)
-			mcp.page(prmPath+"/mcp", test.status, test.body)
-			mcp.page(prmPath, 200, resourcePage("HERE/mcp", "HERE"))
-			mcp.page(asPath, 200, serverPage)
-			_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/mcp"), challenge{})
-			wantError(t, err, test.want)
-			if strings.Contains(err.Error(), "secret") {
-				t.Errorf("error %q holds what the server sent", err)
+			for _, root := range []bool{false, true} {
+				mcp := newSite(t)
+				mcp.page(prmPath+"/mcp", test.status, test.body)
+				mcp.page(asPath, 200, serverPage)
+				want := []string{prmPath + "/mcp"}
+				if test.next {
+					want = append(want, prmPath)
+				}
+				if root {
+					mcp.page(prmPath, 200, resourcePage("HERE/mcp", "HERE"))
+				}
+				a, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/mcp"), challenge{})
+				if root && test.next {
+					if err != nil || a.server.Issuer != mcp.URL {
+						t.Errorf("got %+v, %v, want what the root form says", a, err)
+					}
+					wantPaths(t, mcp, append(want, asPath)...)
+					continue
+				}
+				wantError(t, err, test.want)
+				if strings.Contains(err.Error(), "secret") || !strings.Contains(hintOf(err), "--") {
+					t.Errorf("got %q, hint %q, want nothing of what the server sent and a flag", err, hintOf(err))
+				}
+				wantPaths(t, mcp, want...)
 			}
-			wantPaths(t, mcp, prmPath+"/mcp")
 		})
 	}
 }
 
-func TestDiscoverRefusesChallengesURL(t *testing.T) {
-	mcp := newSite(t)
+// Servers behind a TLS terminator name an address that nobody can or may ask.
+func TestDiscoverIgnoresChallengesURL(t *testing.T) {
+	mcp, gone := newSite(t), newSite(t)
+	gone.Close()
+	plain := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("got %s", r.URL) }))
+	defer plain.Close()
 	mcp.page(prmPath, 200, resourcePage("HERE", "HERE"))
 	mcp.page(asPath, 200, serverPage)
-	for _, bad := range []string{"http://mcp.example/prm", "file:///etc/passwd", "/relative", "https://user@mcp.example/"} {
-		_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), challenge{ResourceMetadata: bad})
-		wantError(t, err, "resource_metadata in the challenge of "+mcp.url(t, "").Host)
+	for _, bad := range []string{
+		"http://mcp.example/prm", plain.URL, "file:///etc/passwd", "/relative", "https://user@mcp.example/", gone.URL + "/internal",
+	} {
+		if _, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), challenge{ResourceMetadata: bad}); err != nil {
+			t.Errorf("%s: %v", bad, err)
+		}
 	}
-	wantPaths(t, mcp)
 }
 
 func TestDiscoverUnreachable(t *testing.T) {
 	mcp, gone := newSite(t), newSite(t)
 	gone.Close()
-	mcp.page(prmPath, 200, resourcePage("HERE", "HERE"))
 	c := challenge{ResourceMetadata: gone.URL + "/prm?key=secret"}
 	_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), c)
 	wantError(t, err, "fetch protected resource metadata", gone.url(t, "").Host)
 	if strings.Contains(err.Error(), "secret") {
 		t.Errorf("error %q holds the query", err)
 	}
-	wantPaths(t, mcp)
+	wantPaths(t, mcp, prmPath)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -504,9 +528,8 @@ func TestResourceForms(t *testing.T) {
 		"https://mcp.example:8443/m?x=1": {"https://mcp.example:8443" + prmPath + "/m?x=1", "https://mcp.example:8443" + prmPath},
 	} {
 		u, _ := url.Parse(server)
-		got, err := (&discoverer{}).resourceForms(u, challenge{})
-		if err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: got %q (%v), want %q", server, got, err, want)
+		if got := (&discoverer{}).resourceForms(u, challenge{}); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %q, want %q", server, got, want)
 		}
 	}
 }
@@ -618,12 +641,13 @@ func TestCheckPKCE(t *testing.T) {
 		"plain":    {serverMetadata{CodeChallengeMethods: []string{"plain"}}, false},
 		"nothing":  {serverMetadata{}, false},
 		"defaults": {serverMetadata{defaulted: true}, true},
+		"vouched":  {serverMetadata{vouched: true}, true},
 	} {
 		err := test.m.checkPKCE()
 		if (err == nil) != test.ok {
 			t.Errorf("%s: got %v", name, err)
 		}
-		if err != nil && !strings.Contains(hintOf(err), "code_challenge_methods_supported") {
+		if err != nil && !strings.Contains(hintOf(err), "--auth-metadata") {
 			t.Errorf("%s: hint %q", name, hintOf(err))
 		}
 	}
@@ -657,8 +681,8 @@ func TestCheckEndpoint(t *testing.T) {
 		if _, err := checkEndpoint(loopback, true); err != nil {
 			t.Errorf("%q: %v", loopback, err)
 		}
-		if _, err := checkEndpoint(loopback, false); err == nil || !strings.Contains(hintOf(err), "--allow-http") {
-			t.Errorf("%q without --allow-http: %v, hint %q", loopback, err, hintOf(err))
+		if _, err := checkEndpoint(loopback, false); err == nil {
+			t.Errorf("%q was accepted without --allow-http", loopback)
 		}
 	}
 }
@@ -826,33 +850,28 @@ func TestFetchRedirects(t *testing.T) {
 		})
 	}
 	var referer string
-	other.handle("/doc", func(w http.ResponseWriter, r *http.Request) {
-		referer = r.Header.Get("Referer")
-		io.WriteString(w, "{}")
-	})
 	d := as.discoverer()
 	fetch := func() error {
 		return d.fetch(context.Background(), "authorization server metadata", as.URL+"/1?key=secret", &serverMetadata{})
 	}
 	redirect("/1", "/2")
 	redirect("/2", "/3")
-	redirect("/3", other.URL+"/doc")
-	if err := fetch(); err != nil {
-		t.Errorf("three redirects: %v", err)
-	}
-	redirect("/1", other.URL+"/doc")
+	redirect("/3", "/doc")
+	as.handle("/doc", func(w http.ResponseWriter, r *http.Request) {
+		referer = r.Header.Get("Referer")
+		io.WriteString(w, "{}")
+	})
 	if err := fetch(); err != nil || referer != "" {
-		t.Errorf("another origin was told %q (%v)", referer, err)
+		t.Errorf("three redirects: %v, referer %q", err, referer)
 	}
-	redirect("/1", "/2")
 	redirect("/3", "/4")
-	redirect("/4", other.URL+"/doc")
+	redirect("/4", "/doc")
 	wantError(t, fetch(), "too many redirects")
 	redirect("/2", "/1")
 	wantError(t, fetch(), "too many redirects")
 
 	before := len(other.paths())
-	for _, to := range []string{plain.URL + "/doc", "http://as.example/doc", "file:///etc/passwd", "javascript:alert(1)", "https://user:pass@" + other.url(t, "").Host + "/doc"} {
+	for _, to := range []string{other.URL + "/doc", plain.URL + "/doc", "http://as.example/doc", "file:///etc/passwd", "javascript:alert(1)", "https://user:pass@" + other.url(t, "").Host + "/doc"} {
 		redirect("/1", to)
 		err := fetch()
 		wantError(t, err, "the redirect's target")
@@ -862,11 +881,6 @@ func TestFetchRedirects(t *testing.T) {
 	}
 	if after := len(other.paths()); after != before {
 		t.Errorf("%d requests went where they must not", after-before)
-	}
-	d.allowHTTP = true
-	redirect("/1", plain.URL+"/doc")
-	if err := fetch(); err != nil {
-		t.Errorf("loopback with --allow-http: %v", err)
 	}
 }
 
@@ -888,7 +902,7 @@ func TestSelectScope(t *testing.T) {
 		"offline, not listed":     {"", "c", authorization{server: serverMetadata{ScopesSupported: []string{"c"}}}, "c"},
 		"server's own, not asked": {"", "", authorization{server: serverMetadata{ScopesSupported: []string{"c"}}}, ""},
 	} {
-		if got := selectScope(test.given, challenge{Scope: test.challenged}, &test.a); got != test.want {
+		if got := selectScope(test.given, challenge{Scope: test.challenged}, strings.Join(test.a.scopes, " "), &test.a.server); got != test.want {
 			t.Errorf("%s: got %q, want %q", name, got, test.want)
 		}
 	}

@@ -326,7 +326,7 @@ func (d *doctor) client(m *serverMetadata) {
 	switch {
 	case d.cfg.unattended():
 		d.machine(m)
-	case d.cfg.clientID != "":
+	case d.auth.countsHere(m):
 		d.ok(step, "%s, as given", excerpt(d.cfg.clientID))
 		d.callback()
 	case d.cfg.clientMetadataURL != "" && m.ClientMetadataSupported:
@@ -384,7 +384,7 @@ func (d *doctor) scope(ch challenge, found *authorization) {
 	if cached == nil {
 		cached = &credentials{}
 	}
-	if scope := d.auth.scopeFor(ch, cached, found); scope != "" {
+	if _, scope := d.auth.scopes(ch, cached, found); scope != "" {
 		d.ok("scope", "%s", excerpt(scope))
 	} else {
 		d.skip("scope", "none is named, none is asked for")

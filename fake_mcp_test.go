@@ -252,7 +252,7 @@ func (s *fakeMCP) authorized(w http.ResponseWriter, r *fakeRequest) bool {
 	case given == "":
 	case !strings.HasPrefix(given, "Bearer ") || strings.Count(given, " ") != 1:
 		s.complain(r, "got Authorization of the wrong form: %.10q…", given)
-	case ok && (needs == "" || hasScope(granted, needs)):
+	case ok && (needs == "" || hasScopes(granted, needs)):
 		return true
 	case ok:
 		status, reason, scope = http.StatusForbidden, "insufficient_scope", needs
@@ -281,7 +281,7 @@ func bearerChallenge(metadata, reason, scope string) string {
 	return header
 }
 
-func hasScope(granted, want string) bool {
+func hasScopes(granted, want string) bool {
 	for _, scope := range strings.Fields(want) {
 		if !strings.Contains(" "+granted+" ", " "+scope+" ") {
 			return false

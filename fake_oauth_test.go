@@ -33,6 +33,9 @@ type fakeAuth struct {
 	resource      string                   // what resource must be, "" for absent; anyValue
 	scope         string                   // what scope must be, "" for absent; anyValue
 	scopes        []string                 // scopes_supported
+	valid         []string                 // the scopes that there are; nil: any
+	strict        bool                     // a client is held to the scope it registered with
+	redirectHost  string                   // of registered clients
 	expiresIn     any                      // of access tokens: a number, a string, or nil for absent
 	lives         time.Duration            // of access tokens, whatever expiresIn says; 0: for good
 	rotates       bool                     // a refresh gives a new refresh token; the old one revokes the grant
@@ -62,6 +65,7 @@ const anyValue = "*"
 
 type fakeClient struct {
 	id, secret, method string
+	scope              string           // that it was registered with
 	grants             []string         // that it was registered for; none: any
 	key                crypto.PublicKey // of method private_key_jwt
 	algorithm          string           // that it has to sign with
@@ -93,7 +97,7 @@ func fakeSecret() string {
 func newFakeAuth(o *fakeOrigin) *fakeAuth {
 	a := &fakeAuth{
 		fakeOrigin: o, issuer: o.base, metadataPath: "/.well-known/oauth-authorization-server",
-		registers: true, methods: []string{"none"}, resource: anyValue, scope: anyValue,
+		registers: true, methods: []string{"none"}, resource: anyValue, scope: anyValue, redirectHost: "127.0.0.1",
 		expiresIn: 3600, rotates: true, authorization: "/authorize", token: "/token",
 		clients: map[string]*fakeClient{}, codes: map[string]*fakeCode{},
 		access: map[string]*fakeGrant{}, refresh: map[string]*fakeGrant{},
@@ -312,8 +316,8 @@ func (a *fakeAuth) register(r *fakeRequest) oauthReply {
 	for _, raw := range asList(doc["redirect_uris"]) {
 		redirects = append(redirects, raw)
 		u, err := url.Parse(raw)
-		a.want(r, err == nil && u.Scheme == "http" && u.Hostname() == "127.0.0.1" && u.Port() != "",
-			"got redirect URI %q, want one of 127.0.0.1 with a port", raw)
+		a.want(r, err == nil && u.Scheme == "http" && u.Hostname() == a.redirectHost && u.Port() != "",
+			"got redirect URI %q, want one of %s with a port", raw, a.redirectHost)
 	}
 	method, _ := doc["token_endpoint_auth_method"].(string)
 	a.want(r, len(redirects) == 1, "got redirect URIs %q, want one", redirects)
@@ -321,10 +325,14 @@ func (a *fakeAuth) register(r *fakeRequest) oauthReply {
 	grants := asList(doc["grant_types"])
 	a.want(r, slices.Contains(grants, "authorization_code") && slices.Contains(grants, "refresh_token"), "got grant_types %q", grants)
 	a.want(r, slices.Contains(a.methods, method), "got token_endpoint_auth_method %q, want one of %q", method, a.methods)
-	a.want(r, doc["scope"] == nil, "got scope %v, want none", doc["scope"])
+	scope, _ := doc["scope"].(string)
+	a.want(r, a.scope == anyValue || scope == "" || scope == a.scope, "got scope %q, want %q", scope, a.scope)
+	if a.valid != nil && withoutScope(scope, strings.Join(a.valid, " ")) != "" {
+		return refuse(http.StatusBadRequest, "invalid_client_metadata")
+	}
 	a.want(r, doc["client_name"] != nil, "got no client_name")
 	a.want(r, r.Header.Get("Authorization") == "", "got an Authorization header")
-	c := &fakeClient{id: "client-" + fakeSecret(), method: method, redirects: redirects, grants: grants}
+	c := &fakeClient{id: "client-" + fakeSecret(), method: method, redirects: redirects, grants: grants, scope: scope}
 	doc["client_id"] = c.id
 	if method != "none" {
 		c.secret = a.secret("client-secret")
@@ -333,6 +341,7 @@ func (a *fakeAuth) register(r *fakeRequest) oauthReply {
 	a.clients[c.id] = c
 	if a.registered != nil {
 		a.registered(doc)
+		c.scope, _ = doc["scope"].(string)
 	}
 	return oauthReply{status: http.StatusCreated, doc: doc}
 }
@@ -370,7 +379,10 @@ func (a *fakeAuth) authorize(r *fakeRequest) oauthReply {
 	a.wantValue(r, "resource", q, a.resource)
 	a.wantValue(r, "scope", q, a.scope)
 	back := url.Values{"state": {q.Get("state")}, "iss": {a.issuer}}
-	if a.denies || r.Header.Get(decisionHeader) == "deny" {
+	if refused := a.refusedScope(c, q.Get("scope")); refused != "" {
+		back.Set("error", "invalid_scope")
+		back.Set("error_description", "not allowed: "+refused)
+	} else if a.denies || r.Header.Get(decisionHeader) == "deny" {
 		back.Set("error", "access_denied")
 		back.Set("error_description", "the user said no")
 	} else {
@@ -382,6 +394,18 @@ func (a *fakeAuth) authorize(r *fakeRequest) oauthReply {
 		a.responds(back)
 	}
 	return oauthReply{status: http.StatusFound, location: redirect + "?" + back.Encode()}
+}
+
+// refusedScope is what of a scope there is not, or not for this client.
+func (a *fakeAuth) refusedScope(c *fakeClient, scope string) string {
+	refused := ""
+	if a.valid != nil {
+		refused = withoutScope(scope, strings.Join(a.valid, " "))
+	}
+	if a.strict {
+		refused = unionScope(refused, withoutScope(scope, c.scope))
+	}
+	return refused
 }
 
 func (a *fakeAuth) wantValue(r *fakeRequest, name string, q url.Values, want string) {

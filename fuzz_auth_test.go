@@ -68,8 +68,11 @@ func referenceTokenAnswer(body []byte) (a tokenAnswer, ok bool) {
 		var value any
 		name, _ := dec.Token()
 		_ = dec.Decode(&value) // it may be a number of no double
-		if strings.EqualFold(name.(string), "expires_in") {
+		switch {
+		case strings.EqualFold(name.(string), "expires_in"):
 			a.ExpiresIn = value
+		case strings.EqualFold(name.(string), "authed_user"):
+			a.AuthedUser = &a
 		}
 		for field, into := range fields {
 			if text, isString := value.(string); isString && strings.EqualFold(name.(string), field) {
@@ -97,7 +100,7 @@ func FuzzTokenAnswer(f *testing.F) {
 	for _, body := range []string{
 		`{"access_token":"a","token_type":"bearer","refresh_token":"r","scope":"a b","expires_in":3600}`,
 		`{"access_token":"a","token_type":"Bearer","scope":["a","b"],"expires_in":"3600"}`,
-		`{"access_token":"a\r\nEvil: 1","token_type":"Bearer"}`, `{"access_token":"a","token_type":"mac"}`,
+		`{"access_token":"a\r\nEvil: 1","token_type":"Bearer"}`, `{"access_token":"a","token_type":"mac"}`, `{"access_token":"a"}`, `{"authed_user":{"access_token":"a","token_type":"user"}}`,
 		`{"access_token":"a","ACCESS_TOKEN":"b","token_type":"Bearer","expires_in":1e400}`,
 		`{"error":"invalid_grant","error_description":"SENTINEL+secret/%7e is gone"}`, `{"error":"SENTINEL%2Bsecret"}`,
 		`{"access_token":"a","token_type":"` + fuzzSecret + `"}`, `{"error":"\u001b[31mno"}`, `{}`, `null`, `[]`, `"a"`,
@@ -110,13 +113,13 @@ func FuzzTokenAnswer(f *testing.F) {
 	f.Add(503, []byte(`{"access_token":"a","token_type":"Bearer"}`))
 	now := time.Date(2026, 7, 28, 10, 0, 0, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		got, err := parseTokenAnswer(status, body, now)
-		if a, ok := referenceTokenAnswer(body); ok {
-			usable := (status == 200 || status == 201) && a.Error == "" && a.AccessToken != "" && visible.MatchString(a.AccessToken) && strings.EqualFold(a.TokenType, "bearer")
+		got, err := parseTokenAnswer(status, body, now, false)
+		if a, ok := referenceTokenAnswer(body); ok && a.AuthedUser == nil {
+			usable := (status == 200 || status == 201) && a.Error == "" && a.AccessToken != "" && visible.MatchString(a.AccessToken) && slices.Contains(tokenTypes, strings.ToLower(a.TokenType))
 			if usable != (err == nil) || err == nil && (got.Access != a.AccessToken || got.Scope != a.Scope) {
 				t.Fatalf("%d %q: got %+v, %v, want %+v", status, body, got, err, a)
 			}
-			if again, errAgain := parseTokenAnswer(status, []byte(a.asForm()), now); a.AccessToken+a.Error != "" && (again != got || (err == nil) != (errAgain == nil)) {
+			if again, errAgain := parseTokenAnswer(status, []byte(a.asForm()), now, false); a.AccessToken+a.Error != "" && (again != got || (err == nil) != (errAgain == nil)) {
 				t.Fatalf("%q: as a form got %+v, %v, want %+v, %v", body, again, errAgain, got, err)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 
 const (
 	googleIssuer     = "https://accounts.google.com"
+	maxAttempts      = 4 // to get a token, per sign-in
 	maxRegistrations = 2 // per sign-in
 )
 
@@ -23,59 +24,154 @@ const (
 // windows open soon for the same one.
 type asking func(ctx context.Context, page signInPage, start, purpose string)
 
+// A signer is one way to a first token.
+type signer interface {
+	// grants are those that a registration names beside the usual.
+	grants() []string
+	// attempt asks for a token once, as the client and for the scope that c names.
+	attempt(ctx context.Context, c *credentials) (token, error)
+}
+
+// signIn is one sign-in at the authorization server that was found.
+type signIn struct {
+	*oauth
+	found    *authorization
+	ch       challenge
+	used     string // the token that was refused; "" if there was none
+	ask      asking
+	selected string       // the scope that is needed, without what was asked for earlier
+	old      *credentials // as they were stored before
+	c        *credentials // as they are tried now
+
+	cb            *callback // where the browser comes back to; nil while nothing listens
+	registrations int
+	named         string // the scope that the last of them was asked for
+}
+
 // authorize signs the user in and stores the token.
-func (o *oauth) authorize(ctx context.Context, ch challenge, ask asking) error {
+func (o *oauth) authorize(ctx context.Context, ch challenge, used string, ask asking) error {
 	ctx, span := o.trace.start(ctx, "oauth sign-in", spanInternal)
 	defer span.end()
-	err := o.authorization(ctx, ch, ask)
+	err := o.authorization(ctx, ch, used, ask)
 	if err != nil {
 		span.fail(errorType(err))
 	}
 	return err
 }
 
-func (o *oauth) authorization(ctx context.Context, ch challenge, ask asking) error {
+func (o *oauth) authorization(ctx context.Context, ch challenge, used string, ask asking) error {
 	found, err := o.discovered(ctx, ch)
 	if err != nil {
 		return err
 	}
-	old := o.reread()
-	scope := o.scopeFor(ch, old, found)
+	s := &signIn{oauth: o, found: found, ch: ch, used: used, ask: ask}
 	switch {
 	case o.cfg.unattended():
-		return o.clientCredentials(ctx, found, scope)
+		return s.run(ctx, machine{s})
 	case o.usesDevice(&found.server):
-		err := o.deviceSignIn(ctx, found, scope, ask)
-		if o.cfg.device || !errors.As(err, new(deviceRefused)) {
+		err := s.run(ctx, device{s})
+		if o.cfg.device || !errors.As(err, new(deviceRefused)) && !errors.As(err, new(registrationRefused)) {
 			return err
 		}
 		o.log.infof("signing in without a device code: %v", err)
 		if found.server.checkBrowser() != nil {
 			return err
 		}
-		old = o.reread() // with a registration made for the code
+		s = &signIn{oauth: o, found: found, ch: ch, used: used, ask: ask}
 	}
-	for registrations := 1; ; registrations++ {
-		c, cb, err := o.prepare(ctx, old, found)
-		if err != nil {
-			return err
+	return s.run(ctx, &browser{signIn: s})
+}
+
+// run tries the way until there is a token. What we chose ourselves never ends a
+// sign-in: where the server refuses something of it, it is asked once more without.
+func (s *signIn) run(ctx context.Context, way signer) (err error) {
+	s.old = s.reread()
+	if s.c, err = s.newCredentials(s.old, s.found); err != nil {
+		return err
+	}
+	s.selected, s.c.RequestedScope = s.scopes(s.ch, s.old, s.found)
+	if s.old.Issuer == s.c.Issuer {
+		s.c.RefusedScope, s.c.ScopeAtRefresh = s.old.RefusedScope, s.old.ScopeAtRefresh
+	}
+	defer func() {
+		if s.cb != nil {
+			s.cb.outcome(err) // after the token is stored: that is what the page says
+			s.cb.close()
 		}
-		c.RequestedScope = scope
-		err = o.oneSignIn(ctx, c, cb, found, ask)
-		cb.close()
+	}()
+	for attempt := 1; ; attempt++ {
+		if s.c.Client.ID == "" {
+			if err := s.registered(ctx, way.grants()); err != nil {
+				return err
+			}
+		}
+		s.c.Token, err = way.attempt(ctx, s.c)
 		if err == nil {
-			return nil
+			if s.c.Token.Scope == "" {
+				s.c.Token.Scope = s.c.scope() // RFC 6749, section 5.1: unchanged when it is left out
+			}
+			return s.keepNew(ctx, s.c)
 		}
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) && c.Client.ID == old.Client.ID && c.Client.Source == sourceRegistered && ch.Error != insufficientScope {
-			// Perhaps nobody was there; perhaps the server showed its error page
-			// because it lost our registration. Another one mends the second.
-			_ = o.keep(&credentials{Issuer: c.Issuer, RequestedScope: c.RequestedScope})
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			s.doubtRegistration()
 		}
-		if !isUnknownClient(err) || c.Client.Source != sourceRegistered || registrations == maxRegistrations {
-			return err
+		if attempt == maxAttempts || ctx.Err() != nil || !s.concede(err) {
+			return s.explainRefusal(err)
 		}
-		o.log.infof("%s no longer knows our registration: registering anew", found.server.Issuer)
-		old = &credentials{}
+	}
+}
+
+// concede gives up one thing that we chose and the server may have refused it
+// for; false if there is none. What the user gave is never changed.
+func (s *signIn) concede(err error) bool {
+	scope, ours := s.c.scope(), s.c.Client.Source == sourceRegistered
+	canRegister := ours && s.registrations < maxRegistrations && s.found.server.RegistrationEndpoint != ""
+	switch {
+	case isUnknownClient(err) && canRegister:
+		s.log.infof("%s does not know our registration: registering anew", excerpt(s.c.Issuer))
+		s.c.Client = client{}
+		return true
+	case errorCode(err) != "invalid_scope" || s.cfg.scope != "" || scope == "":
+		return false
+	}
+	withoutMemory := *s.c
+	withoutMemory.RequestedScope = s.selected
+	switch {
+	case withoutMemory.scope() != scope:
+		s.log.infof("the scope %q is refused: asking again without what was asked for earlier", excerpt(scope))
+		s.c.RequestedScope = s.selected
+	case hasScope(scope, offlineAccess):
+		s.log.infof("the scope %q is refused: asking again without %s", excerpt(scope), offlineAccess)
+		s.c.RefusedScope = unionScope(s.c.RefusedScope, offlineAccess)
+	case canRegister && s.named != scope && (s.c.Client.Scope == "" || withoutScope(scope, s.c.Client.Scope) != ""):
+		s.log.infof("the scope %q is refused: registering anew for it", excerpt(scope))
+		s.c.Client = client{}
+	default:
+		s.log.infof("the scope %q is refused: asking again without a scope", excerpt(scope))
+		s.c.RefusedScope = unionScope(s.c.RefusedScope, scope)
+	}
+	return true
+}
+
+// scope is what to ask for: without what the server refused before, and nothing
+// beyond what the client is registered for.
+func (c *credentials) scope() string {
+	scope := withoutScope(c.RequestedScope, c.RefusedScope)
+	granted := withoutScope(scope, withoutScope(scope, c.Client.Scope))
+	if granted == "" || c.GivenScope != "" { // else the registration speaks of these scopes
+		return scope
+	}
+	return granted
+}
+
+// doubtRegistration: nobody has signed in. Perhaps nobody was there; perhaps the
+// server showed its error page because it lost our registration. Another one
+// mends the second, and is only made where the token was refused as well.
+func (s *signIn) doubtRegistration() {
+	if s.old.Client.Source == sourceRegistered && s.c.Client.ID == s.old.Client.ID && s.ch.Error != insufficientScope && s.used == s.old.Token.Access {
+		c := *s.old
+		c.Client.Doubtful = true
+		_ = s.keep(&c)
 	}
 }
 
@@ -86,6 +182,14 @@ func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, e
 	d.known = o.reread().Issuer
 	found, err := d.discover(ctx, o.cfg.server, ch)
 	if err == nil {
+		if m := &found.server; o.hasGooglesClient() && m.isGoogle() {
+			// Neither of these is to get the client's secret, nor its tokens, from a server that only names them.
+			for _, endpoint := range []*string{&m.DeviceAuthorizationEndpoint, &m.RevocationEndpoint} {
+				if !isGooglesURL(*endpoint) {
+					*endpoint = ""
+				}
+			}
+		}
 		err = o.checkGrant(&found.server)
 	}
 	if err != nil {
@@ -124,39 +228,39 @@ func unusable(err error) error {
 	return authError{err}
 }
 
-// scopeFor is what to ask for: what this request needs, and what was asked for
-// before at the same authorization server (MCP 2026-07-28, Authorization,
-// "Scope Selection Strategy").
-func (o *oauth) scopeFor(ch challenge, old *credentials, found *authorization) string {
-	scope := selectScope(o.cfg.scope, ch, found)
+// scopes are what this request needs, and that with what was asked for before at
+// the same authorization server (MCP 2026-07-28, Authorization, "Scope Selection
+// Strategy").
+func (o *oauth) scopes(ch challenge, old *credentials, found *authorization) (selected, all string) {
+	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+o.cfg.server.Host, o.log)
+	published := boundedScope(strings.Join(found.scopes, " "), "in the metadata of "+o.cfg.server.Host, o.log)
+	selected = selectScope(o.cfg.scope, ch, published, &found.server)
 	if ch.Error == insufficientScope {
-		scope = unionScope(scope, ch.Scope)
-	}
-	if old.Issuer == found.server.Issuer && o.cfg.scope == "" {
-		scope = unionScope(old.RequestedScope, scope)
+		selected = unionScope(selected, ch.Scope)
 	}
 	if o.cfg.unattended() && o.cfg.scope == "" {
-		scope = withoutOfflineAccess(scope)
+		selected = withoutScope(selected, offlineAccess) // it asks for a refresh token, on behalf of a user
 	}
-	return scope
+	all = selected
+	if old.Issuer == found.server.Issuer && o.cfg.scope == "" {
+		all = unionScope(old.RequestedScope, selected)
+	}
+	return selected, all
 }
 
 // newCredentials says which client we are; without one in Client it is to be registered.
 func (o *oauth) newCredentials(old *credentials, found *authorization) (*credentials, error) {
 	m := &found.server
 	c := &credentials{
-		Server: o.key.server, Profile: o.key.profile, Grant: o.key.grant, Issuer: m.Issuer, TokenEndpoint: m.TokenEndpoint,
-		RevocationEndpoint: m.RevocationEndpoint, Resource: found.resource,
+		Server: o.key.server, Profile: o.key.profile, Grant: o.key.grant, GivenScope: o.key.scope, GivenResource: o.key.resource,
+		Issuer: m.Issuer, TokenEndpoint: m.TokenEndpoint, RevocationEndpoint: m.RevocationEndpoint, Resource: found.resource,
 	}
 	switch {
-	case o.cfg.clientID != "":
-		// MCP 2026-07-28, Client Registration, "Authorization Server Binding":
-		// what was registered at one server is never shown to another.
-		if old.Client.Source == sourceGiven && old.Issuer != "" && old.Issuer != m.Issuer {
-			return nil, withHint(authErrorf("%s now names the authorization server %s, and the given client belongs to %s", o.cfg.server.Host, excerpt(m.Issuer), excerpt(old.Issuer)),
-				"if that is right: %s, and give the client registered at the new server with --client-id", o.cfg.typed("logout"))
-		}
+	case o.countsHere(m):
 		c.Client = client{ID: o.cfg.clientID, Secret: o.cfg.clientSecret, Source: sourceGiven}
+		if err := o.checkBinding(c, old); err != nil {
+			return nil, err
+		}
 	case o.cfg.clientMetadataURL != "" && m.ClientMetadataSupported:
 		c.Client = client{ID: o.cfg.clientMetadataURL, Source: sourceDocument}
 	default:
@@ -177,98 +281,193 @@ func (o *oauth) newCredentials(old *credentials, found *authorization) (*credent
 	return c, nil
 }
 
-// prepare says which client we are and listens for the callback.
-func (o *oauth) prepare(ctx context.Context, old *credentials, found *authorization) (*credentials, *callback, error) {
-	c, err := o.newCredentials(old, found)
-	if err != nil {
-		return nil, nil, err
-	}
-	if c.Client.ID == "" {
-		cb, err := o.registeredClient(ctx, c, old, &found.server)
-		return c, cb, err
-	}
-	cb, err := listenForGivenClient(o.cfg.redirectURI)
-	if err != nil {
-		return nil, nil, err
-	}
-	c.Client.RedirectURI = cb.redirect.String()
-	return c, cb, nil
-}
-
-// registeredClient uses the registration that we have at this server, or makes
-// one, for moreGrants beside the usual.
-func (o *oauth) registeredClient(ctx context.Context, c *credentials, old *credentials, m *serverMetadata, moreGrants ...string) (*callback, error) {
-	ours := old.Client.Source == sourceRegistered && old.Issuer == m.Issuer
-	if ours && (o.cfg.redirectURI == nil || old.Client.RedirectURI == o.cfg.redirectURI.String()) {
+// registered uses the registration that we have at this server, or makes one.
+func (s *signIn) registered(ctx context.Context, grants []string) error {
+	m, old := &s.found.server, s.old
+	if s.cb == nil && old.Client.Source == sourceRegistered && old.Issuer == m.Issuer && !old.Client.Doubtful &&
+		(s.cfg.redirectURI == nil || old.Client.RedirectURI == s.cfg.redirectURI.String()) && !s.outgrows(old) {
 		if redirect, err := url.Parse(old.Client.RedirectURI); err == nil {
 			if cb, err := listenAt(redirect); err == nil {
-				c.Client = old.Client
-				return cb, nil
+				s.cb, s.c.Client = cb, old.Client
+				return nil
 			}
-			o.log.debugf("port %s is taken: registering anew", redirect.Port())
+			s.log.debugf("port %s is taken: registering anew", redirect.Port())
 		}
 	}
 	if m.RegistrationEndpoint == "" {
-		return nil, o.noClient(m)
+		return s.noClient(m)
 	}
-	cb, err := listenForRegistration(o.cfg.redirectURI, o.cfg.anyPort)
-	if err != nil {
-		return nil, err
-	}
-	ctx, span := o.trace.start(ctx, "oauth registration", spanInternal)
+	ctx, span := s.trace.start(ctx, "oauth registration", spanInternal)
 	defer span.end()
-	c.Client, err = o.discover.register(ctx, m, cb.redirect.String(), moreGrants...)
-	if err != nil {
+	s.registrations++
+	if err := s.register(ctx, grants); err != nil {
 		span.fail("registration")
-		cb.close()
-		return nil, err
+		return err
 	}
-	c.Client.Source, c.Client.RedirectURI = sourceRegistered, cb.redirect.String()
 	if old.Token.Access == "" {
-		_ = o.keep(c) // a sign-in that fails must not lead to a registration each time
+		_ = s.keep(s.c) // a sign-in that fails must not lead to a registration each time
 	}
-	return cb, nil
+	return nil
+}
+
+// outgrows reports whether a scope is needed that the registration was not made
+// for. One that was refused at registration is not asked for again and again.
+func (s *signIn) outgrows(old *credentials) bool {
+	return old.Client.Scope != "" && withoutScope(s.c.scope(), unionScope(old.Client.Scope, old.RequestedScope)) != ""
+}
+
+// register makes a client that names the scope to be asked for. Where the server
+// refuses that, it makes one without; and one for localhost where it refuses
+// 127.0.0.1 (Superset, fronts of Cognito).
+func (s *signIn) register(ctx context.Context, grants []string) (err error) {
+	scope, host, refused := s.c.scope(), "127.0.0.1", error(nil)
+	if redirect, err := url.Parse(s.old.Client.RedirectURI); err == nil && s.old.Issuer == s.c.Issuer && redirect.Hostname() == "localhost" {
+		host = "localhost" // as it was found to work
+	}
+	s.named = scope
+	for {
+		if s.cb == nil {
+			if s.cb, err = listenForRegistration(s.cfg.redirectURI, s.cfg.anyPort, host, redirectPath(s.c.Issuer)); err != nil {
+				return err
+			}
+		}
+		c, err := s.discover.register(ctx, &s.found.server, s.cb.redirect.String(), scope, grants...)
+		if err == nil {
+			c.Source, c.RedirectURI = sourceRegistered, s.cb.redirect.String()
+			s.c.Client = c
+			return nil
+		}
+		if refused == nil {
+			refused = err
+		}
+		var answer registrationRefused
+		otherHost := s.cfg.redirectURI == nil && host != "localhost" && !s.cb.serving()
+		switch {
+		case !errors.As(err, &answer) || !answer.aboutMetadata:
+			return refused
+		case otherHost && (answer.aboutRedirect || scope == ""):
+			host = "localhost"
+			s.cb.close()
+			s.cb = nil
+		case scope != "":
+			scope = ""
+		default:
+			return refused
+		}
+	}
 }
 
 func (o *oauth) noClient(m *serverMetadata) error {
-	return withHint(authErrorf("%s needs a client id: its authorization server offers no registration", o.cfg.server.Host),
-		"set GOOGLE_CLIENT_ID or give --client-id (register a client at %s by hand)", excerpt(m.Issuer))
+	return withHint(authErrorf("%s needs a client id: its authorization server offers no registration", o.cfg.server.Host), "%s", o.clientHint(hostOf(m.Issuer)))
 }
 
-// oneSignIn takes the user through the authorization endpoint and redeems the code.
-func (o *oauth) oneSignIn(ctx context.Context, c *credentials, cb *callback, found *authorization, ask asking) error {
+// clientHint says how to give a client, where none could be registered.
+func (o *oauth) clientHint(host string) string {
+	if o.cfg.clientFromEnv {
+		return "if the client of GOOGLE_CLIENT_ID is for " + host + ": -i env:GOOGLE_CLIENT_ID -s env:GOOGLE_CLIENT_SECRET"
+	}
+	return "set GOOGLE_CLIENT_ID or give --client-id (register a client at " + host + " by hand)"
+}
+
+// countsHere reports whether the user gave a client that may be used at this
+// authorization server. GOOGLE_CLIENT_ID is given to no server in particular: a
+// client of Google's in it is used with Google's endpoints only, whoever publishes
+// them. -i and any other id are the user's word.
+func (o *oauth) countsHere(m *serverMetadata) bool {
+	return o.cfg.clientID != "" && (!o.hasGooglesClient() || m.isGoogle())
+}
+
+func (o *oauth) hasGooglesClient() bool {
+	return o.cfg.clientFromEnv && strings.HasSuffix(strings.ToLower(o.cfg.clientID), ".apps.googleusercontent.com")
+}
+
+func (m *serverMetadata) isGoogle() bool {
+	return isGooglesURL(m.AuthorizationEndpoint) && isGooglesURL(m.TokenEndpoint)
+}
+
+// checkBinding: what was registered at one authorization server is never shown to
+// another (MCP 2026-07-28, Client Registration, "Authorization Server Binding"),
+// whichever MCP server led there. Google's endpoints are one authorization server,
+// whoever publishes them.
+func (o *oauth) checkBinding(c, old *credentials) error {
+	all, _ := o.store.list()
+	for _, other := range append(all, old) {
+		sameSecret := other.Client.Secret == c.Client.Secret || other.Client.Secret == "" || c.Client.Secret == ""
+		if other.Client.Source != sourceGiven || other.Client.ID != c.Client.ID || !sameSecret || other.Issuer == "" ||
+			sameIssuer(other.Issuer, c.Issuer) || isGooglesURL(other.TokenEndpoint) && isGooglesURL(c.TokenEndpoint) {
+			continue
+		}
+		logout := *o.cfg
+		if u, err := url.Parse(other.Server); err == nil && other.Server != "" {
+			logout.server, logout.profile = u, other.Profile
+		}
+		return withHint(authErrorf("%s names the authorization server %s, and the given client belongs to %s", o.cfg.server.Host, excerpt(c.Issuer), excerpt(other.Issuer)),
+			"if that is right: %s, and give the client registered at the new server with --client-id", logout.typed("logout"))
+	}
+	return nil
+}
+
+// browser signs in with the user's browser.
+type browser struct {
+	*signIn
+	asked bool // the user was shown where to sign in
+}
+
+func (b *browser) grants() []string { return nil }
+
+// attempt takes the user through the authorization endpoint and redeems the code.
+func (b *browser) attempt(ctx context.Context, c *credentials) (token, error) {
+	if b.cb == nil { // else the client was registered with it
+		var err error
+		if b.cb, err = listenForGivenClient(b.cfg.redirectURI); err != nil {
+			return token{}, err
+		}
+		c.Client.RedirectURI = b.cb.redirect.String()
+	}
 	verifier, state, windowState := newVerifier(), newState(), newState()
-	address, err := o.authorizationURL(c, found, verifier, state)
+	address, err := b.authorizationURL(c, b.found, verifier, state)
 	if err != nil {
-		return err
+		return token{}, err
 	}
-	target, err := o.authorizationURL(c, found, verifier, windowState)
+	target, err := b.authorizationURL(c, b.found, verifier, windowState)
 	if err != nil {
-		return err
+		return token{}, err
 	}
-	start := cb.startAt(target, windowState)
-	cb.expect(o.cfg.server.Host, state, found.server.Issuer, found.server.IssParameterSupported)
 	waiting, stopAsking := context.WithCancel(ctx)
-	ask(waiting, signInPage{URL: address}, start, purposeOf(c))
-	code, err := cb.wait(ctx)
+	defer stopAsking()
+	if b.asked {
+		b.cb.again(address, state, target, windowState)
+	} else {
+		b.asked = true
+		start := b.cb.startAt(target, windowState)
+		b.cb.expect(b.cfg.server.Host, state, c.Issuer, b.found.server.IssParameterSupported)
+		b.ask(waiting, signInPage{URL: address, Note: b.notes()}, start, purposeOf(c))
+	}
+	code, err := b.cb.wait(ctx)
 	stopAsking()
 	if err != nil {
 		if ctx.Err() != nil {
-			return o.nobodySignedIn()
+			return token{}, b.nobodySignedIn()
 		}
-		return err
+		return token{}, err
 	}
 	form := url.Values{"grant_type": {grantCode}, "code": {code}, "redirect_uri": {c.Client.RedirectURI}, "code_verifier": {verifier}}
 	addResource(form, c.Resource)
-	c.Token, err = o.tokenWithRetry(ctx, c, form)
-	if err == nil {
-		if c.Token.Scope == "" {
-			c.Token.Scope = c.RequestedScope // RFC 6749, section 5.1: unchanged when it is left out
-		}
-		err = o.keepNew(ctx, c)
+	return b.tokenWithRetry(ctx, c, form)
+}
+
+// notes are what the user should know before signing in.
+func (s *signIn) notes() string {
+	var notes []string
+	endpoint, _ := url.Parse(s.c.TokenEndpoint)
+	if s.cfg.clientFromEnv && s.c.Client.Source == sourceGiven && s.old.Client.ID != s.c.Client.ID && endpoint != nil {
+		notes = append(notes, "mcp-proxy: the client of GOOGLE_CLIENT_ID is used at "+excerpt(endpoint.Host))
 	}
-	cb.outcome(err) // after the token is stored: that is what the page says
-	return o.explainRefusal(err)
+	if u, err := url.Parse(s.c.Resource); err == nil && s.cfg.resource == "" && sameOrigin(u, s.cfg.server) &&
+		len(strings.TrimRight(u.EscapedPath(), "/")) < len(strings.TrimRight(s.cfg.server.EscapedPath(), "/")) {
+		notes = append(notes, "mcp-proxy: the token will be good for all of "+origin(u)+u.EscapedPath()+", as its server says, not for "+s.cfg.server.EscapedPath()+" alone")
+	}
+	return strings.Join(notes, "\n")
 }
 
 func (o *oauth) nobodySignedIn() error {
@@ -295,11 +494,18 @@ func (o *oauth) keepNew(ctx context.Context, c *credentials) error {
 // explainRefusal adds what the user can do about an answer of the token endpoint.
 func (o *oauth) explainRefusal(err error) error {
 	var refused *tokenError
-	if !errors.As(err, &refused) || refused.outOfOrder() {
-		return err
+	if errors.As(err, &refused) {
+		if refused.outOfOrder() {
+			return err
+		}
+		err = authError{err}
 	}
-	err = authError{err}
-	switch refused.Code {
+	switch errorCode(err) {
+	case "invalid_scope":
+		if o.cfg.scope != "" {
+			return withHint(err, "the authorization server refuses what --scope names: leave it out, or name scopes that this client may have")
+		}
+		return withHint(err, "--scope SCOPES asks for others: the server's documentation may name those that this client may have")
 	case "invalid_client", "unauthorized_client":
 		what := "--client-secret"
 		if o.cfg.privateKey != nil {
@@ -322,7 +528,7 @@ func purposeOf(c *credentials) string {
 
 // authorizationURL is the authorization request (OAuth 2.1, section 4.1.1).
 func (o *oauth) authorizationURL(c *credentials, found *authorization, verifier, state string) (string, error) {
-	endpoint, err := checkEndpoint(found.server.AuthorizationEndpoint, o.cfg.allowHTTP)
+	endpoint, err := checkEndpoint(found.server.AuthorizationEndpoint, o.cfg.acceptsHTTP())
 	if err != nil {
 		return "", fmt.Errorf("authorization endpoint: %w", err)
 	}
@@ -334,21 +540,51 @@ func (o *oauth) authorizationURL(c *credentials, found *authorization, verifier,
 	q.Set("code_challenge", challengeS256(verifier))
 	q.Set("code_challenge_method", "S256")
 	addResource(q, c.Resource)
-	if c.RequestedScope != "" {
-		q.Set("scope", c.RequestedScope)
+	scope := c.scope()
+	if scope != "" {
+		q.Set("scope", scope)
 	}
 	switch {
-	case c.Issuer == googleIssuer:
+	case c.Issuer == googleIssuer || isGooglesURL(endpoint.String()):
 		// Google knows no offline_access; without these two it gives no refresh token.
 		q.Set("access_type", "offline")
 		q.Set("prompt", "consent")
-	case slices.Contains(strings.Fields(c.RequestedScope), "offline_access"):
+	case hasScope(scope, offlineAccess) && !isMicrosoft(c.Issuer, endpoint):
 		// OpenID Connect Core, section 11: without it offline access is ignored.
 		q.Set("prompt", "consent")
 	}
 	for name, values := range o.cfg.authParams {
-		q[name] = values
+		if q[name] = values; values[0] == "" {
+			q.Del(name) // an empty value takes one of ours out
+		}
 	}
 	endpoint.RawQuery = q.Encode()
 	return endpoint.String(), nil
+}
+
+// isGooglesURL reports whether an endpoint is Google's, whoever published it: many
+// MCP servers name Google's endpoints under an issuer of their own.
+func isGooglesURL(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	return err == nil && u.Scheme == "https" && portOf(u) == "443" &&
+		slices.Contains([]string{"accounts.google.com", "oauth2.googleapis.com", "www.googleapis.com"}, strings.ToLower(u.Hostname()))
+}
+
+// isMicrosoft: Entra ID gives a refresh token for offline_access as it is, and
+// asks an administrator each time where prompt=consent is sent.
+func isMicrosoft(issuer string, endpoint *url.URL) bool {
+	hosts := []string{endpoint.Hostname()}
+	if u, err := url.Parse(issuer); err == nil {
+		hosts = append(hosts, u.Hostname())
+	}
+	return slices.ContainsFunc(hosts, func(host string) bool {
+		return slices.ContainsFunc(microsoftHosts, func(name string) bool {
+			return host == name || strings.HasPrefix(name, ".") && strings.HasSuffix(host, name)
+		})
+	})
+}
+
+var microsoftHosts = []string{
+	"login.microsoftonline.com", "login.microsoftonline.us", "login.partner.microsoftonline.cn", "login.chinacloudapi.cn",
+	"login.microsoft.com", "login.windows.net", "sts.windows.net", ".b2clogin.com", ".ciamlogin.com",
 }

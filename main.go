@@ -193,7 +193,7 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	if cfg.noCookies {
 		a.client.Jar = nil
 	}
-	a.oauthClient = &http.Client{Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.allowHTTP)}
+	a.oauthClient = &http.Client{Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.acceptsHTTP())}
 	if cfg.server != nil && cfg.headers.Get("Authorization") == "" {
 		a.auth = a.oauth(cfg)
 	}

@@ -63,16 +63,18 @@ type oauth struct {
 }
 
 func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tracer) *oauth {
-	resource := c.resource
 	return &oauth{
 		cfg: c, key: newStoreKey(c), store: st, http: client, log: log, trace: trace,
-		discover:   &discoverer{http: client, allowHTTP: c.allowHTTP, resource: resource, registerAs: c.registerAs, log: log},
+		discover: &discoverer{
+			http: client, allowHTTP: c.acceptsHTTP(), resource: c.resource, authMetadata: c.authMetadata,
+			registerAs: c.registerAs, log: log,
+		},
 		refreshing: newTurn(), signingIn: newTurn(), leaving: make(chan struct{}),
 	}
 }
 
 func newStoreKey(c *config) storeKey {
-	k := storeKey{server: c.server.String(), profile: c.profile}
+	k := storeKey{server: c.server.String(), profile: c.profile, scope: c.scope, resource: c.resource}
 	if c.unattended() {
 		k.grant = c.grant
 	}
@@ -151,6 +153,7 @@ type authAttempts struct {
 // without an error: the server's answer stands.
 func (o *oauth) challenged(ctx context.Context, resp *http.Response, used string, a *authAttempts) (bool, error) {
 	ch, ours := parseChallenge(resp.Header)
+	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+o.cfg.server.Host, o.log)
 	if resp.StatusCode == http.StatusForbidden {
 		if ch.Error != insufficientScope || ch.Scope == "" {
 			return false, nil
@@ -210,6 +213,20 @@ func (o *oauth) stepUp(ctx context.Context, ch challenge, used string, a *authAt
 	}
 	a.stepUps++
 	return true, o.signIn(ctx, ch, used)
+}
+
+// scopeWords say what was asked for and what was granted, where the server wants more.
+func (o *oauth) scopeWords(resp *http.Response) string {
+	ch, _ := parseChallenge(resp.Header)
+	c := o.current()
+	if ch.Error != insufficientScope || c.Token.Access == "" {
+		return ""
+	}
+	text := fmt.Sprintf("the token's scope is too narrow: asked for %q, granted %q", excerpt(c.scope()), excerpt(c.Token.Scope))
+	if ch.Scope != "" {
+		text += fmt.Sprintf(", the server wants %q", excerpt(ch.Scope))
+	}
+	return text + "; the authorization server's operator can say why"
 }
 
 // networkFailure keeps the cause for notSent beside the text for people.

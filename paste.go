@@ -85,7 +85,10 @@ func (p *pastes) deliver(ctx context.Context, pasted string) error {
 	if err != nil {
 		return err
 	}
-	direct := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // through no proxy
+	direct := &http.Client{ // through no proxy
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	resp, err := direct.Do(req)
 	if err != nil {
 		return withHint(errors.New("nobody waits for that address any more"), "start the sign-in again")
@@ -93,6 +96,9 @@ func (p *pastes) deliver(ctx context.Context, pasted string) error {
 	discard(resp)
 	if resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusNotFound {
 		return withHint(errors.New("that is not the answer to this sign-in: it may be an old one"), "sign in at the page above, and paste where it ends")
+	}
+	if next := resp.Header.Get("Location"); next != "" {
+		p.log.notice("mcp-proxy: the authorization server has to be asked once more, at this address:\n" + next)
 	}
 	return nil // what comes of it the sign-in says
 }

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"time"
@@ -134,11 +135,15 @@ func (o *oauth) refreshNow(ctx context.Context, used string) error {
 		span.fail(errorType(err))
 		if isRejected(err) {
 			o.rejected = c.renewal()
+		} else if t.Refresh != "" {
+			c.Token.Refresh = t.Refresh // of an answer without an access token that we can use
+			_ = o.keep(&c)
 		}
 		if isUnknownClient(err) && c.Client.Source == sourceRegistered {
 			// The authorization server lost our registration: with the old id the
 			// user would only see its error page, which never comes back to us.
-			_ = o.keep(&credentials{Issuer: c.Issuer, RequestedScope: c.RequestedScope})
+			c.Client.Doubtful = true
+			_ = o.keep(&c)
 		}
 		return err
 	}
@@ -167,9 +172,9 @@ func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
 	}
 	form := url.Values{"grant_type": {grantRefresh}, "refresh_token": {c.Token.Refresh}}
 	addResource(form, c.Resource)
-	t, err := o.tokenWithRetry(ctx, c, form)
+	t, err := o.refreshedByScope(ctx, c, form)
 	if err != nil {
-		return token{}, err
+		return t, err
 	}
 	if t.Refresh == "" {
 		t.Refresh = c.Token.Refresh // RFC 6749, section 6: it stays when none is sent, as by Google
@@ -178,4 +183,28 @@ func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
 		t.Scope = c.Token.Scope
 	}
 	return t, nil
+}
+
+// refreshedByScope sends no scope, and where that is refused once more with the
+// one that was asked for: Entra ID wants it (AADSTS90009), others refuse it. What
+// worked is remembered with the credentials.
+func (o *oauth) refreshedByScope(ctx context.Context, c *credentials, form url.Values) (token, error) {
+	attempt := func(withScope bool) (token, error) {
+		form.Del("scope")
+		if withScope {
+			form.Set("scope", c.scope())
+		}
+		return o.tokenWithRetry(ctx, c, form)
+	}
+	t, err := attempt(c.ScopeAtRefresh)
+	var refused *tokenError
+	if c.scope() == "" || !errors.As(err, &refused) || refused.Code != "invalid_request" && refused.Code != "invalid_scope" {
+		return t, err
+	}
+	again, second := attempt(!c.ScopeAtRefresh)
+	if second != nil && isRejected(second) {
+		return t, err // the way that is usual: its reason is the one to mend
+	}
+	c.ScopeAtRefresh = !c.ScopeAtRefresh
+	return again, second
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -391,7 +392,7 @@ func TestDue(t *testing.T) {
 // The monotonic clock stands still while the machine sleeps: a token that it
 // measured would be young when its time is over.
 func TestTokenTimesAreOfTheWallClock(t *testing.T) {
-	got, err := parseTokenAnswer(http.StatusOK, []byte(`{"access_token":"a","token_type":"bearer","expires_in":3600}`), time.Now())
+	got, err := parseTokenAnswer(http.StatusOK, []byte(`{"access_token":"a","token_type":"bearer","expires_in":3600}`), time.Now(), false)
 	fatal(t, err)
 	for _, at := range []time.Time{got.Obtained, got.Expiry} {
 		if strings.Contains(at.String(), "m=") {
@@ -433,6 +434,55 @@ func TestClockJumps(t *testing.T) {
 			fatal(t, json.Unmarshal(data, &doc))
 			if left := time.Until(doc.Token.Expires_at); left < 50*time.Minute || left > time.Hour {
 				t.Errorf("the new token expires in %v, want an hour", left)
+			}
+		})
+	}
+}
+
+// Entra ID refuses a refresh without scope, others one with it: it costs one request, once.
+func TestScopeAtRefresh(t *testing.T) {
+	for name, test := range map[string]struct {
+		without, with string // the error of a refresh without scope and with it; "": it works
+		want          []string
+	}{
+		"Entra ID":      {"invalid_request", "", []string{"", "tools", "tools"}},
+		"invalid_scope": {"invalid_scope", "", []string{"", "tools", "tools"}},
+		"others":        {"", "invalid_scope", []string{"", ""}},
+		"neither":       {"invalid_request", "invalid_grant", []string{"", "tools"}},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.on("token refresh_token", func(w http.ResponseWriter, r *fakeRequest) bool {
+				form, _ := url.ParseQuery(string(r.body))
+				code := test.without
+				if form.Has("scope") {
+					code = test.with
+				}
+				if code != "" {
+					writeJSON(w, http.StatusBadRequest, map[string]any{"error": code, "error_description": "AADSTS90009"})
+				}
+				return code != ""
+			})
+			user := newUser(t, auth, server)
+			user.remember(server)
+			p := user.start("-u", server.url)
+			p.initialize()
+			signIns := 0
+			for i := 0; i < 2 && signIns == 0; i++ {
+				auth.expireAccess()
+				p.echo("refreshed")
+				signIns = auth.count("authorize")
+			}
+			var got []string
+			for _, r := range auth.requests("token refresh_token") {
+				form, _ := url.ParseQuery(string(r.body))
+				got = append(got, form.Get("scope"))
+			}
+			wantValues(t, "scope", got, test.want...)
+			if refused := test.without != "" && test.with != ""; (signIns == 1) != refused {
+				t.Errorf("got %d sign-ins", signIns)
 			}
 		})
 	}

@@ -24,8 +24,8 @@ const projectPage = "https://github.com/smorand/mcp-proxy"
 // it there.
 var authMethods = []string{"none", "client_secret_post", "client_secret_basic"}
 
-// registration is the request. It has no scope: a narrow one would forbid a
-// later step-up, an invented one be refused. It has no software_version: a
+// registration is the request. Its scope is what will be asked for: servers of the
+// MCP SDK for Python hold a client to it. It has no software_version: a
 // registration outlives the version that made it.
 type registration struct {
 	ClientName      string   `json:"client_name"`
@@ -36,6 +36,7 @@ type registration struct {
 	GrantTypes      []string `json:"grant_types"`
 	ResponseTypes   []string `json:"response_types"`
 	AuthMethod      string   `json:"token_endpoint_auth_method"`
+	Scope           string   `json:"scope,omitempty"`
 }
 
 // registered is what counts of the answer. Redirect URIs are ignored: gateways
@@ -47,37 +48,50 @@ type registered struct {
 	ClientID     string `json:"client_id"`
 	ClientSecret string `json:"client_secret"`
 	AuthMethod   string `json:"token_endpoint_auth_method"`
+	Scope        any    `json:"scope"` // a string; other forms are none of RFC 7591's
 }
 
 // registrationRefused is the server's word, or its trouble, and not the network's.
-type registrationRefused struct{ error }
+type registrationRefused struct {
+	error
+	aboutMetadata bool // something in the request is refused, not the client
+	aboutRedirect bool // it may be the redirect URI
+}
 
 func (r registrationRefused) Unwrap() error { return r.error }
 
 // register makes a client at m's registration endpoint that is sent back to
-// redirectURI. Its AuthMethod is always set.
-func (d *discoverer) register(ctx context.Context, m *serverMetadata, redirectURI string, moreGrants ...string) (client, error) {
+// redirectURI and will ask for scope. Its AuthMethod is always set.
+func (d *discoverer) register(ctx context.Context, m *serverMetadata, redirectURI, scope string, moreGrants ...string) (client, error) {
 	endpoint, err := checkEndpoint(m.RegistrationEndpoint, d.allowHTTP)
 	if err != nil {
 		return client{}, withHint(fmt.Errorf("authorization server %q registers no clients: registration_endpoint %w", excerpt(m.Issuer), err),
 			"set GOOGLE_CLIENT_ID or give --client-id")
 	}
-	c, err := d.registerAt(ctx, endpoint, m, redirectURI, moreGrants)
-	if err != nil {
-		err = fmt.Errorf("register a client: %w", err)
+	c, err := d.registerAt(ctx, endpoint, m, redirectURI, scope, moreGrants)
+	if err == nil {
+		return c, nil
 	}
-	if err != nil && !errors.As(err, new(noAnswer)) {
-		err = withHint(registrationRefused{err}, "give --client-id (register a client at %s by hand)", excerpt(endpoint.Host))
+	err = fmt.Errorf("register a client: %w", err)
+	if errors.As(err, new(noAnswer)) {
+		return client{}, err
 	}
-	return c, err
+	var status statusError
+	refused := registrationRefused{error: err}
+	if errors.As(err, &status) {
+		refused.aboutMetadata = status.status == http.StatusBadRequest || status.status == http.StatusUnprocessableEntity
+		refused.aboutRedirect = strings.Contains(strings.ToLower(err.Error()), "redirect")
+	}
+	return client{}, withHint(refused, "give --client-id (register a client at %s by hand)", excerpt(endpoint.Host))
 }
 
-func (d *discoverer) registerAt(ctx context.Context, endpoint *url.URL, m *serverMetadata, redirectURI string, moreGrants []string) (client, error) {
+func (d *discoverer) registerAt(ctx context.Context, endpoint *url.URL, m *serverMetadata, redirectURI, scope string, moreGrants []string) (client, error) {
 	request, err := newRegistration(m, redirectURI)
 	if err != nil {
 		return client{}, err
 	}
 	request.GrantTypes = append(request.GrantTypes, moreGrants...)
+	request.Scope = scope
 	answer, err := d.postRegistration(ctx, endpoint.String(), request)
 	if err != nil {
 		return client{}, fmt.Errorf("%w%s", err, refusal(answer, redirectURI))
@@ -87,6 +101,9 @@ func (d *discoverer) registerAt(ctx context.Context, endpoint *url.URL, m *serve
 		return client{}, fmt.Errorf("%s: %w%s", excerpt(endpoint.Host), err, refusal(answer, redirectURI))
 	}
 	c.RedirectURI = redirectURI
+	if c.Scope == "" {
+		c.Scope = scope
+	}
 	return c, nil
 }
 
@@ -162,6 +179,9 @@ func registeredClient(body []byte, m *serverMetadata) (client, error) {
 	}
 	c := client{ID: answer.ClientID, Secret: answer.ClientSecret, Source: "registered", AuthMethod: answer.AuthMethod}
 	c.AuthMethod = authMethod(c, m.TokenEndpointAuthMethods)
+	if scope, _ := answer.Scope.(string); len(scope) <= maxScope {
+		c.Scope = unionScope(scope, "")
+	}
 	return c, nil
 }
 

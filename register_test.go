@@ -26,7 +26,7 @@ func TestRegisterRequest(t *testing.T) {
 		io.WriteString(w, `{"client_id":"c1"}`)
 	})
 	m := &serverMetadata{Issuer: as.URL, RegistrationEndpoint: as.URL + "/r", TokenEndpointAuthMethods: []string{"client_secret_post", "none"}}
-	if _, err := as.discoverer().register(context.Background(), m, testRedirect); err != nil {
+	if _, err := as.discoverer().register(context.Background(), m, testRedirect, ""); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]any{
@@ -88,7 +88,7 @@ func TestRegisterAnswers(t *testing.T) {
 		as.page("/r", test.status, test.answer)
 		m := &serverMetadata{Issuer: as.URL, RegistrationEndpoint: as.URL + "/r", TokenEndpointAuthMethods: test.methods}
 		test.want.Source, test.want.RedirectURI = "registered", testRedirect
-		got, err := as.discoverer().register(context.Background(), m, testRedirect)
+		got, err := as.discoverer().register(context.Background(), m, testRedirect, "")
 		if err != nil || got != test.want {
 			t.Errorf("%s: got %+v (%v), want %+v", name, got, err, test.want)
 		}
@@ -126,7 +126,7 @@ func TestRegisterRefused(t *testing.T) {
 			})
 			as.page("/elsewhere", 201, `{"client_id":"elsewhere"}`)
 			m := &serverMetadata{Issuer: as.URL, RegistrationEndpoint: as.URL + "/r"}
-			c, err := as.discoverer().register(context.Background(), m, testRedirect)
+			c, err := as.discoverer().register(context.Background(), m, testRedirect, "")
 			host := as.url(t, "").Host
 			wantError(t, err, append(test.want, "register a client: ", host)...)
 			if c != (client{}) || strings.Contains(err.Error(), "SENTINEL") || strings.Contains(err.Error(), "\n") {
@@ -142,20 +142,20 @@ func TestRegisterRefused(t *testing.T) {
 
 func TestRegisterImpossible(t *testing.T) {
 	as := newSite(t)
-	_, err := as.discoverer().register(context.Background(), &serverMetadata{Issuer: as.URL}, testRedirect)
+	_, err := as.discoverer().register(context.Background(), &serverMetadata{Issuer: as.URL}, testRedirect, "")
 	wantError(t, err, as.URL, "registration_endpoint is missing")
 	if want := "set GOOGLE_CLIENT_ID or give --client-id"; hintOf(err) != want {
 		t.Errorf("got hint %q, want %q", hintOf(err), want)
 	}
 
 	m := &serverMetadata{Issuer: as.URL, RegistrationEndpoint: as.URL + "/r", TokenEndpointAuthMethods: []string{"private_key_jwt", "tls_client_auth"}}
-	_, err = as.discoverer().register(context.Background(), m, testRedirect)
+	_, err = as.discoverer().register(context.Background(), m, testRedirect, "")
 	wantError(t, err, "private_key_jwt, tls_client_auth")
 	wantPaths(t, as)
 
 	m.TokenEndpointAuthMethods = nil
 	as.Close()
-	_, err = as.discoverer().register(context.Background(), m, testRedirect)
+	_, err = as.discoverer().register(context.Background(), m, testRedirect, "")
 	wantError(t, err, "register a client: "+as.url(t, "").Host)
 	if hint := hintOf(err); strings.Contains(hint, "--client-id") {
 		t.Errorf("hint %q for a host that cannot be reached", hint)

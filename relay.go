@@ -74,6 +74,10 @@ func (p *proxy) refusal(resp *http.Response) error {
 		}
 	case status == http.StatusUnauthorized && p.auth == nil:
 		hint = "the Authorization header given with --header was refused"
+	case status == http.StatusForbidden && p.auth != nil:
+		if scopes := p.auth.scopeWords(resp); scopes != "" {
+			hint = scopes
+		}
 	case status == http.StatusUnauthorized:
 		hint = "the server refuses the token; " + p.auth.cfg.typed("login") + " signs in anew"
 	}

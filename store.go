@@ -50,9 +50,11 @@ type credentials struct {
 	Issuer             string `json:"issuer,omitempty"`
 	TokenEndpoint      string `json:"token_endpoint,omitempty"`
 	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
-	Resource           string `json:"resource,omitempty"`        // sent as the RFC 8707 resource
-	RequestedScope     string `json:"requested_scope,omitempty"` // what was asked for, for the union at step-up
-	Grant              string `json:"grant,omitempty"`           // client_credentials; none: a user has signed in
+	Resource           string `json:"resource,omitempty"`         // sent as the RFC 8707 resource
+	RequestedScope     string `json:"requested_scope,omitempty"`  // what was asked for, for the union at step-up
+	RefusedScope       string `json:"refused_scope,omitempty"`    // what of it the authorization server refused
+	ScopeAtRefresh     bool   `json:"scope_at_refresh,omitempty"` // the token endpoint wants the scope there
+	Grant              string `json:"grant,omitempty"`            // client_credentials; none: a user has signed in
 	Client             client `json:"client"`
 	Token              token  `json:"token"`
 }
@@ -64,6 +66,8 @@ type client struct {
 	RedirectURI string `json:"redirect_uri,omitempty"`
 	AuthMethod  string `json:"token_endpoint_auth_method,omitempty"`
 	SigningAlg  string `json:"token_endpoint_auth_signing_alg,omitempty"` // with private_key_jwt
+	Scope       string `json:"scope,omitempty"`                           // that a registration is good for; "": nobody said
+	Doubtful    bool   `json:"doubtful,omitempty"`                        // a registration that may be lost: the next sign-in makes another
 }
 
 // token's times are the year 1 where they are unknown.
@@ -95,6 +99,7 @@ type signInPage struct {
 	URL      string `json:"url,omitempty"`
 	UserCode string `json:"user_code,omitempty"`    // of the device authorization grant
 	Complete string `json:"complete_url,omitempty"` // the address that holds the code
+	Note     string `json:"note,omitempty"`         // what the user should know first
 }
 
 type window struct {

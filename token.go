@@ -45,6 +45,7 @@ type tokenError struct {
 	Description string
 	Status      int
 	Host        string
+	unusable    bool // a success, but no token that we can use
 }
 
 func (e *tokenError) Error() string {
@@ -73,7 +74,7 @@ func (e *tokenError) outOfOrder() bool {
 // nothing taken for a refusal no start would ever lead to a sign-in.
 func isRejected(err error) bool {
 	var e *tokenError
-	if !errors.As(err, &e) || e.outOfOrder() {
+	if !errors.As(err, &e) || e.outOfOrder() || e.unusable {
 		return false
 	}
 	return e.Code != "" || e.Status == http.StatusBadRequest || e.Status == http.StatusUnauthorized
@@ -87,17 +88,22 @@ func (e *tokenError) aboutClient() bool {
 	return e.Code == "invalid_client" || e.Code == "invalid_request" || e.Status == http.StatusUnauthorized
 }
 
-// isUnknownClient: the registration is gone at the server.
-func isUnknownClient(err error) bool {
+// errorCode is what an endpoint of the authorization server calls its refusal; "" for any other error.
+func errorCode(err error) string {
 	var atToken *tokenError
 	var atAuthorize *responseError
-	code := ""
 	switch {
 	case errors.As(err, &atToken):
-		code = atToken.Code
+		return atToken.Code
 	case errors.As(err, &atAuthorize):
-		code = atAuthorize.code
+		return atAuthorize.code
 	}
+	return ""
+}
+
+// isUnknownClient: the registration is gone at the server.
+func isUnknownClient(err error) bool {
+	code := errorCode(err)
 	return code == "invalid_client" || code == "unauthorized_client"
 }
 
@@ -138,6 +144,7 @@ func (o *oauth) tokenWithRetry(ctx context.Context, c *credentials, form url.Val
 
 func (o *oauth) withRetry(ctx context.Context, c *credentials, request func() error) error {
 	var firstRefusal error
+	method := c.Client.AuthMethod
 	for attempt := 1; ; attempt++ {
 		err := request()
 		var refused *tokenError
@@ -152,6 +159,7 @@ func (o *oauth) withRetry(ctx context.Context, c *credentials, request func() er
 			c.Client.AuthMethod = otherMethod(c.Client.AuthMethod)
 			continue
 		case firstRefusal != nil && isAnswer && !refused.outOfOrder() && refused.Code != "invalid_grant":
+			c.Client.AuthMethod = method
 			return firstRefusal // the way that the metadata named: its reason is the one to mend
 		case !(isAnswer && refused.outOfOrder() || notSent(err)) || attempt >= maxTokenAttempts:
 			return err
@@ -175,7 +183,8 @@ func (o *oauth) requestToken(ctx context.Context, c *credentials, form url.Value
 	if err != nil {
 		return token{}, err
 	}
-	t, err := parseTokenAnswer(a.status, a.body, time.Now())
+	t, err := parseTokenAnswer(a.status, a.body, time.Now(), o.cfg.useIDToken)
+	t.Scope = boundedScope(t.Scope, "in the answer of the token endpoint", o.log)
 	return t, a.explain(err)
 }
 
@@ -192,7 +201,7 @@ var confidential = []string{"client_assertion", "client_secret", "code", "code_v
 
 // postForm sends a form, and with it what shows who the client is.
 func (o *oauth) postForm(ctx context.Context, name, address string, c *credentials, form url.Values) (*endpointAnswer, error) {
-	endpoint, err := checkEndpoint(address, o.cfg.allowHTTP)
+	endpoint, err := checkEndpoint(address, o.cfg.acceptsHTTP())
 	if err != nil {
 		return nil, fmt.Errorf("%s %w", name, err)
 	}
@@ -307,14 +316,36 @@ type tokenAnswer struct {
 	RefreshToken     string `json:"refresh_token"`
 	Scope            string `json:"scope"`
 	ExpiresIn        any    `json:"expires_in"`
+	IDToken          string `json:"id_token"`
 	Error            string `json:"error"`
 	ErrorDescription string `json:"error_description"`
+
+	AuthedUser *tokenAnswer `json:"authed_user"` // Slack's place for a user's token
 }
 
-func parseTokenAnswer(status int, body []byte, now time.Time) (token, error) {
+// tokenTypes are those that are sent as Bearer. OpenAuth and others leave it
+// out; Slack calls its own user and bot.
+var tokenTypes = []string{"bearer", "", "user", "bot"}
+
+// parseTokenAnswer returns the refresh token also of an answer that is of no
+// other use: the one before it may be worth nothing by now.
+func parseTokenAnswer(status int, body []byte, now time.Time, useIDToken bool) (token, error) {
 	a, ok := readTokenAnswer(body)
 	if !ok {
 		return token{}, &tokenError{Status: status}
+	}
+	if a.AccessToken == "" && a.AuthedUser != nil && a.Error == "" {
+		a = *a.AuthedUser
+	}
+	name, sent := "access token", a.AccessToken
+	if useIDToken {
+		name, sent = "id_token", a.IDToken
+	}
+	if !isVisible(a.RefreshToken) {
+		a.RefreshToken = "" // RFC 6749, appendix A.17: it is none, and a file of JSON might keep another
+	}
+	unusable := func(code, description string) (token, error) {
+		return token{Refresh: a.RefreshToken}, &tokenError{Code: code, Description: description, Status: status, unusable: true}
 	}
 	switch {
 	case a.Error != "":
@@ -322,18 +353,15 @@ func parseTokenAnswer(status int, body []byte, now time.Time) (token, error) {
 		return token{}, &tokenError{Code: excerpt(a.Error), Description: a.ErrorDescription, Status: status}
 	case status != http.StatusOK && status != http.StatusCreated:
 		return token{}, &tokenError{Status: status}
-	case a.AccessToken == "" || !isVisible(a.AccessToken):
-		return token{}, &tokenError{Code: "invalid_response", Description: "no usable access token", Status: status}
-	case !strings.EqualFold(a.TokenType, "Bearer"): // GitHub sends bearer
+	case sent == "" || !isVisible(sent):
+		return unusable("invalid_response", "no usable "+name)
+	case !slices.Contains(tokenTypes, strings.ToLower(a.TokenType)): // GitHub sends bearer
 		// RFC 6749, section 7.1: a token of a type that is not understood must not be used.
-		return token{}, &tokenError{Code: "unsupported_token_type", Description: excerpt(a.TokenType), Status: status}
+		return unusable("unsupported_token_type", excerpt(a.TokenType))
 	}
 	// The monotonic clock stands still while the machine sleeps, and tokens grow old.
 	now = now.Round(0)
-	t := token{Access: a.AccessToken, Refresh: a.RefreshToken, Type: "Bearer", Scope: a.Scope, Obtained: now}
-	if !isVisible(t.Refresh) {
-		t.Refresh = "" // RFC 6749, appendix A.17: it is none, and a file of JSON might keep another
-	}
+	t := token{Access: sent, Refresh: a.RefreshToken, Type: "Bearer", Scope: a.Scope, Obtained: now}
 	if life := expiresIn(a.ExpiresIn); life > 0 {
 		t.Expiry = now.Add(life)
 	}
@@ -354,7 +382,7 @@ func readTokenAnswer(body []byte) (a tokenAnswer, ok bool) {
 	}
 	return tokenAnswer{
 		AccessToken: form.Get("access_token"), TokenType: form.Get("token_type"), RefreshToken: form.Get("refresh_token"),
-		Scope: form.Get("scope"), ExpiresIn: form.Get("expires_in"), Error: form.Get("error"), ErrorDescription: form.Get("error_description"),
+		Scope: form.Get("scope"), IDToken: form.Get("id_token"), ExpiresIn: form.Get("expires_in"), Error: form.Get("error"), ErrorDescription: form.Get("error_description"),
 	}, true
 }
 

@@ -164,6 +164,17 @@ func TestOddTokenAnswers(t *testing.T) {
 		"form, called something": {formAnswer(http.StatusCreated), 0, true},
 		"error with status 200":  {errorAnswerWith(http.StatusOK, `{"ok":false,"error":"invalid_grant"}`), 1, true}, // GitHub, Slack
 		"error as form":          {errorAnswerWith(http.StatusOK, `error=bad_refresh_token&error_description=it+is+gone`), 1, true},
+		"no type":                {edited(func(doc map[string]any) { delete(doc, "token_type") }), 0, true}, // OpenAuth
+		"Slack's type":           {edited(func(doc map[string]any) { doc["token_type"] = "bot" }), 0, true},
+		"Slack's place": {edited(func(doc map[string]any) {
+			user := map[string]any{"token_type": "user"}
+			for name, value := range doc {
+				if delete(doc, name); name != "token_type" {
+					user[name] = value
+				}
+			}
+			doc["ok"], doc["authed_user"] = true, user
+		}), 0, true},
 		"refused without a word": {errorAnswerWith(http.StatusBadRequest, `<html>Bad Request</html>`), 1, true},
 		"refused, other JSON":    {errorAnswerWith(http.StatusUnauthorized, `{"error":{"code":401,"message":"x"}}`), 1, true},
 	} {
@@ -290,10 +301,13 @@ func TestParseTokenAnswer(t *testing.T) {
 		`{"access_token":"a","token_type":"Bearer","expires_in":"Inf"}`:                good(maxTokenLife),
 		`{"access_token":"a","token_type":"Bearer","expires_in":99999999999999999999}`: good(maxTokenLife),
 		`{"access_token":"a","token_type":"Bearer","expires_in":[]}`:                   good(0),
+		`{"access_token":"a"}`: good(0),
+		`{"access_token":"a","token_type":"BOT","authed_user":{"id":"U1"}}`:            good(0),
+		`{"ok":true,"authed_user":{"access_token":"a","token_type":"user"}}`:           good(0),
 		`{"access_token":"a","token_type":"Bearer","error":"","error_description":""}`: good(0),
 		"access_token=a&token_type=bearer&expires_in=60\n":                             good(time.Minute),
 	} {
-		if got, err := parseTokenAnswer(http.StatusOK, []byte(body), now); err != nil || got != want {
+		if got, err := parseTokenAnswer(http.StatusOK, []byte(body), now, false); err != nil || got != want {
 			t.Errorf("%s: got %+v (%v), want %+v", body, got, err, want)
 		}
 	}
@@ -313,18 +327,18 @@ func TestParseTokenAnswer(t *testing.T) {
 		{400, `{"error":"temporarily_unavailable"}`, "temporarily_unavailable", false},
 		{302, `{"access_token":"a","token_type":"Bearer"}`, "", false},
 		{200, ``, "", false},
-		{200, `null`, "invalid_response", true},
-		{200, `{}`, "invalid_response", true},
-		{200, `{"token_type":"Bearer"}`, "invalid_response", true},
-		{200, `{"access_token":"","token_type":"Bearer"}`, "invalid_response", true},
-		{200, `{"access_token":"a\r\nX: y","token_type":"Bearer"}`, "invalid_response", true},
-		{200, `{"access_token":"a\u0000","token_type":"Bearer"}`, "invalid_response", true},
-		{200, `{"access_token":"é","token_type":"Bearer"}`, "invalid_response", true},
-		{200, `{"access_token":"a"}`, "unsupported_token_type", true},
-		{200, `{"access_token":"a","token_type":"DPoP"}`, "unsupported_token_type", true},
+		{200, `null`, "invalid_response", false},
+		{200, `{}`, "invalid_response", false},
+		{200, `{"token_type":"Bearer"}`, "invalid_response", false},
+		{200, `{"access_token":"","token_type":"Bearer"}`, "invalid_response", false},
+		{200, `{"access_token":"a\r\nX: y","token_type":"Bearer"}`, "invalid_response", false},
+		{200, `{"access_token":"a\u0000","token_type":"Bearer"}`, "invalid_response", false},
+		{200, `{"access_token":"é","token_type":"Bearer"}`, "invalid_response", false},
+		{200, `{"access_token":"a","token_type":"DPoP"}`, "unsupported_token_type", false},
+		{200, `{"ok":false,"error":"invalid_code","authed_user":{"access_token":"a"}}`, "invalid_code", true},
 		{200, `{"access_token":"a","token_type":"Bearer"`, "", false},
 	} {
-		got, err := parseTokenAnswer(test.status, []byte(test.body), now)
+		got, err := parseTokenAnswer(test.status, []byte(test.body), now, false)
 		var refused *tokenError
 		if !errors.As(err, &refused) || refused.Code != test.code || isRejected(err) != test.rejected || got != (token{}) {
 			t.Errorf("%d %s: got %+v (%v), want code %q, rejected %v", test.status, test.body, got, err, test.code, test.rejected)
@@ -343,5 +357,71 @@ func TestErrorTypeOfTraces(t *testing.T) {
 		if got := errorType(fmt.Errorf("wrapped: %w", err)); got != want {
 			t.Errorf("%v: got %q, want %q", err, got, want)
 		}
+	}
+}
+
+// A success that is of no use is an error, and costs neither the refresh token nor its
+// successor; a type that is not Bearer is refused by name.
+func TestUselessSuccess(t *testing.T) {
+	for name, test := range map[string]struct {
+		edit func(doc map[string]any)
+		want string
+	}{
+		"DPoP":            {func(doc map[string]any) { doc["token_type"] = "DPoP" }, "unsupported_token_type (DPoP)"},
+		"no access token": {func(doc map[string]any) { delete(doc, "access_token") }, "no usable access token"},
+		"not visible":     {func(doc map[string]any) { doc["access_token"] = "a\nb" }, "no usable access token"},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			useless := true
+			auth.answers = func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool {
+				if useless {
+					test.edit(reply.doc)
+				}
+				writeJSON(w, reply.status, reply.doc)
+				return true
+			}
+			user := newUser(t, auth, server)
+			user.remember(server, expired)
+			auth.expireAccess()
+			p := user.start("-u", server.url)
+			if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, test.want) {
+				t.Errorf("got %q, want %q", got.Message, test.want)
+			}
+			auth.change(func() { useless = false })
+			p.initialize()
+			if got := auth.count("authorize"); got != 0 || auth.reuses != 0 {
+				t.Errorf("got %d sign-ins and %d reuses, want none", got, auth.reuses)
+			}
+		})
+	}
+}
+
+// Cognito before AWS AgentCore: the token to send is the id_token.
+func TestUseIDToken(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	swap := true
+	auth.answers = func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool {
+		if doc := reply.doc; swap && reply.status == http.StatusOK { // the MCP server knows the id_token alone
+			doc["id_token"], doc["access_token"] = doc["access_token"], "not-for-the-server"
+		}
+		writeJSON(w, reply.status, reply.doc)
+		return true
+	}
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url, "--use-id-token")
+	p.initialize()
+	auth.expireAccess()
+	p.echo("refreshed")
+	if got := auth.count("token refresh_token"); got != 1 || auth.count("authorize") != 1 {
+		t.Errorf("got %q", auth.labels())
+	}
+	auth.change(func() { swap = false })
+	auth.expireAccess()
+	if got := p.failure(p.request("tools/call", echoParams("x"))); !strings.Contains(got.Message, "no usable id_token") {
+		t.Errorf("got %q, want a word about the id_token", got.Message)
 	}
 }
