@@ -67,7 +67,7 @@ func visit(page, caFile, mode string) browserEvent {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
 	req, err := http.NewRequest(http.MethodGet, page, nil)
 	if err != nil {
 		return browserEvent{URL: page, Error: err.Error()}

@@ -33,6 +33,9 @@ func (a *fakeAuth) trust(r *fakeRequest, c *fakeClient, form url.Values) oauthRe
 	for _, name := range []string{"code", "code_verifier", "redirect_uri", "refresh_token", "username", "device_code"} {
 		a.want(r, !form.Has(name), "got %s", name)
 	}
+	if a.refusedScope(c, form.Get("scope")) != "" {
+		return refuse(http.StatusBadRequest, "invalid_scope")
+	}
 	return a.issue(&fakeGrant{client: c, resource: form.Get("resource"), scope: form.Get("scope")}, false)
 }
 
@@ -224,6 +227,9 @@ func (a *fakeAuth) giveCode(r *fakeRequest) oauthReply {
 	a.wantValue(r, "scope", form, a.scope)
 	for _, name := range []string{"code_challenge", "code_challenge_method", "redirect_uri", "state", "response_type", "grant_type"} {
 		a.want(r, !form.Has(name), "got %s", name)
+	}
+	if a.refusedScope(c, form.Get("scope")) != "" {
+		return refuse(http.StatusBadRequest, "invalid_scope")
 	}
 	code, user := a.secret("device-code"), strings.ToUpper(fakeSecret()[:8])
 	d := &fakeDevice{client: c, userCode: user, scope: form.Get("scope"), resource: form.Get("resource"), interval: 20 * time.Millisecond}

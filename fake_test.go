@@ -57,7 +57,7 @@ func newFakePKI(dir string) (*fakePKI, error) {
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "mcp-proxy test server"},
 		NotBefore: root.NotBefore, NotAfter: root.NotAfter,
-		DNSNames: []string{"localhost", "mcp.test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		DNSNames: []string{"localhost", "mcp.test", "accounts.google.com", "oauth2.googleapis.com"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, root, key.Public(), key)
