@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -186,26 +187,35 @@ func (a *app) logout(ctx context.Context) error {
 	return failed
 }
 
-// logoutKeys are those to forget. Without --grant a machine's goes with the
-// user's: nobody should have to show its secret to be rid of its token.
+// logoutKeys are those to forget: with a server, all of it and the profile, also a
+// machine's, which needs its secret only to be made, and those of a given scope.
 func (a *app) logoutKeys() (keys []storeKey, err error) {
-	if !a.cfg.all {
-		k := newStoreKey(a.cfg)
-		machine := k
-		machine.grant = grantClientCredentials
-		switch {
-		case k == machine || !a.store.knows(machine):
-			return []storeKey{k}, nil
-		case !a.store.knows(k):
-			return []storeKey{machine}, nil
-		}
-		return []storeKey{k, machine}, nil
-	}
 	all, err := a.store.list()
-	for _, c := range all {
-		keys = append(keys, keyOf(c))
+	if a.cfg.all || err != nil {
+		for _, c := range all {
+			keys = append(keys, keyOf(c))
+		}
+		return keys, err
 	}
-	return keys, err
+	k := newStoreKey(a.cfg)
+	machine := k
+	machine.grant = grantClientCredentials
+	for _, c := range all {
+		other := keyOf(c)
+		if other.server == k.server && other.profile == k.profile && (k.grant == "" || other.grant == k.grant) &&
+			(k.scope == "" || other.scope == k.scope) && (k.resource == "" || other.resource == k.resource) {
+			keys = append(keys, other)
+		}
+	}
+	for _, other := range []storeKey{k, machine} { // a damaged file is not in the list
+		if !slices.Contains(keys, other) && a.store.knows(other) {
+			keys = append(keys, other)
+		}
+	}
+	if len(keys) == 0 {
+		keys = []storeKey{k}
+	}
+	return keys, nil
 }
 
 func (a *app) logoutFrom(ctx context.Context, k storeKey) error {

@@ -897,8 +897,13 @@ func (c *config) typed(command string) string {
 	if c.profile != "" {
 		line += " --profile " + quoted(runtime.GOOS, c.profile)
 	}
+	for _, given := range [][2]string{{" --scope ", c.scope}, {" --resource ", c.resource}} {
+		if given[1] != "" && command != "logout" { // it forgets whatever there is
+			line += given[0] + quoted(runtime.GOOS, given[1])
+		}
+	}
 	switch {
-	case command == "logout": // of whatever there is
+	case command == "logout":
 	case c.device:
 		line += " --device"
 	case c.unattended() && c.privateKey != nil:

@@ -387,6 +387,9 @@ func TestEntryOfAGivenScope(t *testing.T) {
 	user.start("-u", server.url, "--scope", "read").initialize()
 	user.start("-u", server.url).initialize()
 	wantValues(t, "scope", auth.asked("scope"), "read")
+	if _, stderr, exit := user.run("logout", "-u", server.url); exit != 0 || strings.Count(stderr, "signed out of") != 2 {
+		t.Errorf("logout: got %d %q, want both entries forgotten", exit, stderr)
+	}
 }
 
 // A server at a longer path gets a token for the bare origin: allowed, and said.
