@@ -288,10 +288,10 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			leadTo(w, r, end.next)
 		case end.shown != "":
 			leadTo(w, r, end.shown)
+		case a.err != nil:
+			writePage(w, http.StatusForbidden, pageFailed(a.err)) // 400 is for what does not end the sign-in
 		case end.err == nil:
 			writePage(w, http.StatusOK, pageSignedIn(cb.mcpServer))
-		case a.err != nil:
-			writePage(w, http.StatusForbidden, pageFailed(end.err)) // 400 is for what does not end the sign-in
 		default:
 			writePage(w, http.StatusBadGateway, pageFailed(end.err))
 		}
@@ -326,7 +326,7 @@ func (cb *callback) leadOn(w http.ResponseWriter, r *http.Request) {
 func leadTo(w http.ResponseWriter, r *http.Request, target string) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
-	http.Redirect(w, r, target, http.StatusSeeOther)
+	http.Redirect(w, r, target, http.StatusFound)
 }
 
 // cookieName tells sign-ins apart that go on together: cookies know no port.

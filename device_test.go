@@ -174,7 +174,7 @@ func TestDeviceFallsBack(t *testing.T) {
 				writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_client_metadata"})
 				return true
 			})
-		}, 2},
+		}, 4}, // without scope, for localhost, without the grant
 	} {
 		test := test
 		t.Run(name, func(t *testing.T) {

@@ -321,8 +321,8 @@ func FuzzAuthorizationURL(f *testing.F) {
 		q, err := url.ParseQuery(u.RawQuery)
 		want := map[string]string{"response_type": "code", "client_id": id, "redirect_uri": testRedirect, "state": "state", "code_challenge": challengeS256("verifier"),
 			"code_challenge_method": "S256", "access_type": "offline"}
-		if scope != "" {
-			want["scope"] = scope
+		if fields := strings.Fields(scope); len(fields) > 0 {
+			want["scope"] = strings.Join(fields, " ")
 		}
 		if resource != "" {
 			want["resource"] = resource

@@ -358,7 +358,7 @@ func (s *signIn) register(ctx context.Context, grants []string) (err error) {
 }
 
 func (o *oauth) noClient(m *serverMetadata) error {
-	return withHint(authErrorf("%s needs a client id: its authorization server offers no registration", o.cfg.server.Host), "%s", o.clientHint(hostOf(m.Issuer)))
+	return withHint(authErrorf("%s needs a client id: its authorization server offers no registration", o.cfg.server.Host), "%s", o.clientHint(excerpt(m.Issuer)))
 }
 
 // clientHint says how to give a client, where none could be registered.
