@@ -5,16 +5,21 @@ package main
 // stdout; everything else that is said to people goes to stderr.
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 )
 
 // reportedError was printed already; only its exit code is left.
@@ -58,7 +63,8 @@ func (a *app) ask(ctx context.Context, method, body, token string, headers http.
 // login asks the server what it wants, and signs in here, in the foreground.
 func (a *app) login(ctx context.Context, stdin io.Reader) error {
 	if a.auth == nil {
-		return withHint(usagef("login: the Authorization header given with --header turns OAuth off"), "leave it out to sign in")
+		return wrongUsage("leave it out to sign in",
+			"login: the Authorization header given with --header turns OAuth off")
 	}
 	challenged, err := a.challenged(ctx)
 	if err != nil {
@@ -72,14 +78,42 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 	if !ours {
 		return otherScheme(a.cfg.server.Host, challenged)
 	}
+	paste := func(string) {}
 	if terminal := asTerminal(stdin); terminal != nil {
-		a.auth.shown = readAnswers(ctx, terminal, a.log)
+		paste = readAnswers(ctx, terminal, a.log)
+	}
+	a.auth.shown = func(address string) {
+		a.log.notice(fmt.Sprintf("mcp-proxy: waiting for up to %s; Ctrl-C ends", inWords(a.cfg.loginTimeout)))
+		paste(address)
 	}
 	if err := a.signInHere(ctx, ch); err != nil {
+		if ctx.Err() != nil {
+			return authErrorf("sign-in cancelled")
+		}
 		return err
 	}
-	a.log.notice("mcp-proxy: signed in to " + a.cfg.server.Host + "\n" + summary(a.auth.current(), time.Now()))
+	var b strings.Builder
+	fmt.Fprintf(&b, "mcp-proxy: signed in to %s\n", a.cfg.server.Host)
+	printCredentials(&b, a.auth.current(), time.Now())
+	if a.cfg.entry != nil {
+		entry, _ := json.Marshal(a.cfg.entry) // strings
+		fmt.Fprintf(&b, "the entry for your client's configuration:\n  %q: {\n    \"command\": %q,\n    "+
+			"\"args\": %s\n  }\n", a.cfg.server.Hostname(), ownCommand(), entry)
+	}
+	a.log.notice(strings.TrimSuffix(b.String(), "\n"))
 	return nil
+}
+
+// ownCommand is how a client starts this program.
+func ownCommand() string {
+	if path, err := exec.LookPath("mcp-proxy"); err == nil && filepath.IsAbs(path) {
+		return "mcp-proxy"
+	}
+	path, err := os.Executable()
+	if err != nil {
+		return "mcp-proxy"
+	}
+	return path
 }
 
 // challenged returns the headers of the 401 to a message without a token, nil
@@ -113,12 +147,30 @@ func (a *app) challenged(ctx context.Context) (http.Header, error) {
 			return nil, nil
 		}
 	}
-	hint := statusHint(status)
-	if hint == "" {
+	return nil, a.refused(status, fmt.Sprintf("%s answered %d %s", a.cfg.server.Host, status, http.StatusText(status)))
+}
+
+// refused is the error for an answer that is no MCP server's.
+func (a *app) refused(status int, said string) error {
+	err, hint := errors.New(said), statusHint(status)
+	switch {
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
+		err = usageError{err}
+	case status == http.StatusForbidden:
+		err = authError{err}
+	case status >= 500:
+		err = serverError{err}
+	}
+	if hint == "" && a.cfg.command != "doctor" {
 		hint = a.cfg.typed("doctor") + " looks at every step"
 	}
-	return nil, withHint(fmt.Errorf("%s answered %d %s", a.cfg.server.Host, status, http.StatusText(status)), "%s", hint)
+	return withHint(err, "%s", hint)
 }
+
+// serverError is trouble of the server's, which the network's exit code stands for.
+type serverError struct{ error }
+
+func (e serverError) Unwrap() error { return e.error }
 
 func otherScheme(host string, h http.Header) error {
 	scheme, _, _ := strings.Cut(h.Get("WWW-Authenticate"), " ")
@@ -153,17 +205,43 @@ func (a *app) signInHere(ctx context.Context, ch challenge) error {
 	}
 }
 
-// summary is what a sign-in brought.
-func summary(c *credentials, now time.Time) string {
-	var b strings.Builder
-	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	row := func(name, value string) { fmt.Fprintf(table, "  %s\t%s\n", name, value) }
-	row("issuer", excerpt(c.Issuer))
-	row("client", clientWords(c.Client))
-	row("scopes", scopeWords(c))
-	row("expires", expiryWords(c.Token, now)+", "+renewalWords(c))
-	table.Flush()
-	return strings.TrimSuffix(b.String(), "\n")
+// columns is the width of what the commands print: that of a terminal.
+const columns = 80
+
+// printField prints a name and its value in two columns; a long value goes on below its beginning.
+func printField(w io.Writer, name, value string) {
+	const indent = 11
+	line := ""
+	flush := func() {
+		fmt.Fprintf(w, "  %-8s %s\n", name, line)
+		name, line = "", ""
+	}
+	for _, word := range strings.Fields(value) {
+		if line != "" && utf8.RuneCountInString(line+" "+word) > columns-indent {
+			flush()
+		}
+		line = strings.TrimSpace(line + " " + word)
+		for utf8.RuneCountInString(line) > columns-indent {
+			rest := string([]rune(line)[columns-indent:])
+			line = string([]rune(line)[:columns-indent])
+			flush()
+			line = rest
+		}
+	}
+	flush()
+}
+
+// printCredentials prints what a sign-in brought.
+func printCredentials(w io.Writer, c *credentials, now time.Time) {
+	if c.Profile != "" {
+		printField(w, "profile", excerpt(c.Profile))
+	}
+	printField(w, "token", tokenWords(c, now))
+	printField(w, "issuer", excerpt(c.Issuer))
+	printField(w, "client", clientWords(c.Client))
+	if c.Token.Scope != "" {
+		printField(w, "scopes", excerpt(c.Token.Scope))
+	}
 }
 
 // logout revokes and forgets. What cannot be revoked is forgotten all the same.
@@ -261,12 +339,12 @@ func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 	if revoked != nil {
 		return withHint(fmt.Errorf("the tokens for %s are forgotten here, but not revoked: %w", where, revoked), "they stay good until they expire; %s may let you revoke them by hand", excerpt(c.Issuer))
 	}
-	a.log.notice("mcp-proxy: " + farewell(c, where))
+	a.log.notice("mcp-proxy: " + goodbyeWords(c, where))
 	return nil
 }
 
-// farewell says what became of the credentials.
-func farewell(c *credentials, where string) string {
+// goodbyeWords says what became of the credentials.
+func goodbyeWords(c *credentials, where string) string {
 	switch {
 	case c.Token.Access == "" && c.Token.Refresh == "":
 		return "forgot " + where + ", where nobody was signed in"
@@ -312,7 +390,7 @@ func (o *oauth) revokeOne(ctx context.Context, c *credentials, value, hint strin
 	return a.explain(&tokenError{Code: excerpt(refused.Error), Description: refused.ErrorDescription, Status: a.status})
 }
 
-// cachedServer is a row of status. It has no field for a secret.
+// cachedServer is a server in the output of status --json. It has no field for a secret.
 type cachedServer struct {
 	Server   string       `json:"server"`
 	Profile  string       `json:"profile,omitempty"`
@@ -332,59 +410,69 @@ type cachedClient struct {
 	Source string `json:"source"`
 }
 
-// status prints what is cached: of all servers, or of those that were asked for.
+// status prints what is cached: of all servers, or of those that were asked for. One that was asked
+// for and where nobody is signed in is an error for a script.
 func (a *app) status(stdout io.Writer) error {
 	all, err := a.store.list()
 	if err != nil {
 		return err
 	}
 	var some []*credentials
+	signedIn := a.cfg.server == nil
 	for _, c := range all {
-		if (a.cfg.server == nil || c.Server == a.cfg.server.String()) && (a.cfg.profile == "" || c.Profile == a.cfg.profile) {
+		if (a.cfg.server == nil || c.Server == a.cfg.server.String()) &&
+			(a.cfg.profile == "" || c.Profile == a.cfg.profile) {
 			some = append(some, c)
+			signedIn = signedIn || isSignedIn(c, time.Now())
 		}
 	}
-	if a.cfg.json {
-		return printJSON(stdout, some, time.Now())
-	}
-	if len(some) == 0 {
-		text := "nothing is cached in " + a.cfg.cacheDir
-		if a.cfg.server != nil {
-			text = "nothing is cached for " + a.cfg.server.Host + "\nhint: " + a.cfg.typed("login")
+	var out bytes.Buffer
+	switch {
+	case a.cfg.json:
+		err = printJSON(&out, some, time.Now())
+	case len(some) == 0 && a.cfg.server != nil:
+		fmt.Fprintf(&out, "not signed in to %s\nhint: %s\n", a.cfg.server.Host, a.cfg.typed("login"))
+	case len(some) == 0:
+		fmt.Fprintf(&out, "nothing is cached in %s\n", a.cfg.cacheDir)
+	default:
+		for i, c := range some {
+			if i > 0 {
+				out.WriteString("\n")
+			}
+			fmt.Fprintln(&out, shownAddress(c.Server))
+			printCredentials(&out, c, time.Now())
 		}
-		_, err := fmt.Fprintln(stdout, text)
-		return err
 	}
-	return printTable(stdout, some, time.Now())
+	if _, writeErr := stdout.Write(out.Bytes()); writeErr != nil || err != nil || signedIn {
+		return errors.Join(err, writeErr)
+	}
+	return reportedError{usagef("not signed in to %s", a.cfg.server.Host)}
 }
 
-func printTable(w io.Writer, all []*credentials, now time.Time) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "SERVER\tPROFILE\tISSUER\tCLIENT\tSCOPES\tEXPIRES\tREFRESH TOKEN")
-	for _, c := range all {
-		profile := excerpt(c.Profile)
-		if profile == "" {
-			profile = "-"
-		}
-		refresh := "no"
-		switch {
-		case c.Token.Refresh != "":
-			refresh = "yes"
-		case c.Grant != "":
-			refresh = "no, " + excerpt(c.Grant)
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", excerpt(c.Server), profile, excerpt(c.Issuer),
-			clientWords(c.Client), scopeWords(c), expiryWords(c.Token, now), refresh)
+// isSignedIn reports whether the server can be used without a user.
+func isSignedIn(c *credentials, now time.Time) bool {
+	isOver := !c.Token.Expiry.IsZero() && now.After(c.Token.Expiry)
+	return c.Token.Access != "" && (!isOver || c.renewal() != "")
+}
+
+// shownAddress is an address as people may see it: printable, and without its query.
+func shownAddress(address string) string {
+	if u, err := url.Parse(address); err == nil {
+		address = shownServer(u)
 	}
-	return table.Flush()
+	return excerpt(address)
 }
 
 func printJSON(w io.Writer, all []*credentials, now time.Time) error {
 	rows := []cachedServer{}
 	for _, c := range all {
 		row := cachedServer{
-			Server: c.Server, Profile: c.Profile, Issuer: c.Issuer, Client: cachedClient{c.Client.ID, c.Client.Source},
-			Scopes: strings.Fields(c.Token.Scope), SignedIn: c.Token.Access != "", Refresh: c.Token.Refresh != "", Grant: c.Grant,
+			Server: shownAddress(c.Server), Profile: excerpt(c.Profile), Issuer: excerpt(c.Issuer),
+			Client: cachedClient{excerpt(c.Client.ID), excerpt(c.Client.Source)}, Scopes: []string{},
+			SignedIn: c.Token.Access != "", Refresh: c.Token.Refresh != "", Grant: excerpt(c.Grant),
+		}
+		for _, scope := range strings.Fields(c.Token.Scope) {
+			row.Scopes = append(row.Scopes, excerpt(scope))
 		}
 		if c.Token.Access != "" {
 			row.Obtained = &c.Token.Obtained
@@ -410,33 +498,27 @@ func clientWords(c client) string {
 	return id + " (" + excerpt(c.Source) + ")"
 }
 
-func scopeWords(c *credentials) string {
-	if c.Token.Scope == "" {
-		return "-"
-	}
-	return excerpt(c.Token.Scope)
-}
-
-func expiryWords(t token, now time.Time) string {
-	switch {
-	case t.Access == "":
-		return "not signed in"
-	case t.Expiry.IsZero():
-		return "unknown"
-	case now.After(t.Expiry):
-		return inWords(now.Sub(t.Expiry)) + " ago"
-	}
-	return "in " + inWords(t.Expiry.Sub(now))
-}
-
-func renewalWords(c *credentials) string {
+// tokenWords says how long the token is good for, and what comes then.
+func tokenWords(c *credentials, now time.Time) string {
+	then := "sign in again"
 	switch {
 	case c.Grant == grantClientCredentials:
-		return "then asked for again by itself"
-	case c.Token.Refresh == "":
-		return "then sign in again"
+		then = "asked for again"
+	case c.Token.Refresh != "":
+		then = "refreshed"
 	}
-	return "refreshed without you"
+	isOver := now.After(c.Token.Expiry)
+	switch {
+	case c.Token.Access == "":
+		return "not signed in"
+	case c.Token.Expiry.IsZero():
+		return "signed in, nobody says for how long"
+	case isOver && c.renewal() != "":
+		return "expired " + inWords(now.Sub(c.Token.Expiry)) + " ago, " + then + " at next use"
+	case isOver:
+		return "expired " + inWords(now.Sub(c.Token.Expiry)) + " ago: " + then
+	}
+	return "expires in " + inWords(c.Token.Expiry.Sub(now)) + ", then " + then
 }
 
 // inWords rounds to what a person would say.

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestCommands(t *testing.T) {
@@ -97,6 +98,7 @@ func alike(text, cache string, urls ...string) string {
 		{`until \d{4}-\d\d-\d\d`, "until DATE"},
 		{`in \d+(\.\d+)?m?s\b`, "in TIME"},
 		{`mcp-proxy \S+, https`, "mcp-proxy VERSION, https"},
+		{`"command": "\S+"`, `"command": "mcp-proxy"`},
 		{`dial: .*`, "dial: connection refused, in the system's words"},
 	} {
 		text = regexp.MustCompile(variable.pattern).ReplaceAllString(text, variable.constant)
@@ -222,6 +224,86 @@ func TestManyServers(t *testing.T) {
 	}
 }
 
+// What a server chose cannot drive a terminal, no line is longer than one, and the query of an
+// address, which may be a key, is not shown.
+func TestStatusShowsNothingThatItShouldNot(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	server.url += "?key=hunter2"
+	user.remember(server, func(doc map[string]any) {
+		doc["issuer"] = "https://auth.example.com/" + strings.Repeat("long/", 30)
+		doc["client"].(map[string]any)["id"] = "id\u202e\u009b31m"
+		doc["token"].(map[string]any)["scope"] = "one\u202etwo \u009b31mred " + strings.Repeat("scope ", 30)
+	})
+	for _, args := range [][]string{{"status"}, {"status", "--json"}, {"status", server.url}} {
+		stdout, stderr, exit := user.run(args...)
+		for _, line := range strings.Split(stdout, "\n") {
+			if n := len([]rune(line)); n > columns && len(args) == 1 {
+				t.Errorf("%q: got %d columns: %q", args, n, line)
+			}
+		}
+		if exit != 0 || stderr != "" || strings.ContainsAny(stdout, "\u202e\u009b") ||
+			strings.Contains(stdout, "hunter2") || !strings.Contains(stdout, "/mcp?…") {
+			t.Errorf("%q: got exit code %d, stderr %q, %q", args, exit, stderr, stdout)
+		}
+	}
+}
+
+// A script learns from the exit code whether the server can be used without a user.
+func TestStatusOfOneServer(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		exit int
+		says string
+		edit func(doc map[string]any)
+	}{
+		"signed in": {0, "expires in 60 minutes, then refreshed", func(map[string]any) {}},
+		"expired":   {0, "refreshed at next use", expired},
+		"over": {1, "ago: sign in again", func(doc map[string]any) {
+			expired(doc)
+			delete(doc["token"].(map[string]any), "refresh_token")
+		}},
+		"no token": {1, "not signed in", func(doc map[string]any) { delete(doc, "token") }},
+	} {
+		server, auth := startProtected(t)
+		user := newUser(t, auth, server)
+		user.remember(server, test.edit)
+		for _, more := range [][]string{nil, {"--json"}} {
+			stdout, stderr, exit := user.run(append([]string{"status", "-u", server.url}, more...)...)
+			if exit != test.exit || stderr != "" || more == nil && !strings.Contains(stdout, test.says) {
+				t.Errorf("%s %q: got exit code %d, stderr %q, %q", name, more, exit, stderr, stdout)
+			}
+		}
+		if _, _, exit := user.run("status"); exit != 0 {
+			t.Errorf("%s: got exit code %d without -u", name, exit)
+		}
+	}
+}
+
+// The entry that login prints starts the program in the same way, without the secrets.
+func TestEntryForTheClient(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ args, want string }{
+		{"https://a.example/mcp --no-browser --login-timeout 5s", "-u https://a.example/mcp"},
+		{"-u https://a.example/mcp?key=hunter2 --device", "-u https://a.example/mcp?… --device"},
+		{"https://a.example/mcp 77 --profile work", "--profile work -u https://a.example/mcp 77"},
+		{"-u https://a.example/mcp -i x -s hunter2 -H A:hunter2",
+			"-u https://a.example/mcp --client-id x --client-secret env:SECRET --header A: env:VALUE"},
+		{"-u https://a.example/mcp -i x -s env:S -H A:${S} --scope a",
+			"-u https://a.example/mcp --client-id x --client-secret env:S --header A:${S} --scope a"},
+		{"mcp-remote https://a.example/mcp", ""},
+	} {
+		c, err := parseArgs(append([]string{"login"}, strings.Fields(test.args)...), func(string) string { return "" })
+		if c == nil || err != nil && !strings.Contains(err.Error(), "variable S is not set") {
+			t.Fatal(err)
+		}
+		if got := strings.Join(c.entry, " "); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.args, got, test.want)
+		}
+	}
+}
+
 // Whatever doctor finds, it leaves everything as it was.
 func TestDoctorFindsAndChangesNothing(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -249,14 +331,14 @@ func TestDoctorFindsAndChangesNothing(t *testing.T) {
 			s.challenge = func(string) string { return "" }
 			return nil
 		}},
-		"wrong path": {5, []string{"FAIL  first answer", "404 Not Found", "/mcp"}, func(_ *testUser, s *fakeMCP) []string {
+		"wrong path": {1, []string{"FAIL  first answer", "404 Not Found", "/mcp", "\nfirst thing to do: there is no MCP server"}, func(_ *testUser, s *fakeMCP) []string {
 			return []string{"-u", s.base + "/other"}
 		}},
-		"forbidden": {5, []string{"FAIL  first answer", "403 Forbidden", "-H"}, func(_ *testUser, s *fakeMCP) []string {
+		"forbidden": {2, []string{"FAIL  first answer", "403 Forbidden", "-H"}, func(_ *testUser, s *fakeMCP) []string {
 			s.on("ping", answerStatus(http.StatusForbidden))
 			return nil
 		}},
-		"in trouble": {5, []string{"FAIL  first answer", "503"}, func(_ *testUser, s *fakeMCP) []string {
+		"in trouble": {3, []string{"FAIL  first answer", "503"}, func(_ *testUser, s *fakeMCP) []string {
 			s.on("ping", answerStatus(http.StatusServiceUnavailable))
 			return nil
 		}},
@@ -284,7 +366,18 @@ func TestDoctorFindsAndChangesNothing(t *testing.T) {
 		"own header": {2, []string{"FAIL  first answer", "--header is refused", "OAuth is off"}, func(_ *testUser, s *fakeMCP) []string {
 			return []string{"-H", "Authorization: Bearer nonsense"}
 		}},
-		"no authorization": {0, []string{"-     challenge", "none", "ok    initialize"}, func(_ *testUser, s *fakeMCP) []string {
+		"sign-in that failed": {0, []string{"-     last sign-in", "minutes ago: access_denied", "first thing to do: ask for access"}, func(u *testUser, s *fakeMCP) []string {
+			fatal(u.t, os.MkdirAll(u.cache, 0o700))
+			note := fmt.Sprintf(`{"ended":%q,"error":"access_denied","hint":"ask for access"}`, time.Now().Add(-5*time.Minute).Format(time.RFC3339))
+			fatal(u.t, os.WriteFile(strings.TrimSuffix(u.credentialsFile(s.url), "json")+"login", []byte(note), 0o600))
+			return nil
+		}},
+		"refused ping": {0, []string{"ok    first answer", "400 Bad Request", "as it may", "\nall good\n"}, func(_ *testUser, s *fakeMCP) []string {
+			s.auth, s.lenient = nil, true
+			s.on("ping", refusePing)
+			return nil
+		}},
+		"no authorization": {0, []string{"-     challenge", "none", "ok    initialize", "\nall good\n"}, func(_ *testUser, s *fakeMCP) []string {
 			s.auth, s.lenient = nil, true
 			return nil
 		}},
@@ -426,8 +519,8 @@ func TestLoginWhereNoneIsWanted(t *testing.T) {
 		"answers":        {func(*fakeMCP) {}, 0, "asks for no sign-in"},
 		"refuses":        {func(s *fakeMCP) { s.on("ping", refusePing) }, 0, "asks for no sign-in"},
 		"2024-11-05":     {func(s *fakeMCP) { s.sessions, s.listens = false, true; s.on("ping", answerStatus(405)) }, 0, "asks for no sign-in"},
-		"nobody there":   {func(s *fakeMCP) { s.on("ping", answerStatus(404)) }, 5, "answered 404 Not Found\nhint: there is no MCP server at this path"},
-		"in trouble":     {func(s *fakeMCP) { s.on("ping", answerStatus(503)) }, 5, "answered 503 Service Unavailable\nhint: the server is in trouble"},
+		"nobody there":   {func(s *fakeMCP) { s.on("ping", answerStatus(404)) }, 1, "answered 404 Not Found\nhint: there is no MCP server at this path"},
+		"in trouble":     {func(s *fakeMCP) { s.on("ping", answerStatus(503)) }, 3, "answered 503 Service Unavailable\nhint: the server is in trouble"},
 		"something else": {func(s *fakeMCP) { s.on("ping", answerStatus(409)) }, 5, "answered 409 Conflict\nhint: mcp-proxy doctor -u"},
 	} {
 		name, test := name, test
@@ -457,6 +550,27 @@ func TestLoginToOldServer(t *testing.T) {
 	user := newUser(t, auth, server)
 	if _, stderr, exit := user.run("login", "-u", server.url); exit != 0 || !strings.Contains(stderr, "signed in to") {
 		t.Errorf("got exit code %d, %q", exit, stderr)
+	}
+}
+
+// Who stops a sign-in is not told that nobody signed in.
+func TestLoginCancelled(t *testing.T) {
+	for name, s := range stopSignals() {
+		s := s
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			user := newUser(t, auth, server)
+			user.browser = "ignore"
+			p := user.start("login", "-u", server.url)
+			p.awaitStderr("waiting for up to")
+			p.change(func() { p.killed = true }) // any exit code
+			p.signal(s)
+			p.wait()
+			if !strings.HasSuffix(p.stderr(), "\nmcp-proxy: sign-in cancelled\n") || p.exit != 2 {
+				t.Errorf("got exit code %d, %q", p.exit, p.stderr())
+			}
+		})
 	}
 }
 

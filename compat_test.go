@@ -73,7 +73,7 @@ func TestRemoteFlags(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%q: %v", all, err)
 			}
-			c.args, c.warnings, c.notes, c.registerAs, c.anyPort = nil, nil, nil, nil, false
+			c.args, c.entry, c.warnings, c.notes, c.registerAs, c.anyPort = nil, nil, nil, nil, nil, false
 			return c
 		}
 		want := parse("", ours)
@@ -259,8 +259,8 @@ func TestRemoteTenants(t *testing.T) {
 	}
 	wantValues(t, "resource", auth.asked("resource"), tenants...)
 	for _, tenant := range tenants {
-		if stdout, _, _ := user.run("status", "mcp-remote", server.url, "--resource", tenant); strings.Count(stdout, "\n") != 2 || !strings.Contains(stdout, tenant) {
-			t.Errorf("got %q, want one row with %s", stdout, tenant)
+		if stdout, _, _ := user.run("status", "mcp-remote", server.url, "--resource", tenant); strings.Count(stdout, "token ") != 1 || !strings.Contains(stdout, tenant) {
+			t.Errorf("got %q, want one server with %s", stdout, tenant)
 		}
 	}
 }

@@ -24,6 +24,7 @@ import (
 type config struct {
 	command string   // one of commands, "" to serve
 	args    []string // as given after the command, for the detached sign-in
+	entry   []string // the same for a client's configuration, without secrets
 	json    bool     // status
 	all     bool     // logout
 
@@ -97,6 +98,8 @@ type option struct {
 	help  string // lines of the usage text
 	set   func(value string) error
 }
+
+func (o *option) isOn(page string) bool { return slices.Contains(strings.Fields(o.pages), page) }
 
 func (o *option) name() string { return o.names[strings.LastIndexByte(o.names, ' ')+1:] }
 
@@ -285,6 +288,7 @@ func (l *commandLine) parse(args []string) error {
 			return usagef("--header: %w", emptyHeader(value)) // before the rest of it is misunderstood
 		}
 		l.given[name] = append(l.given[name], value)
+		l.entry = append(l.entry, entryArguments(o, value)...)
 	}
 	if l.showHelp, l.showVersion = l.showHelp || l.has("help"), l.showVersion || l.has("version"); l.showHelp {
 		return nil
@@ -295,12 +299,44 @@ func (l *commandLine) parse(args []string) error {
 			return wrongUsage("mcp-proxy "+arg+" -u URL", "a command comes first")
 		case !l.has("url"):
 			l.given["url"] = []string{arg}
+			l.entry = append(l.entry, entryArguments(findOption(options, "u"), arg)...)
 		case !l.setPort(arg):
 			return wrongUsage("mcp-proxy -h lists the flags; was a value split at a blank?",
 				"unexpected argument, number %d: there is a --url already", skipped+i+1)
+		default:
+			l.entry = append(l.entry, arg)
 		}
 	}
+	if l.remote.launched {
+		l.entry = nil // there is one already, and its words mean other things
+	}
 	return nil
+}
+
+// entryArguments are a flag and its value for a client's configuration, if serving needs them. The
+// name of a variable takes the place of a secret that was typed.
+func entryArguments(o *option, value string) []string {
+	isReference := strings.Contains(value, "env:") || strings.Contains(value, "${") || strings.HasPrefix(value, "@")
+	start, _, isQuery := strings.Cut(value, "?")
+	switch name := o.name(); {
+	case name == "no-browser", name == "login-timeout", o.pages != "" && !o.isOn("serve"):
+		return nil
+	case o.value == "":
+		return []string{"--" + name}
+	case name == "url" && isQuery:
+		return []string{"-u", start + "?…"}
+	case name == "url":
+		return []string{"-u", value}
+	case isReference:
+	case name == "header":
+		header, _, _ := strings.Cut(value, ":")
+		value = header + ": env:VALUE"
+	case name == "client-secret", strings.Contains(value, "-----BEGIN"):
+		value = "env:SECRET"
+	case name == "static-oauth-client-info":
+		value = "@FILE"
+	}
+	return []string{"--" + o.name(), value}
 }
 
 func findOption(options []option, name string) *option {

@@ -31,7 +31,8 @@ const (
 type doctor struct {
 	*app
 	out    io.Writer
-	failed error // the first failure
+	failed error  // the first failure
+	todo   string // what to do first
 }
 
 // doctor returns the first failure, which is printed already.
@@ -43,6 +44,12 @@ func (a *app) doctor(ctx context.Context, stdout io.Writer) error {
 		d.authorization(ctx, first.challenge)
 	}
 	d.hello(ctx, first, d.cachedToken(first))
+	switch {
+	case d.todo != "":
+		fmt.Fprintf(d.out, "first thing to do: %s\n", d.todo)
+	case d.failed == nil:
+		fmt.Fprintln(d.out, "all good")
+	}
 	if d.failed != nil {
 		return reportedError{d.failed}
 	}
@@ -60,7 +67,7 @@ func (d *doctor) skip(step, format string, args ...any) {
 func (d *doctor) fail(step string, err error) {
 	d.line("FAIL", step, err.Error())
 	if hint := hintOf(err); hint != "" {
-		d.hint(hint)
+		d.hint("%s", hint)
 	}
 	if d.failed == nil {
 		d.failed = err
@@ -72,7 +79,11 @@ func (d *doctor) line(state, step, text string) {
 }
 
 func (d *doctor) hint(format string, args ...any) {
-	fmt.Fprintf(d.out, "%26shint: %s\n", "", fmt.Sprintf(format, args...))
+	hint := fmt.Sprintf(format, args...)
+	fmt.Fprintf(d.out, "%26shint: %s\n", "", hint)
+	if d.todo == "" {
+		d.todo = hint
+	}
 }
 
 // firstAnswer is what the server says to a message without a token.
@@ -210,19 +221,22 @@ func (d *doctor) judge(ctx context.Context, resp *http.Response, reply *document
 	case status == http.StatusUnauthorized:
 		return d.judgeChallenge(resp, said)
 	case status < 300, reply != nil && status < 500:
+		if status >= 300 {
+			said += ", as it may: the probe is a ping without a session"
+		}
 		d.ok(step, "%s", said)
 		d.skip("challenge", "none: the server lets this message pass without a token")
 		return &firstAnswer{}
 	case status < 400:
 		err := fmt.Errorf("%s leads elsewhere", said)
 		if to, locationErr := resp.Location(); locationErr == nil {
-			err = withHint(fmt.Errorf("%s leads to %s://%s", said, to.Scheme, to.Host), "if you trust it, give that server's URL with --url")
+			err = withHint(fmt.Errorf("%s leads to %s", said, excerpt(to.Scheme+"://"+to.Host)), "if you trust it, give that server's URL with --url")
 		}
 		d.fail(step, err)
 	case status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
 		return d.lookForLegacy(ctx, said)
 	default:
-		d.fail(step, withHint(errors.New(said), "%s", statusHint(status)))
+		d.fail(step, d.refused(status, said))
 	}
 	return nil
 }
@@ -271,7 +285,7 @@ func (d *doctor) lookForLegacy(ctx context.Context, said string) *firstAnswer {
 			return &firstAnswer{legacy: true}
 		}
 	}
-	d.fail("first answer", withHint(errors.New(said), "%s", statusHint(http.StatusNotFound)))
+	d.fail("first answer", d.refused(http.StatusNotFound, said))
 	return nil
 }
 
@@ -400,29 +414,42 @@ func (d *doctor) cachedToken(first *firstAnswer) string {
 	}
 	c, err := d.store.look(d.auth.key)
 	login := d.cfg.typed("login")
-	switch now := time.Now(); {
+	d.lastSignIn()
+	now := time.Now()
+	switch {
 	case err != nil:
 		d.fail(step, withHint(err, "%s", login))
+		return ""
 	case c != nil && !d.auth.usable(c):
 		d.skip(step, "it is of another client, %s", excerpt(c.Client.ID))
-		d.hint("%s", login)
 	case c == nil || c.Token.Access == "":
 		d.skip(step, "none")
-		if d.failed == nil && first.wantsToken {
-			d.hint("%s", login)
+		if d.failed != nil || !first.wantsToken {
+			return ""
 		}
+	case !isSignedIn(c, now):
+		d.skip(step, "%s", tokenWords(c, now))
 	case !c.Token.Expiry.IsZero() && now.After(c.Token.Expiry):
-		if c.renewal() != "" {
-			d.skip(step, "expired %s: the next message will refresh it", expiryWords(c.Token, now))
-			break
-		}
-		d.skip(step, "expired %s, and there is no refresh token", expiryWords(c.Token, now))
-		d.hint("%s", login)
+		d.skip(step, "%s", tokenWords(c, now))
+		return ""
 	default:
-		d.ok(step, "expires %s, %s", expiryWords(c.Token, now), renewalWords(c))
+		d.ok(step, "%s", tokenWords(c, now))
 		return c.Token.Access
 	}
+	d.hint("%s", login)
 	return ""
+}
+
+// lastSignIn reports a sign-in that failed, unless a later one brought a token.
+func (d *doctor) lastSignIn() {
+	last := d.store.loadLogin(d.auth.key)
+	if last.Error == "" {
+		return
+	}
+	d.skip("last sign-in", "failed %s ago: %s", inWords(time.Since(last.Ended)), excerpt(last.Error))
+	if last.Hint != "" {
+		d.hint("%s", excerpt(last.Hint))
+	}
 }
 
 // hello opens a session as a client would, and ends it.

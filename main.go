@@ -31,7 +31,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -89,7 +88,7 @@ func usageText(command string) string {
 		}
 		help := strings.Split(o.help, "\n")
 		switch {
-		case !slices.Contains(strings.Fields(o.pages), page):
+		case !o.isOn(page):
 			continue
 		case o.names == "":
 			fmt.Fprintf(&b, "\n%s\n", o.help)
@@ -226,7 +225,8 @@ func exitCode(err error) int {
 		return 1
 	case errors.As(err, &auth), errors.As(err, &refused):
 		return 2
-	case errors.As(err, &network), errors.As(err, &address), errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &network), errors.As(err, &address), errors.As(err, new(serverError)),
+		errors.Is(err, context.DeadlineExceeded):
 		return 3
 	case errors.As(err, &path):
 		return 4

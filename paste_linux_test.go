@@ -121,3 +121,30 @@ func TestPastedRefusal(t *testing.T) {
 		t.Errorf("got exit code %d, %q", p.exit, p.stderr())
 	}
 }
+
+// Who starts the program by hand learns what it is for.
+func TestStartedByHand(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args []string
+		says string
+		exit int
+	}{
+		{nil, "what works, and what would help", 1},
+		{[]string{"-u", "https://mcp.example.invalid/mcp"}, "mcp-proxy: waiting for an MCP client on stdin, Ctrl-C ends", 0},
+	} {
+		user := newUser(t)
+		keyboard, stdin := openTerminal(t)
+		cmd := user.command(test.args...)
+		var stderr strings.Builder
+		cmd.Stdin, cmd.Stderr = stdin, &stderr
+		_, err := io.WriteString(keyboard, "\x04") // the end of input
+		fatal(t, err)
+		_ = cmd.Run()
+		if exit := cmd.ProcessState.ExitCode(); exit != test.exit || !strings.Contains(stderr.String(), test.says) {
+			t.Errorf("%q: got exit code %d, %q", test.args, exit, stderr.String())
+		}
+		keyboard.Close()
+		stdin.Close()
+	}
+}
