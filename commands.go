@@ -66,17 +66,17 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 		return wrongUsage("leave it out to sign in",
 			"login: the Authorization header given with --header turns OAuth off")
 	}
-	challenged, err := a.challenged(ctx)
+	first, err := a.askFirst(ctx)
 	if err != nil {
 		return err
 	}
-	if challenged == nil {
+	if first.header == nil {
 		a.log.notice("mcp-proxy: " + a.cfg.server.Host + " asks for no sign-in")
 		return nil
 	}
-	ch, ours := parseChallenge(challenged)
-	if !ours {
-		return otherScheme(a.cfg.server.Host, challenged)
+	ch, isOAuth := parseChallenge(first.header)
+	if !isOAuth {
+		return otherScheme(a.cfg.server.Host, first.header)
 	}
 	paste := func(string) {}
 	if terminal := asTerminal(stdin); terminal != nil {
@@ -115,62 +115,6 @@ func ownCommand() string {
 	}
 	return path
 }
-
-// challenged returns the headers of the 401 to a message without a token, nil
-// where the server answers without one.
-func (a *app) challenged(ctx context.Context) (http.Header, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	resp, err := a.ask(ctx, http.MethodPost, probeMessage, "", nil)
-	if err != nil {
-		return nil, err
-	}
-	status := resp.StatusCode
-	switch {
-	case status == http.StatusUnauthorized:
-		discard(resp)
-		return resp.Header, nil
-	case status < 300:
-		discard(resp)
-		return nil, nil
-	case readRefusal(resp) != nil && status < 500:
-		return nil, nil
-	}
-	// Servers of revision 2024-11-05 may refuse POST before they look for a token.
-	stream, err := a.ask(ctx, http.MethodGet, "", "", nil)
-	if err == nil {
-		stream.Body.Close() // not read: it has no end
-		switch {
-		case stream.StatusCode == http.StatusUnauthorized:
-			return stream.Header, nil
-		case stream.StatusCode == http.StatusOK && mediaType(stream) == eventStream:
-			return nil, nil
-		}
-	}
-	return nil, a.refused(status, fmt.Sprintf("%s answered %d %s", a.cfg.server.Host, status, http.StatusText(status)))
-}
-
-// refused is the error for an answer that is no MCP server's.
-func (a *app) refused(status int, said string) error {
-	err, hint := errors.New(said), statusHint(status)
-	switch {
-	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
-		err = usageError{err}
-	case status == http.StatusForbidden:
-		err = authError{err}
-	case status >= 500:
-		err = serverError{err}
-	}
-	if hint == "" && a.cfg.command != "doctor" {
-		hint = a.cfg.typed("doctor") + " looks at every step"
-	}
-	return withHint(err, "%s", hint)
-}
-
-// serverError is trouble of the server's, which the network's exit code stands for.
-type serverError struct{ error }
-
-func (e serverError) Unwrap() error { return e.error }
 
 func otherScheme(host string, h http.Header) error {
 	scheme, _, _ := strings.Cut(h.Get("WWW-Authenticate"), " ")

@@ -118,21 +118,17 @@ func (l *commandLine) setRemotePath(path string) error {
 }
 
 func (l *commandLine) setTransport(value string) error {
-	switch value {
-	case "auto", "http", "sse":
-	case "http-only", "sse-only":
-		value = strings.TrimSuffix(value, "-only")
-	case "sse-first":
+	theirs := map[string]string{
+		"http-only": "http", "sse-only": "sse", "http-first": "auto", "sse-first": "auto",
+	}
+	if value == "sse-first" {
 		l.warnings = append(l.warnings, "--transport sse-first: HTTP is tried first, SSE where the "+
 			"server refuses it; --transport sse never tries HTTP")
-		value = "auto"
-	case "http-first":
-		value = "auto"
-	default:
-		return invalid("want auto, http or sse", "auto finds out by itself")
 	}
-	l.transport = value
-	return nil
+	if ours := theirs[value]; ours != "" {
+		value = ours
+	}
+	return oneOf(&l.transport, "auto", "http", "sse")(value)
 }
 
 // setClientInfo takes a client that was registered by hand. One without a secret has none, whatever
@@ -142,56 +138,53 @@ func (l *commandLine) setClientInfo(value string) error {
 		ID     string `json:"client_id"`
 		Secret string `json:"client_secret"`
 	}
-	text, err := jsonOrFile(value, l.readSecret)
-	if err != nil {
-		return err
-	}
-	if decodeObject(text, &info) != nil || info.ID == "" {
-		return invalid("not a JSON object with a client_id", "--client-id ID and --client-secret "+
-			`env:NAME do the same; or '{"client_id":"ID"}', or @FILE`)
+	err := decodeGiven(value, l.readSecret, &info)
+	if err == nil && info.ID == "" {
+		err = invalid("not a JSON object with a client_id", `'{"client_id":"ID"}', or @FILE`)
 	}
 	for _, member := range []*string{&info.ID, &info.Secret} {
-		if *member, err = l.expand(*member); err != nil {
-			return err
+		if err == nil {
+			*member, err = l.expand(*member)
 		}
 	}
 	l.clientID, l.clientSecret, l.remote.isRegistered = info.ID, info.Secret, true
 	l.clientFromEnv = false
 	l.given["client-secret"] = []string{} // so that it is not the environment's
-	return nil
+	return err
 }
 
 // setClientMetadata takes what is registered beside, or instead of, our own metadata.
 func (l *commandLine) setClientMetadata(value string) error {
-	text, err := jsonOrFile(value, readGiven)
-	if err != nil {
-		return err
-	}
 	var scope struct {
 		Scope string `json:"scope"`
 	}
-	if decodeObject(text, &l.registerAs) != nil || decodeObject(text, &scope) != nil {
-		return invalid("not a JSON object", `'{"scope":"read write"}', or @FILE`)
-	}
+	err := decodeGiven(value, readGiven, &l.registerAs, &scope)
+	l.scope = scope.Scope
 	if _, there := l.registerAs["redirect_uris"]; there {
 		l.warnings = append(l.warnings, "--static-oauth-client-metadata: redirect_uris is left out; "+
 			"the port after the URL, --host and --callback-path say it")
 	}
-	l.scope = scope.Scope
-	return nil
+	return err
 }
 
-// jsonOrFile returns a value that is JSON, or what is in the file that it names after @.
-func jsonOrFile(value string, read func(file string) ([]byte, error)) ([]byte, error) {
-	file, ok := strings.CutPrefix(value, "@")
-	if !ok {
-		return []byte(value), nil
+// decodeGiven reads a value that is JSON, or what is in the file that it names after @.
+func decodeGiven(value string, read func(file string) ([]byte, error), targets ...any) error {
+	text := []byte(value)
+	if file, ok := strings.CutPrefix(value, "@"); ok {
+		file, err := expandPath(file)
+		if err != nil {
+			return err
+		}
+		if text, err = read(file); err != nil {
+			return err
+		}
 	}
-	file, err := expandPath(file)
-	if err != nil {
-		return nil, err
+	for _, target := range targets {
+		if decodeObject(text, target) != nil {
+			return invalid("not the JSON object that it should be", "JSON in one argument, or @FILE")
+		}
 	}
-	return read(file)
+	return nil
 }
 
 // registerAs is client metadata of the user's (RFC 7591, section 2).
@@ -267,7 +260,7 @@ func (l *commandLine) setLaunched() {
 // setRemoteRedirect makes the redirect URI that mcp-remote would have. Where none is given its port
 // follows from a hash of the command line; that is not repeated here.
 func (l *commandLine) setRemoteRedirect() error {
-	r := l.remote
+	r := &l.remote
 	isDocument := r.launched && l.clientMetadataURL != ""
 	switch {
 	case l.redirectURI != nil && r.port != "":

@@ -40,8 +40,12 @@ func (a *app) doctor(ctx context.Context, stdout io.Writer) error {
 	d := &doctor{app: a, out: stdout}
 	fmt.Fprintf(d.out, "mcp-proxy %s, %s\n", programVersion(), shownServer(a.cfg.server))
 	first := d.reach(ctx)
-	if first != nil && first.wantsToken {
-		d.authorization(ctx, first.challenge)
+	if first != nil && first.header != nil {
+		if ch, isOAuth := d.challenge(first); isOAuth {
+			d.authorization(ctx, ch)
+		} else {
+			first = nil
+		}
 	}
 	d.hello(ctx, first, d.cachedToken(first))
 	switch {
@@ -88,10 +92,85 @@ func (d *doctor) hint(format string, args ...any) {
 
 // firstAnswer is what the server says to a message without a token.
 type firstAnswer struct {
-	wantsToken bool
-	challenge  challenge
-	legacy     bool // revision 2024-11-05: HTTP+SSE
+	said   string      // for people
+	header http.Header // of a 401, else nil
+	legacy bool        // it is a server of revision 2024-11-05
 }
+
+// askFirst sends a message without a token. An answer that is no MCP server's is an error.
+func (a *app) askFirst(ctx context.Context) (*firstAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	begun := time.Now()
+	resp, err := a.ask(ctx, http.MethodPost, probeMessage, "", nil)
+	if err != nil {
+		return nil, err
+	}
+	status := resp.StatusCode
+	first := &firstAnswer{said: fmt.Sprintf("%d %s by %s in %v", status, http.StatusText(status),
+		resp.Proto, time.Since(begun).Round(time.Millisecond))}
+	switch {
+	case status == http.StatusUnauthorized:
+		discard(resp)
+		first.header = resp.Header
+		return first, nil
+	case status < 300:
+		discard(resp)
+		return first, nil
+	case readRefusal(resp) != nil && status < 500:
+		first.said += ", as it may: the probe is a ping without a session"
+		return first, nil
+	case status < 400:
+		err := fmt.Errorf("%s answered %d and leads elsewhere", a.cfg.server.Host, status)
+		if to, locationErr := resp.Location(); locationErr == nil {
+			err = withHint(fmt.Errorf("%s leads to %s", a.cfg.server.Host, shownAddress(to.String())),
+				"if you trust it, give that address with --url")
+		}
+		return nil, err
+	case status != http.StatusBadRequest && status != http.StatusNotFound && status != http.StatusMethodNotAllowed:
+		return nil, a.refused(status)
+	}
+	// Servers of revision 2024-11-05 may refuse POST before they look for a token.
+	stream, err := a.ask(ctx, http.MethodGet, "", "", nil)
+	if err != nil {
+		return nil, a.refused(status)
+	}
+	stream.Body.Close() // not read: it has no end
+	first.said += fmt.Sprintf(" to POST, %d to GET", stream.StatusCode)
+	switch {
+	case stream.StatusCode == http.StatusUnauthorized:
+		first.header = stream.Header
+		return first, nil
+	case stream.StatusCode == http.StatusOK && mediaType(stream) == eventStream:
+		first.legacy = true
+		first.said += ": a server of revision 2024-11-05"
+		return first, nil
+	}
+	return nil, a.refused(status)
+}
+
+// refused is the error for a status that no MCP server answers a ping with.
+func (a *app) refused(status int) error {
+	err := fmt.Errorf("%s answered %d %s", a.cfg.server.Host, status, http.StatusText(status))
+	hint := statusHint(status)
+	switch {
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
+		err = usageError{err}
+	case status == http.StatusForbidden:
+		err = authError{err}
+	case status >= 500:
+		err = serverError{err}
+	}
+	if hint == "" && a.cfg.command != "doctor" {
+		hint = a.cfg.typed("doctor") + " looks at every step"
+	}
+	return withHint(err, "%s", hint)
+}
+
+// serverError is trouble of the server's, which the network's exit code stands for.
+type serverError struct{ error }
+
+func (e serverError) Unwrap() error { return e.error }
 
 // route is how far a request came. Dialling goes on in the background when
 // one of several addresses has answered.
@@ -130,23 +209,31 @@ func (r *route) trace() *httptrace.ClientTrace {
 
 // reach sends the first message, and returns nil where no answer came.
 func (d *doctor) reach(ctx context.Context) *firstAnswer {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
 	r := &route{}
-	begun := time.Now()
-	resp, err := d.ask(httptrace.WithClientTrace(ctx, r.trace()), http.MethodPost, probeMessage, "", nil)
-	took := time.Since(begun).Round(time.Millisecond)
+	first, err := d.askFirst(httptrace.WithClientTrace(ctx, r.trace()))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	proxy, _ := http.ProxyFromEnvironment(&http.Request{URL: d.cfg.server})
-	if !d.route(r, proxy, err) || err != nil {
+	if !d.route(r, proxy, err) {
 		return nil
 	}
-	reply := readRefusal(resp)
-	return d.judge(ctx, resp, reply, took)
+	switch {
+	case err != nil:
+		d.fail("first answer", err)
+	case first.header == nil:
+		d.ok("first answer", "%s", first.said)
+		d.skip("challenge", "none: the server lets this message pass without a token")
+	case d.auth == nil:
+		d.fail("first answer", withHint(authErrorf("%s", first.said),
+			"the Authorization header given with --header is refused"))
+		return nil
+	default:
+		d.ok("first answer", "%s", first.said)
+	}
+	return first
 }
 
-// route prints the steps up to the first answer; false where one failed.
+// route prints the steps up to the first answer, and reports whether they were taken.
 func (d *doctor) route(r *route, proxy *url.URL, err error) bool {
 	switch {
 	case proxy != nil:
@@ -177,10 +264,7 @@ func (d *doctor) route(r *route, proxy *url.URL, err error) bool {
 	default:
 		d.ok("TLS", "%s", certificateWords(r.tls))
 	}
-	if err != nil {
-		d.fail("first answer", err)
-	}
-	return err == nil
+	return true
 }
 
 func isCertificateError(err error) bool {
@@ -212,52 +296,18 @@ func issuedWords(c *x509.Certificate) string {
 	return fmt.Sprintf("%s, issued by %s, good until %s", excerpt(c.Subject.String()), excerpt(c.Issuer.String()), c.NotAfter.UTC().Format("2006-01-02"))
 }
 
-// judge says what the first answer means.
-func (d *doctor) judge(ctx context.Context, resp *http.Response, reply *document, took time.Duration) *firstAnswer {
-	const step = "first answer"
-	said := fmt.Sprintf("%d %s by %s in %v", resp.StatusCode, http.StatusText(resp.StatusCode), resp.Proto, took)
-	status := resp.StatusCode
+// challenge returns what a 401 asks for, if it is OAuth.
+func (d *doctor) challenge(first *firstAnswer) (challenge, bool) {
+	ch, isOAuth := parseChallenge(first.header)
 	switch {
-	case status == http.StatusUnauthorized:
-		return d.judgeChallenge(resp, said)
-	case status < 300, reply != nil && status < 500:
-		if status >= 300 {
-			said += ", as it may: the probe is a ping without a session"
-		}
-		d.ok(step, "%s", said)
-		d.skip("challenge", "none: the server lets this message pass without a token")
-		return &firstAnswer{}
-	case status < 400:
-		err := fmt.Errorf("%s leads elsewhere", said)
-		if to, locationErr := resp.Location(); locationErr == nil {
-			err = withHint(fmt.Errorf("%s leads to %s", said, excerpt(to.Scheme+"://"+to.Host)), "if you trust it, give that server's URL with --url")
-		}
-		d.fail(step, err)
-	case status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
-		return d.lookForLegacy(ctx, said)
-	default:
-		d.fail(step, d.refused(status, said))
-	}
-	return nil
-}
-
-func (d *doctor) judgeChallenge(resp *http.Response, said string) *firstAnswer {
-	if d.auth == nil {
-		d.fail("first answer", withHint(authErrorf("%s", said), "the Authorization header given with --header is refused"))
-		return nil
-	}
-	d.ok("first answer", "%s", said)
-	ch, ours := parseChallenge(resp.Header)
-	switch {
-	case !ours:
-		d.fail("challenge", otherScheme(d.cfg.server.Host, resp.Header))
-		return nil
+	case !isOAuth:
+		d.fail("challenge", otherScheme(d.cfg.server.Host, first.header))
 	case ch == challenge{}:
 		d.skip("challenge", "names neither metadata nor scope: the well-known places are tried")
 	default:
 		d.ok("challenge", "%s", challengeWords(ch))
 	}
-	return &firstAnswer{wantsToken: true, challenge: ch}
+	return ch, isOAuth
 }
 
 func challengeWords(ch challenge) string {
@@ -269,24 +319,6 @@ func challengeWords(ch challenge) string {
 		words += ", scope " + excerpt(ch.Scope)
 	}
 	return words
-}
-
-// lookForLegacy tries what serving would try: a server of revision 2024-11-05.
-func (d *doctor) lookForLegacy(ctx context.Context, said string) *firstAnswer {
-	resp, err := d.ask(ctx, http.MethodGet, "", "", nil)
-	if err == nil {
-		resp.Body.Close() // not read: the stream has no end
-		media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-		switch {
-		case resp.StatusCode == http.StatusUnauthorized:
-			return d.judgeChallenge(resp, fmt.Sprintf("%s to POST, %d to GET", said, resp.StatusCode))
-		case resp.StatusCode == http.StatusOK && media == "text/event-stream":
-			d.ok("first answer", "%s to POST, an event stream to GET: a server of revision 2024-11-05", said)
-			return &firstAnswer{legacy: true}
-		}
-	}
-	d.fail("first answer", d.refused(http.StatusNotFound, said))
-	return nil
 }
 
 // authorization goes the way from the challenge to the browser.
@@ -424,7 +456,7 @@ func (d *doctor) cachedToken(first *firstAnswer) string {
 		d.skip(step, "it is of another client, %s", excerpt(c.Client.ID))
 	case c == nil || c.Token.Access == "":
 		d.skip(step, "none")
-		if d.failed != nil || !first.wantsToken {
+		if d.failed != nil || first.header == nil {
 			return ""
 		}
 	case !isSignedIn(c, now):
@@ -462,7 +494,7 @@ func (d *doctor) hello(ctx context.Context, first *firstAnswer, token string) {
 	case first.legacy:
 		d.skip(step, "not tried with revision 2024-11-05")
 		return
-	case first.wantsToken && token == "":
+	case first.header != nil && token == "":
 		d.skip(step, "not tried without a token")
 		return
 	}
