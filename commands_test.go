@@ -395,7 +395,7 @@ func TestDoctorFindsAndChangesNothing(t *testing.T) {
 			})
 			return nil
 		}},
-		"legacy": {0, []string{"ok    first answer", "revision 2024-11-05"}, func(_ *testUser, s *fakeMCP) []string {
+		"legacy": {0, []string{"ok    first answer", "a server of revision 2024-11-05", "ok    initialize"}, func(_ *testUser, s *fakeMCP) []string {
 			s.auth, s.lenient, s.sessions, s.listens = nil, true, false, true
 			s.on("ping", answerStatus(http.StatusMethodNotAllowed))
 			return nil

@@ -5,13 +5,13 @@ package main
 // writes nothing.
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -22,9 +22,6 @@ import (
 )
 
 const (
-	doctorRevision = "2025-11-25" // what doctor says hello with
-	modernRevision = "2026-07-28" // and where that is refused
-	maxHello       = 4 << 20      // bytes of the answer
 )
 
 // A doctor prints a line for each step: ok, FAIL, or - where there is nothing to check.
@@ -484,15 +481,12 @@ func (d *doctor) lastSignIn() {
 	}
 }
 
-// hello opens a session as a client would, and ends it.
+// hello opens a session as a client would, through the proxy itself, and ends it.
 func (d *doctor) hello(ctx context.Context, first *firstAnswer, token string) {
 	const step = "initialize"
 	switch {
 	case first == nil:
 		d.skip(step, "not tried")
-		return
-	case first.legacy:
-		d.skip(step, "not tried with revision 2024-11-05")
 		return
 	case first.header != nil && token == "":
 		d.skip(step, "not tried without a token")
@@ -500,113 +494,46 @@ func (d *doctor) hello(ctx context.Context, first *firstAnswer, token string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	const hello = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"` + doctorRevision +
-		`","capabilities":{},"clientInfo":{"name":"mcp-proxy doctor","version":"1"}}}`
-	answer, resp, err := d.request(ctx, hello, token, nil) //nolint:bodyclose // request closes it
-	if err == nil && resp.StatusCode < 500 && answer.error != nil {
-		answer, resp = d.discoverModern(ctx, token, answer, resp) //nolint:bodyclose // closed
+	cfg := *d.cfg
+	if token != "" {
+		cfg.headers = cfg.headers.Clone()
+		cfg.headers.Set("Authorization", "Bearer "+token) // as a user would give it: nothing is refreshed
 	}
-	switch {
-	case err != nil:
+	var out bytes.Buffer
+	p := newProxy(&cfg, d.app.client, nil, &lineWriter{w: &out, stop: func(error) {}}, nil, nil)
+	const hello = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",` +
+		`"capabilities":{},"clientInfo":{"name":"mcp-proxy doctor","version":"1"}}}`
+	if err := p.serve(ctx, strings.NewReader(hello)); err != nil {
 		d.fail(step, err)
-	case answer.error != nil:
-		reason, _ := unquote(member(answer.error, "message"))
-		d.fail(step, fmt.Errorf("%s refuses it: %s", d.cfg.server.Host, excerpt(reason)))
-	default:
-		d.ok(step, "%s", serverWords(answer))
-		d.goodbye(ctx, token, resp.Header.Get("Mcp-Session-Id"), answer)
-	}
-}
-
-// discoverModern asks in the way of the revisions without initialize; the
-// first refusal stands where that is refused as well.
-func (d *doctor) discoverModern(ctx context.Context, token string, refused *document, was *http.Response) (*document, *http.Response) {
-	const method, version = "server/discover", "io.modelcontextprotocol/protocolVersion"
-	discover := `{"jsonrpc":"2.0","id":1,"method":"` + method + `","params":{"_meta":{"` + version + `":"` + modernRevision +
-		`","io.modelcontextprotocol/clientInfo":{"name":"mcp-proxy doctor","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}}}`
-	headers := http.Header{}
-	(&toolHeaders{}).set(headers, method, nil, modernRevision)
-	answer, resp, err := d.request(ctx, discover, token, headers)
-	if err != nil || answer.error != nil {
-		return refused, was
-	}
-	return answer, resp
-}
-
-// request sends a message and reads its one answer. A refusal that is a
-// JSON-RPC error is an answer.
-func (d *doctor) request(ctx context.Context, message, token string, headers http.Header) (*document, *http.Response, error) {
-	resp, err := d.ask(ctx, http.MethodPost, message, token, headers)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode >= 300 {
-		reply := readRefusal(resp)
-		switch {
-		case resp.StatusCode == http.StatusUnauthorized:
-			return nil, nil, withHint(authErrorf("%s refuses the token", d.cfg.server.Host), "%s", d.cfg.typed("login"))
-		case reply == nil:
-			return nil, nil, fmt.Errorf("%s answered %d %s", d.cfg.server.Host, resp.StatusCode, http.StatusText(resp.StatusCode))
-		}
-		return reply, resp, nil
-	}
-	answer, err := readAnswer(resp)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", d.cfg.server.Host, err)
-	}
-	return answer, resp, nil
-}
-
-// readAnswer finds the response in a JSON body or in an event stream.
-func readAnswer(resp *http.Response) (*document, error) {
-	none := errors.New("the answer is no JSON-RPC response")
-	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if media != "text/event-stream" {
-		text, err := readText(resp.Body, resp.ContentLength, maxHello)
-		answer := newDocument(text)
-		if err != nil || answer.result == nil && answer.error == nil {
-			return nil, none
-		}
-		return answer, nil
-	}
-	for events := newEventReader(resp.Body, maxHello); ; {
-		e, err := events.next()
-		if err != nil {
-			return nil, none
-		}
-		if answer := newDocument(e.data); answer.result != nil || answer.error != nil {
-			return answer, nil
-		}
-	}
-}
-
-// serverWords is who the server says it is, and what it speaks.
-func serverWords(answer *document) string {
-	result := answer.result
-	who, version := member(result, "serverInfo"), member(result, "protocolVersion")
-	if version == nil { // answered server/discover
-		who, version = member(result, "_meta", "io.modelcontextprotocol/serverInfo"), []byte(`"`+modernRevision+`"`)
-	}
-	words := ""
-	for _, raw := range [][]byte{member(who, "name"), member(who, "version")} {
-		if text, ok := unquote(raw); ok {
-			words += excerpt(text) + " "
-		}
-	}
-	revision, _ := unquote(version)
-	return words + "speaks revision " + excerpt(revision)
-}
-
-// goodbye ends the session that the hello has opened.
-func (d *doctor) goodbye(ctx context.Context, token, id string, answer *document) {
-	if validSessionID(id) == "" {
 		return
 	}
-	version, _ := unquote(member(answer.result, "protocolVersion"))
-	headers := http.Header{}
-	sessionState{id: id, version: validVersion(version)}.set(headers)
-	if resp, err := d.ask(ctx, http.MethodDelete, "", token, headers); err == nil {
-		discard(resp)
+	answer := newDocument(out.Bytes())
+	if answer.result == nil {
+		message, _ := unquote(member(answer.error, "message"))
+		d.fail(step, d.refusedHello(message, member(answer.error, "data", "httpStatus")))
+		return
 	}
+	words := ""
+	for _, name := range []string{"name", "version"} {
+		text, _ := unquote(member(answer.result, "serverInfo", name))
+		words += excerpt(text) + " "
+	}
+	revision, _ := unquote(member(answer.result, "protocolVersion"))
+	if p.bridge.sides.Load() != nil {
+		revision = bridgeVersion
+	}
+	d.ok(step, "%s", words+"speaks revision "+excerpt(revision))
+}
+
+// refusedHello is an error answer of the server's, or of the proxy itself.
+func (d *doctor) refusedHello(message string, status []byte) error {
+	own, isOwn := strings.CutPrefix(message, "mcp-proxy: ")
+	text, hint, _ := strings.Cut(own, "; hint: ")
+	switch {
+	case string(status) == "401":
+		return withHint(authErrorf("%s refuses the token", d.cfg.server.Host), "%s", d.cfg.typed("login"))
+	case isOwn:
+		return withHint(errors.New(excerpt(text)), "%s", excerpt(hint))
+	}
+	return fmt.Errorf("%s refuses it: %s", d.cfg.server.Host, excerpt(message))
 }
