@@ -180,6 +180,9 @@ func printCredentials(w io.Writer, c *credentials, now time.Time) {
 	if c.Profile != "" {
 		printField(w, "profile", excerpt(c.Profile))
 	}
+	if c.Grant != "" {
+		printField(w, "grant", excerpt(c.Grant))
+	}
 	printField(w, "token", tokenWords(c, now))
 	printField(w, "issuer", excerpt(c.Issuer))
 	printField(w, "client", clientWords(c.Client))

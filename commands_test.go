@@ -311,16 +311,31 @@ func TestDoctorFindsAndChangesNothing(t *testing.T) {
 		says    []string
 		prepare func(u *testUser, s *fakeMCP) (args []string)
 	}{
-		"no PKCE": {2, []string{"FAIL  PKCE", "code_challenge_methods_supported"}, func(_ *testUser, s *fakeMCP) []string {
+		"no PKCE": {2, []string{"FAIL  PKCE", "rule: code_challenge_methods_supported", "hint: if you trust", "--auth-metadata https://"}, func(_ *testUser, s *fakeMCP) []string {
 			s.auth.metadata = func(doc map[string]any) { delete(doc, "code_challenge_methods_supported") }
 			return nil
 		}},
-		"other resource": {2, []string{"FAIL  resource metadata", "--resource"}, func(_ *testUser, s *fakeMCP) []string {
+		"other resource": {2, []string{"FAIL  resource metadata", "(RFC 9728, section 3.3)", "--resource"}, func(_ *testUser, s *fakeMCP) []string {
 			s.prm = func(doc map[string]any) { doc["resource"] = "https://other.example/mcp" }
 			return nil
 		}},
-		"other issuer": {2, []string{"FAIL  server metadata", "of issuer"}, func(_ *testUser, s *fakeMCP) []string {
+		"other issuer": {2, []string{"FAIL  server metadata", "of issuer", "(RFC 8414, section 3)", "--auth-metadata https://"}, func(_ *testUser, s *fakeMCP) []string {
 			s.auth.metadata = func(doc map[string]any) { doc["issuer"] = "https://other.example" }
+			return nil
+		}},
+		"no metadata": {2, []string{"FAIL  server metadata", "(RFC 8414, section 3)", "hint: if you know its endpoints: --auth-metadata FILE"}, func(_ *testUser, s *fakeMCP) []string {
+			s.auth.on("metadata", answerStatus(http.StatusNotFound))
+			return nil
+		}},
+		"metadata vouched for": {0, []string{"ok    server metadata", "as --auth-metadata says", "-     PKCE"}, func(u *testUser, s *fakeMCP) []string {
+			s.auth.on("metadata", answerStatus(http.StatusNotFound))
+			file := filepath.Join(u.dir, "as.json")
+			fatal(u.t, os.WriteFile(file, []byte(fmt.Sprintf(`{"authorization_endpoint":%q,"token_endpoint":%q}`,
+				s.auth.base+"/authorize", s.auth.base+"/token")), 0o600))
+			return []string{"-i", "my-client", "--auth-metadata", file}
+		}},
+		"shorter resource": {0, []string{"-     resource            a token is good for everything at https://"}, func(_ *testUser, s *fakeMCP) []string {
+			s.prm = func(doc map[string]any) { doc["resource"] = s.base }
 			return nil
 		}},
 		"other scheme": {2, []string{"FAIL  challenge", "Negotiate", "-H 'Authorization"}, func(_ *testUser, s *fakeMCP) []string {

@@ -48,6 +48,7 @@ func (l *commandLine) remoteOptions() []option {
 		{"authorize-param", "NAME=VALUE …", "", "", l.addAuthParam},
 		{"device-code", "", "", "", fixed(&l.device, true)},
 		{"client-credentials", "", "", "grant", fixed(&l.grant, grantClientCredentials)},
+		{"token-endpoint", "URL", "", "auth-metadata", l.setTokenEndpoint},
 		{"disable-resource-parameter", "", "", "", fixed(&l.remote.noResource, true)},
 		{"disable-cookies", "", "", "", fixed(&l.noCookies, true)},
 		{"auth-timeout", "SECONDS", "", "login-timeout", l.setAuthTimeout},
@@ -208,6 +209,14 @@ func (m registerAs) over(ours []byte) ([]byte, error) {
 	return json.Marshal(all)
 }
 
+// setTokenEndpoint is for an authorization server that publishes nothing.
+func (l *commandLine) setTokenEndpoint(value string) error {
+	l.authMetadata.document = &serverMetadata{
+		TokenEndpoint: strings.TrimSpace(value), GrantTypesSupported: []string{grantClientCredentials},
+	}
+	return nil
+}
+
 func (l *commandLine) setAuthTimeout(value string) error {
 	seconds, err := strconv.ParseUint(value, 10, 31)
 	if err != nil || seconds == 0 {
@@ -235,6 +244,21 @@ func (l *commandLine) translate() error {
 	}
 	if l.remote.launched {
 		l.setLaunched()
+	}
+	if m := l.authMetadata.document; m != nil {
+		var method string
+		if json.Unmarshal(l.registerAs["token_endpoint_auth_method"], &method) == nil {
+			m.TokenEndpointAuthMethods = []string{method}
+		}
+		if l.resource == "" {
+			l.resource = resourceNone // what nobody has named is not sent there
+		}
+		switch err := m.vouch(l.acceptsHTTP()); {
+		case !l.unattended():
+			return wrongUsage("add --client-credentials", "--token-endpoint without --client-credentials")
+		case err != nil:
+			return wrongUsage("--token-endpoint https://auth.example.com/token", "--token-endpoint: %w", err)
+		}
 	}
 	return l.setRemoteRedirect()
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -131,6 +132,9 @@ func TestRemoteFlagsThatCannotBe(t *testing.T) {
 		{"number 5", []string{"9696", "9697"}},
 		{"--callback-path", []string{"--callback-path", "cb"}},
 		{"--callback-path", []string{"--callback-path", "/a?b"}},
+		{"--token-endpoint", []string{"--token-endpoint", "https://a.example/token"}},
+		{"--token-endpoint", []string{"--client-credentials", "--static-oauth-client-info", `{"client_id":"a","client_secret":"b"}`,
+			"--token-endpoint", "http://hunter2.example.invalid/token"}},
 		{"--authorize-param", []string{"--authorize-param", "state=hunter2"}},
 		{"the port of its redirect URI", []string{"--static-oauth-client-info", `{"client_id":"a"}`}},
 		{"--transport", []string{"--transport", "sse-last"}},
@@ -241,6 +245,27 @@ func TestRemoteClientMetadata(t *testing.T) {
 	wantValues(t, "redirect_uri", auth.asked("redirect_uri"), redirect)
 	if strings.Contains(p.stderr(), "others can read") {
 		t.Errorf("got %q for a file that holds no secret", p.stderr())
+	}
+}
+
+// A machine's token, from an endpoint that nobody publishes, as mcp-remote's README has it.
+func TestRemoteTokenEndpoint(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.on("metadata", answerStatus(http.StatusNotFound))
+	auth.resource = ""
+	c := auth.addClient("my-client", "client_secret_post")
+	user := newUser(t, auth, server)
+	user.env["MCP_CLIENT_SECRET"] = c.secret
+	user.start("-y", "mcp-remote", server.url, "--client-credentials", "--token-endpoint", auth.base+"/token",
+		"--static-oauth-client-info", `{"client_id":"my-client","client_secret":"${MCP_CLIENT_SECRET}"}`,
+		"--static-oauth-client-metadata", `{"scope":"tools","token_endpoint_auth_method":"client_secret_post"}`).initialize()
+	form, err := url.ParseQuery(string(auth.requests("token client_credentials")[0].body))
+	if err != nil || form.Has("resource") || form.Get("scope") != "tools" || form.Get("client_secret") != c.secret {
+		t.Errorf("got %q, %v", form, err)
+	}
+	if got := auth.count("metadata") + auth.count("no metadata"); got != 0 {
+		t.Errorf("got %d requests for metadata", got)
 	}
 }
 

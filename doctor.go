@@ -32,6 +32,14 @@ type doctor struct {
 	todo   string // what to do first
 }
 
+// rules are what a server breaks whose metadata we refuse.
+var rules = map[string]string{
+	"resource metadata": "its resource is the URL of the server, or a path above it (RFC 9728, section 3.3)",
+	"server metadata": "it is published where its issuer says, names that issuer, and all its endpoints\n" +
+		"                                are https (RFC 8414, section 3)",
+	"PKCE": "code_challenge_methods_supported lists S256 (MCP, Authorization Code Protection)",
+}
+
 // doctor returns the first failure, which is printed already.
 func (a *app) doctor(ctx context.Context, stdout io.Writer) error {
 	d := &doctor{app: a, out: stdout}
@@ -67,6 +75,9 @@ func (d *doctor) skip(step, format string, args ...any) {
 
 func (d *doctor) fail(step string, err error) {
 	d.line("FAIL", step, err.Error())
+	if rule := rules[step]; rule != "" && errors.As(err, new(authError)) {
+		fmt.Fprintf(d.out, "%26srule: %s\n", "", rule)
+	}
 	if hint := hintOf(err); hint != "" {
 		d.hint("%s", hint)
 	}
@@ -329,7 +340,11 @@ func (d *doctor) authorization(ctx context.Context, ch challenge) {
 	case prm == nil:
 		d.skip("resource metadata", "none: as in revision 2025-03-26, %s itself gives tokens", d.cfg.server.Host)
 	default:
-		d.ok("resource metadata", "%s, tokens by %s", excerpt(prm.Resource), excerpt(strings.Join(prm.AuthorizationServers, ", ")))
+		d.ok("resource metadata", "%s, tokens by %s", excerpt(prm.Resource),
+			excerpt(strings.Join(prm.AuthorizationServers, ", ")))
+		if u, err := url.Parse(prm.Resource); err == nil && len(u.Path) < len(d.cfg.server.Path)-1 {
+			d.skip("resource", "a token is good for everything at %s", excerpt(prm.Resource))
+		}
 	}
 	found, err := o.discover.serverFor(ctx, d.cfg.server, prm)
 	if err != nil {
@@ -338,6 +353,8 @@ func (d *doctor) authorization(ctx context.Context, ch challenge) {
 	}
 	m := &found.server
 	switch {
+	case m.vouched:
+		d.ok("server metadata", "%s, as --auth-metadata says", excerpt(m.Issuer))
 	case m.defaulted:
 		d.skip("server metadata", "none: /authorize, /token and /register at %s are tried", excerpt(m.Issuer))
 	default:
@@ -355,7 +372,7 @@ func (d *doctor) pkce(m *serverMetadata) {
 	switch err := m.checkPKCE(); {
 	case err != nil:
 		d.fail("PKCE", unusable(err))
-	case m.defaulted:
+	case !slices.Contains(m.CodeChallengeMethods, "S256"):
 		d.skip("PKCE", "nobody says; S256 is sent")
 	default:
 		d.ok("PKCE", "S256")
