@@ -21,9 +21,6 @@ import (
 	"time"
 )
 
-const (
-)
-
 // A doctor prints a line for each step: ok, FAIL, or - where there is nothing to check.
 type doctor struct {
 	*app
