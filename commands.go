@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -400,6 +401,52 @@ func (a *app) status(stdout io.Writer) error {
 func isSignedIn(c *credentials, now time.Time) bool {
 	isOver := !c.Token.Expiry.IsZero() && now.After(c.Token.Expiry)
 	return c.Token.Access != "" && (!isOver || c.renewal() != "")
+}
+
+// shownServer is the server's address without its query, which may be a key.
+func shownServer(u *url.URL) string {
+	shown := *u
+	if shown.RawQuery != "" {
+		shown.RawQuery = "…"
+	}
+	return strings.Replace(shown.String(), "?%E2%80%A6", "?…", 1)
+}
+
+// typed is one of our commands for this server and account, as it is to be typed.
+func (c *config) typed(command string) string {
+	line := "mcp-proxy " + command + " -u " + quoted(runtime.GOOS, shownServer(c.server))
+	if c.profile != "" {
+		line += " --profile " + quoted(runtime.GOOS, c.profile)
+	}
+	for _, given := range [][2]string{{" --scope ", c.scope}, {" --resource ", c.resource}} {
+		if given[1] != "" && command != "logout" { // it forgets whatever there is
+			line += given[0] + quoted(runtime.GOOS, given[1])
+		}
+	}
+	switch {
+	case command == "logout":
+	case c.device:
+		line += " --device"
+	case c.unattended() && c.privateKey != nil:
+		line += " --grant " + c.grant + " -i " + quoted(runtime.GOOS, c.clientID) + " --private-key FILE"
+	case c.unattended():
+		line += " --grant " + c.grant + " -i " + quoted(runtime.GOOS, c.clientID) + " -s env:SECRET"
+	}
+	return line
+}
+
+// quoted keeps the system's shell from reading more into s than its text.
+func quoted(system, s string) string {
+	special := func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune("\"#$%&'()*;<=>?[\\]^`{|}~!", r)
+	}
+	switch {
+	case strings.IndexFunc(s, special) < 0:
+		return s
+	case system == "windows":
+		return `"` + strings.ReplaceAll(s, `"`, `\"`) + `"`
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // shownAddress is an address as people may see it: printable, and without its query.

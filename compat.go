@@ -139,7 +139,7 @@ func (l *commandLine) setClientInfo(value string) error {
 		ID     string `json:"client_id"`
 		Secret string `json:"client_secret"`
 	}
-	err := decodeGiven(value, l.readSecret, &info)
+	err := l.decode(value, true, &info)
 	if err == nil && info.ID == "" {
 		err = invalid("not a JSON object with a client_id", `'{"client_id":"ID"}', or @FILE`)
 	}
@@ -159,7 +159,7 @@ func (l *commandLine) setClientMetadata(value string) error {
 	var scope struct {
 		Scope string `json:"scope"`
 	}
-	err := decodeGiven(value, readGiven, &l.registerAs, &scope)
+	err := l.decode(value, false, &l.registerAs, &scope)
 	l.scope = scope.Scope
 	if _, there := l.registerAs["redirect_uris"]; there {
 		l.warnings = append(l.warnings, "--static-oauth-client-metadata: redirect_uris is left out; "+
@@ -168,15 +168,11 @@ func (l *commandLine) setClientMetadata(value string) error {
 	return err
 }
 
-// decodeGiven reads a value that is JSON, or what is in the file that it names after @.
-func decodeGiven(value string, read func(file string) ([]byte, error), targets ...any) error {
+// decode reads a value that is JSON, or what is in the file that it names after @.
+func (l *commandLine) decode(value string, isSecret bool, targets ...any) (err error) {
 	text := []byte(value)
 	if file, ok := strings.CutPrefix(value, "@"); ok {
-		file, err := expandPath(file)
-		if err != nil {
-			return err
-		}
-		if text, err = read(file); err != nil {
+		if text, err = l.readFile(file, isSecret); err != nil {
 			return err
 		}
 	}
@@ -231,7 +227,7 @@ func (l *commandLine) translate() error {
 	for _, o := range l.remoteOptions() {
 		for _, ours := range strings.Fields(o.help) {
 			if l.has(o.names) && len(l.given[ours]) > 0 {
-				return exclusive("--"+o.names, "--"+ours)
+				return wrongUsage("leave out one of the two", "--%s and --%s say the same", o.names, ours)
 			}
 		}
 	}
@@ -288,7 +284,8 @@ func (l *commandLine) setRemoteRedirect() error {
 	isDocument := r.launched && l.clientMetadataURL != ""
 	switch {
 	case l.redirectURI != nil && r.port != "":
-		return exclusive("--redirect-uri", "the callback port after the URL")
+		return wrongUsage("leave out one of the two",
+			"--redirect-uri and the callback port after the URL say the same")
 	case l.redirectURI != nil, l.device, l.unattended():
 		return nil
 	case r.isRegistered && r.port == "":

@@ -218,7 +218,7 @@ func parseArgs(args []string, getenv func(string) string) (*config, error) {
 	}
 	for _, step := range []func() error{
 		l.readEnvironment, l.setValues, l.translate,
-		l.checkCommand, l.checkServer, l.checkClient, l.checkGrant, l.checkAuthMetadata,
+		l.check, l.readPrivateKey, l.readAuthMetadata,
 	} {
 		if err := step(); err != nil {
 			return c, err
@@ -484,29 +484,6 @@ func isProxy(value string) bool {
 	return err == nil && u.Fragment == "" && u.RawQuery == "" && isAddress(u)
 }
 
-// What follows checks what depends on more than one flag.
-
-func (l *commandLine) checkCommand() error {
-	switch {
-	case l.json && l.command != "status":
-		return wrongUsage("mcp-proxy status --json", "--json is a flag of status")
-	case l.all && l.command != "logout":
-		return wrongUsage("mcp-proxy logout --all", "--all is a flag of logout")
-	case l.all && l.server != nil:
-		return exclusive("--all", "--url")
-	case l.server == nil && l.command != "status" && !l.all:
-		return wrongUsage(urlHint, "no server: --url is missing")
-	case (l.clientCert == "") != (l.clientKey == ""):
-		return wrongUsage("--client-cert cert.pem --client-key key.pem",
-			"--client-cert and --client-key go together")
-	}
-	return nil
-}
-
-func exclusive(one, other string) error {
-	return wrongUsage("leave out one of the two", "%s and %s exclude each other", one, other)
-}
-
 const urlHint = "mcp-proxy -u https://mcp.example.com/mcp"
 
 var hostPath = onceNeeded(`^([a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}|localhost|[0-9.]{7,15})(:\d+)?(/.*)?$`)
@@ -556,20 +533,54 @@ func typedURL(u *url.URL, scheme string) string {
 	return line
 }
 
-func (l *commandLine) checkServer() error {
-	u := l.server
-	switch {
-	case u == nil || u.Scheme == "https" || l.allowHTTP && isLoopback(u.Hostname()):
-		return nil
-	case isLoopback(u.Hostname()):
-		return wrongUsage("add --allow-http",
-			"--url: http is only accepted for this machine, and with --allow-http")
-	case l.allowHTTP:
-		return wrongUsage(typedURL(u, "https"), "--url: %s is another machine, --allow-http is for this one: "+
-			"only https protects a token", u.Host)
+// check is about what depends on more than one flag.
+func (l *commandLine) check() error {
+	u, hasKey, isMachine := l.server, l.privateKeyFile != "", l.unattended()
+	hasSecret := l.has("client-secret") && l.clientSecret != "" // not the environment's
+	isPlain, isElsewhere, https := false, false, ""
+	if u != nil {
+		isPlain, isElsewhere, https = u.Scheme == "http", !isLoopback(u.Hostname()), typedURL(u, "https")
 	}
-	return wrongUsage(typedURL(u, "https"),
-		"--url: %s is reached by http, and only https protects a token", u.Host)
+	const machine = "--grant " + grantClientCredentials
+	const machineHint = machine + " --client-id ID --client-secret env:SECRET"
+	both := func(one, other string) string { return one + " and " + other + " exclude each other" }
+	const oneOfThem = "leave out one of the two"
+	for _, rule := range []struct {
+		isBroken      bool
+		problem, hint string
+	}{
+		{l.json && l.command != "status", "--json is a flag of status", "mcp-proxy status --json"},
+		{l.all && l.command != "logout", "--all is a flag of logout", "mcp-proxy logout --all"},
+		{l.all && u != nil, both("--all", "--url"), oneOfThem},
+		{u == nil && l.command != "status" && !l.all, "no server: --url is missing", urlHint},
+		{isPlain && isElsewhere && l.allowHTTP, "--url: this is another machine, --allow-http is for this one: " +
+			"only https protects a token", https},
+		{isPlain && isElsewhere, "--url: http to another machine, and only https protects a token", https},
+		{isPlain && !l.allowHTTP, "--url: http is only accepted for this machine, and with --allow-http",
+			"add --allow-http"},
+		{(l.clientCert == "") != (l.clientKey == ""), "--client-cert and --client-key go together",
+			"--client-cert cert.pem --client-key key.pem"},
+		{hasSecret && l.clientID == "", "--client-secret without --client-id", "add --client-id ID"},
+		{hasKey && l.clientID == "", "--private-key without --client-id", "add --client-id ID"},
+		{hasKey && hasSecret, both("--private-key", "--client-secret"), oneOfThem},
+		{isMachine && l.device, both("--device", machine), oneOfThem},
+		{isMachine && l.has("redirect-uri"), both(machine, "--redirect-uri"), oneOfThem},
+		{isMachine && len(l.authParams) > 0, both(machine, "--auth-param"), oneOfThem},
+		{isMachine && l.clientMetadataURL != "", both(machine, "--client-metadata-url"), oneOfThem},
+		{isMachine && l.clientID == "", machine + " needs --client-id", machineHint},
+		{isMachine && l.clientSecret == "" && !hasKey, machine + " needs --client-secret or --private-key",
+			machineHint},
+		{l.device && l.has("redirect-uri"), both("--device", "--redirect-uri"), oneOfThem},
+		{l.device && len(l.authParams) > 0, both("--device", "--auth-param"), oneOfThem},
+	} {
+		if rule.isBroken {
+			return wrongUsage(rule.hint, "%s", rule.problem)
+		}
+	}
+	if hasKey || l.clientID == "" {
+		l.clientSecret = "" // the environment's
+	}
+	return nil
 }
 
 func (l *commandLine) setClientID(id string) error {
@@ -581,11 +592,8 @@ func (l *commandLine) setClientID(id string) error {
 }
 
 func (l *commandLine) setMetadataURL(raw string) error {
-	u, err := url.Parse(raw)
-	// Client ID Metadata Document, draft 00, section 3: https, a path, no
-	// fragment, no user information.
-	if err != nil || u.Scheme != "https" || u.Host == "" || len(u.Path) < 2 || u.Fragment != "" ||
-		u.User != nil {
+	// Client ID Metadata Document, draft 00, section 3: https, a path, no fragment, no user info.
+	if u, err := checkEndpoint(raw, false); err != nil || len(u.Path) < 2 {
 		return invalid("not an https URL with a path",
 			"--client-metadata-url https://app.example.com/client.json")
 	}
@@ -594,11 +602,9 @@ func (l *commandLine) setMetadataURL(raw string) error {
 }
 
 func (l *commandLine) setRedirectURI(raw string) error {
-	u, err := url.Parse(raw)
-	// RFC 8252, section 7.3: the redirect of a native application is http on
-	// the loopback interface.
-	if err != nil || u.Scheme != "http" || !isLoopback(u.Hostname()) || u.Port() == "" ||
-		u.Port() == "0" || u.User != nil || u.Fragment != "" || u.RawQuery != "" {
+	u, err := checkEndpoint(raw, true)
+	// RFC 8252, section 7.3: the redirect of a native application is http on the loopback interface.
+	if err != nil || u.Scheme != "http" || u.Port() == "" || u.Port() == "0" || u.RawQuery != "" {
 		return invalid("must be http on this machine with a port",
 			"--redirect-uri http://localhost:3000/oauth2callback")
 	}
@@ -656,113 +662,55 @@ func (l *commandLine) setLoginTimeout(value string) (err error) {
 }
 
 func (l *commandLine) setLogLevel(value string) error {
-	var ok bool
-	if l.logLevel, ok = parseLogLevel(value); !ok {
-		return invalid("want error, warn, info or debug", "--log-level debug shows the most")
-	}
-	return nil
-}
-
-func (l *commandLine) checkClient() error {
-	isGiven := l.has("client-secret") && l.clientSecret != "" // not the environment's
-	switch {
-	case isGiven && l.clientID == "":
-		return wrongUsage("add --client-id ID", "--client-secret without --client-id")
-	case l.privateKeyFile == "" && l.clientID != "":
-		return nil
-	case isGiven:
-		return exclusive("--private-key", "--client-secret")
-	}
-	l.clientSecret = ""
-	switch {
-	case l.privateKeyFile == "":
-		return nil
-	case l.clientID == "":
-		return wrongUsage("add --client-id ID", "--private-key without --client-id")
-	}
-	if err := l.readPrivateKey(); err != nil {
-		return usagef("--private-key: %w", err)
-	}
-	return nil
+	l.logLevel = logLevel(slices.Index(logLevelNames, value))
+	return oneOf(&value, logLevelNames...)(value)
 }
 
 // readPrivateKey takes a file, or the key itself from a variable. Nothing of what a variable holds
 // is repeated: it may be a key that we do not know as one.
-func (l *commandLine) readPrivateKey() (err error) {
-	value, written := l.privateKeyFile, "the value"
-	data := []byte(value)
-	if !strings.Contains(value, "-----BEGIN ") {
+func (l *commandLine) readPrivateKey() error {
+	if l.privateKeyFile == "" {
+		return nil
+	}
+	written, data := "the value", []byte(l.privateKeyFile)
+	if !strings.Contains(l.privateKeyFile, "-----BEGIN ") {
+		var err error
 		written = l.given["private-key"][0]
-		if value, err = expandPath(value); err == nil {
-			data, err = l.readSecret(value)
-		}
-		if err != nil && strings.HasPrefix(written, "env:") {
-			return invalid(written+" holds neither a key in PEM nor the path of a file that can be read",
-				"a key begins with -----BEGIN PRIVATE KEY-----")
+		if data, err = l.readFile(l.privateKeyFile, true); err != nil && strings.HasPrefix(written, "env:") {
+			return wrongUsage("a key begins with -----BEGIN PRIVATE KEY-----",
+				"--private-key: %s holds neither a key in PEM nor the path of a file that can be read", written)
 		} else if err != nil {
-			return err
+			return usagef("--private-key: %w", err)
 		}
 	}
+	var err error
 	if l.privateKey, err = parsePrivateKey(data); err != nil {
-		return fmt.Errorf("%s %w", written, err)
+		return usagef("--private-key: %s %w", written, err)
 	}
 	return nil
 }
 
-func (l *commandLine) checkGrant() error {
-	const machine = "--grant " + grantClientCredentials
-	const hint = machine + " --client-id ID --client-secret env:SECRET"
-	way := "--device"
-	switch {
-	case l.unattended() && l.device:
-		return exclusive(way, machine)
-	case l.unattended():
-		way = machine
-	case !l.device:
-		return nil
-	}
-	switch {
-	case l.has("redirect-uri"):
-		return exclusive(way, "--redirect-uri")
-	case len(l.authParams) > 0:
-		return exclusive(way, "--auth-param")
-	case l.device:
-		return nil
-	case l.clientMetadataURL != "":
-		return exclusive(way, "--client-metadata-url")
-	case l.clientID == "":
-		return wrongUsage(hint, "%s needs --client-id", way)
-	case l.clientSecret == "" && l.privateKey == nil:
-		return wrongUsage(hint, "%s needs --client-secret or --private-key", way)
-	}
-	return nil
-}
-
-// checkAuthMetadata reads a file at once, so that what is wrong with it is said before anything
+// readAuthMetadata reads a file at once, so that what is wrong with it is said before anything
 // happens.
-func (l *commandLine) checkAuthMetadata() (err error) {
-	value := l.authMetadataFile
-	if strings.Contains(value, "://") {
+func (l *commandLine) readAuthMetadata() error {
+	const hint = `{"authorization_endpoint": "https://…", "token_endpoint": "https://…"}`
+	switch value := l.authMetadataFile; {
+	case value == "":
+		return nil
+	case strings.Contains(value, "://"):
+		l.authMetadata.url = value
 		if _, err := checkEndpoint(value, l.acceptsHTTP()); err != nil {
-			return wrongUsage("--auth-metadata https://auth.example.com/.well-known/oauth-authorization-server",
+			return wrongUsage("https://auth.example.com/.well-known/oauth-authorization-server",
 				"--auth-metadata: the URL %w", err)
 		}
-		l.authMetadata.url = value
-	}
-	if value == "" || l.authMetadata.url != "" {
 		return nil
 	}
-	var data []byte
-	if value, err = expandPath(value); err == nil {
-		data, err = readGiven(value)
-	}
+	m := &serverMetadata{}
+	data, err := l.readFile(l.authMetadataFile, false)
 	if err != nil {
 		return usagef("--auth-metadata: %w", err)
-	}
-	const hint = `{"authorization_endpoint": "https://…", "token_endpoint": "https://…"}`
-	m := &serverMetadata{}
-	if decodeObject(data, m) != nil {
-		return wrongUsage(hint, "--auth-metadata: the file is no JSON object of authorization server metadata")
+	} else if decodeObject(data, m) != nil {
+		return wrongUsage(hint, "--auth-metadata: no JSON object of authorization server metadata")
 	}
 	switch {
 	case len(m.GrantTypesSupported) > 0:
@@ -832,11 +780,7 @@ func (l *commandLine) addHeader(header string) error {
 // addHeaders reads headers that are not to be seen among the arguments of the process: one
 // `Name: value` a line, # begins a comment.
 func (l *commandLine) addHeaders(file string) error {
-	file, err := expandPath(file)
-	if err != nil {
-		return err
-	}
-	data, err := l.readSecret(file)
+	data, err := l.readFile(file, true)
 	if err != nil {
 		return err
 	}
@@ -847,7 +791,7 @@ func (l *commandLine) addHeaders(file string) error {
 			continue
 		}
 		if err := l.addHeader(line); err != nil {
-			return fmt.Errorf("%s, line %d: %w", file, i+1, err)
+			return fmt.Errorf("line %d of %s: %w", i+1, file, err)
 		}
 	}
 	return nil
@@ -885,84 +829,36 @@ func expandPath(path string) (string, error) {
 
 const maxGivenFile = 1 << 20 // bytes
 
-// readSecret reads a file that others should not be able to read.
-func (l *commandLine) readSecret(file string) ([]byte, error) {
-	if info, err := os.Stat(file); err == nil && isLoose(info) {
-		l.warnings = append(l.warnings, fmt.Sprintf("others can read %s (mode %#o): chmod 600 %s", file,
-			info.Mode().Perm(), file))
-	}
-	return readGiven(file)
-}
-
-// readGiven reads a file that the user named: UTF-8, perhaps with a byte order mark.
-func readGiven(file string) ([]byte, error) {
-	const hint = "give the path of a file that can be read"
-	f, err := os.Open(file)
+// readFile reads a file that the user named: UTF-8, perhaps with a byte order mark. Others should
+// not be able to read a secret one.
+func (l *commandLine) readFile(file string, isSecret bool) ([]byte, error) {
+	file, err := expandPath(file)
 	if err != nil {
-		return nil, withHint(err, hint)
+		return nil, err
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxGivenFile+1))
+	var data []byte
+	f, err := os.Open(file)
+	if err == nil {
+		defer f.Close()
+		data, err = io.ReadAll(io.LimitReader(f, maxGivenFile+1))
+	}
 	switch {
 	case err != nil:
-		return nil, withHint(err, hint)
+		return nil, withHint(err, "give the path of a file that can be read")
 	case len(data) > maxGivenFile:
-		return nil, withHint(fmt.Errorf("%s is larger than %d bytes", file, maxGivenFile),
-			"is it the right file?")
+		return nil, withHint(fmt.Errorf("%s is larger than %d bytes", file, maxGivenFile), "is it the right file?")
 	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
 		return nil, withHint(fmt.Errorf("%s is in UTF-16", file), "save it as UTF-8")
+	}
+	if info, err := f.Stat(); isSecret && err == nil && isLoose(info) {
+		l.warnings = append(l.warnings, fmt.Sprintf("others can read %s (mode %#o): chmod 600 %s", file,
+			info.Mode().Perm(), file))
 	}
 	return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), nil
 }
 
 // unattended reports whether the client is its own user (the client credentials grant).
 func (c *config) unattended() bool { return c.grant == grantClientCredentials }
-
-// shownServer is the server's address without its query, which may be a key.
-func shownServer(u *url.URL) string {
-	shown := *u
-	if shown.RawQuery != "" {
-		shown.RawQuery = "…"
-	}
-	return strings.Replace(shown.String(), "?%E2%80%A6", "?…", 1)
-}
-
-// typed is one of our commands for this server and account, as it is to be typed.
-func (c *config) typed(command string) string {
-	line := "mcp-proxy " + command + " -u " + quoted(runtime.GOOS, shownServer(c.server))
-	if c.profile != "" {
-		line += " --profile " + quoted(runtime.GOOS, c.profile)
-	}
-	for _, given := range [][2]string{{" --scope ", c.scope}, {" --resource ", c.resource}} {
-		if given[1] != "" && command != "logout" { // it forgets whatever there is
-			line += given[0] + quoted(runtime.GOOS, given[1])
-		}
-	}
-	switch {
-	case command == "logout":
-	case c.device:
-		line += " --device"
-	case c.unattended() && c.privateKey != nil:
-		line += " --grant " + c.grant + " -i " + quoted(runtime.GOOS, c.clientID) + " --private-key FILE"
-	case c.unattended():
-		line += " --grant " + c.grant + " -i " + quoted(runtime.GOOS, c.clientID) + " -s env:SECRET"
-	}
-	return line
-}
-
-// quoted keeps the system's shell from reading more into s than its text.
-func quoted(system, s string) string {
-	special := func(r rune) bool {
-		return r <= ' ' || r > '~' || strings.ContainsRune("\"#$%&'()*;<=>?[\\]^`{|}~!", r)
-	}
-	switch {
-	case strings.IndexFunc(s, special) < 0:
-		return s
-	case system == "windows":
-		return `"` + strings.ReplaceAll(s, `"`, `\"`) + `"`
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
 
 // defaultCacheDir is where credentials and traces live; "" if no home is known.
 func defaultCacheDir(getenv func(string) string) string {

@@ -266,14 +266,7 @@ const (
 	levelDebug
 )
 
-func parseLogLevel(name string) (logLevel, bool) {
-	for i, known := range []string{"error", "warn", "info", "debug"} {
-		if name == known {
-			return logLevel(i), true
-		}
-	}
-	return 0, false
-}
+var logLevelNames = []string{"error", "warn", "info", "debug"}
 
 // logger writes whole lines; a nil logger is silent.
 type logger struct {
