@@ -710,7 +710,7 @@ func (l *commandLine) readAuthMetadata() error {
 	if err != nil {
 		return usagef("--auth-metadata: %w", err)
 	} else if decodeObject(data, m) != nil {
-		return wrongUsage(hint, "--auth-metadata: no JSON object of authorization server metadata")
+		return wrongUsage(hint, "--auth-metadata: the file is no JSON object of authorization server metadata")
 	}
 	switch {
 	case len(m.GrantTypesSupported) > 0:
