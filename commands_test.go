@@ -285,13 +285,13 @@ func TestStatusOfOneServer(t *testing.T) {
 func TestEntryForTheClient(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ args, want string }{
-		{"https://a.example/mcp --no-browser --login-timeout 5s", "-u https://a.example/mcp"},
-		{"-u https://a.example/mcp?key=hunter2 --device", "-u https://a.example/mcp?… --device"},
-		{"https://a.example/mcp 77 --profile work", "--profile work -u https://a.example/mcp 77"},
+		{"https://a.example/mcp --no-browser --login-timeout 5s", "--url https://a.example/mcp"},
+		{"-u https://a.example/mcp?key=hunter2 --device", "--url https://a.example/mcp?… --device"},
+		{"https://a.example/mcp 77 --profile work", "--profile work --url https://a.example/mcp 77"},
 		{"-u https://a.example/mcp -i x -s hunter2 -H A:hunter2",
-			"-u https://a.example/mcp --client-id x --client-secret env:SECRET --header A: env:VALUE"},
+			"--url https://a.example/mcp --client-id x --client-secret env:NAME --header env:NAME"},
 		{"-u https://a.example/mcp -i x -s env:S -H A:${S} --scope a",
-			"-u https://a.example/mcp --client-id x --client-secret env:S --header A:${S} --scope a"},
+			"--url https://a.example/mcp --client-id x --client-secret env:S --header A:${S} --scope a"},
 		{"mcp-remote https://a.example/mcp", ""},
 	} {
 		c, err := parseArgs(append([]string{"login"}, strings.Fields(test.args)...), func(string) string { return "" })

@@ -9,11 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,24 +72,6 @@ type config struct {
 
 const resourceNone = "none"
 
-// A usageError is the user's to correct on the command line. It names the flag or its place and
-// never holds a value: hosts and people split arguments wrongly, and the value may be the secret.
-type usageError struct{ error }
-
-func (u usageError) Unwrap() error { return u.error }
-
-func usagef(format string, args ...any) error {
-	return usageError{fmt.Errorf(format, args...)}
-}
-
-// wrongUsage is a usage error with the line that says what to type instead.
-func wrongUsage(hint, format string, args ...any) error {
-	return withHint(usagef(format, args...), "%s", hint)
-}
-
-// invalid is what is wrong with a value, and what to type instead. The flag is named by set.
-func invalid(problem, hint string) error { return withHint(errors.New(problem), "%s", hint) }
-
 // option is one flag. One without names is a heading of the usage text.
 type option struct {
 	names string // the long one last: "u url"
@@ -98,8 +80,6 @@ type option struct {
 	help  string // lines of the usage text
 	set   func(value string) error
 }
-
-func (o *option) isOn(page string) bool { return slices.Contains(strings.Fields(o.pages), page) }
 
 func (o *option) name() string { return o.names[strings.LastIndexByte(o.names, ' ')+1:] }
 
@@ -127,11 +107,10 @@ func (l *commandLine) options() []option {
 	return []option{
 		{pages: signIn, help: "The server:"},
 		{"u url", "URL", always, "https URL of the MCP server; may stand alone", l.setServer},
-		{"H header", "'NAME: VALUE' …", signIn, "a further header; ${VARIABLE} in it is one of the\n" +
+		{"H header", "'NAME: VALUE' …", signIn, "a header; ${VARIABLE} in it is one of the\n" +
 			"environment; Authorization turns OAuth off", l.addHeader},
 		{"header-file", "FILE …", signIn, "such headers, one a line; # begins a comment", l.addHeaders},
-		{"ignore-tool", "GLOB …", serving, "hide tools of that name and refuse to call them",
-			l.ignoreTool},
+		{"ignore-tool", "GLOB …", serving, "hide tools of that name, and refuse them", l.ignoreTool},
 		{"transport", "KIND", signIn, "auto (default), http, sse", l.setTransport},
 		{"ca-cert", "FILE", online, "PEM file of further certificate roots", l.path(&l.caCert)},
 		{"client-cert", "FILE", online, "certificate for mutual TLS", l.path(&l.clientCert)},
@@ -143,24 +122,19 @@ func (l *commandLine) options() []option {
 			"without one the proxy registers itself", l.setClientID},
 		{"s client-secret", "SECRET", signIn, "its secret (default env:GOOGLE_CLIENT_SECRET)",
 			text(&l.clientSecret)},
-		{"private-key", "FILE", signIn, "sign with this key (PEM) instead of a secret",
-			text(&l.privateKeyFile)},
+		{"private-key", "FILE", signIn, "a key (PEM) instead of a secret", text(&l.privateKeyFile)},
 		{"grant", "KIND", signIn, "authorization_code (default): a user signs in;\n" +
 			"client_credentials: the client is its own user",
 			oneOf(&l.grant, grantCode, grantClientCredentials)},
-		{"client-metadata-url", "URL", signIn, "Client ID Metadata Document to use as client id",
-			l.setMetadataURL},
-		{"scope", "SCOPES", signIn, "scopes to ask for instead of what the server names",
-			text(&l.scope)},
+		{"client-metadata-url", "URL", signIn, "Client ID Metadata Document", l.setMetadataURL},
+		{"scope", "SCOPES", signIn, "scopes to ask for instead of the server's", text(&l.scope)},
 		{"resource", "URI", signIn, "resource to ask a token for; none sends none", l.setResource},
-		{"redirect-uri", "URI", signIn, "loopback redirect that is registered for the client",
-			l.setRedirectURI},
+		{"redirect-uri", "URI", signIn, "loopback redirect of a registered client", l.setRedirectURI},
 		{"auth-param", "NAME=VALUE …", signIn, "a further authorization parameter; an empty VALUE\n" +
 			"takes out one of ours", l.addAuthParam},
 		{"auth-metadata", "URL|FILE", signIn, "metadata of the authorization server that you vouch\n" +
 			"for, if the published one breaks the rules", text(&l.authMetadataFile)},
-		{"use-id-token", "", signIn, "send the id_token instead of the access token",
-			toggle(&l.useIDToken)},
+		{"use-id-token", "", signIn, "send the id_token as the token", toggle(&l.useIDToken)},
 		{"profile", "NAME", always, "another account on the same server", text(&l.profile)},
 		{"no-browser", "", signIn, "open no browser, print the URL", toggle(&l.noBrowser)},
 		{"device", "", signIn, "sign in with a code, in a browser on any machine\n" +
@@ -169,8 +143,7 @@ func (l *commandLine) options() []option {
 		{"login-timeout", "D", signIn, "how long a sign-in may take (default 5m)", l.setLoginTimeout},
 
 		{pages: signIn, help: "Otherwise:"},
-		{"log-level", "LEVEL", online, "error, warn (default), info, debug; on stderr",
-			l.setLogLevel},
+		{"log-level", "LEVEL", online, "error, warn (default), info, debug", l.setLogLevel},
 		{"no-trace", "", online, "write no traces.jsonl", toggle(&l.noTrace)},
 		{"json", "", "status", "print JSON", toggle(&l.json)},
 		{"all", "", "logout", "of all servers", toggle(&l.all)},
@@ -227,33 +200,7 @@ func parseArgs(args []string, getenv func(string) string) (*config, error) {
 	return c, nil
 }
 
-var (
-	word        = onceNeeded(`^[a-zA-Z][a-zA-Z0-9]*(-[a-zA-Z0-9]+)*$`)
-	unknownName = onceNeeded(`^--[a-z]+(-[a-z]+)*(=.*)?$`)
-)
-
-// setCommand takes the first argument if it is a word. Without one the program serves.
-func (l *commandLine) setCommand(args []string) ([]string, error) {
-	first := append(args, "-")[0]
-	switch {
-	case first == "help":
-		l.showHelp = true
-		return l.setCommand(args[1:])
-	case first == "version":
-		l.showVersion = true
-	case slices.Contains(commands, first):
-		l.command = first
-	case !word().MatchString(first), first == remoteName, slices.Contains(launchers, first):
-		return args, nil
-	case nearest(first, commands) != "":
-		near := nearest(first, commands)
-		return nil, wrongUsage("mcp-proxy "+near+" -h", "unknown command %s; did you mean %s?", first, near)
-	default:
-		return nil, wrongUsage("the commands are login, logout, status and doctor; mcp-proxy -h",
-			"the first argument is neither a command nor a URL")
-	}
-	return args[1:], nil
-}
+var unknownName = onceNeeded(`^--[a-z]+(-[a-z]+)*(=.*)?$`)
 
 // parse divides the arguments into flags with their values, and the URL, which may stand alone.
 func (l *commandLine) parse(args []string) error {
@@ -284,8 +231,8 @@ func (l *commandLine) parse(args []string) error {
 		if o.value != "" && !strings.HasSuffix(o.value, "…") && l.has(name) {
 			return wrongUsage("leave one of them out", "--%s is given twice", name)
 		}
-		if name == "header" && strings.HasSuffix(strings.TrimSpace(value), ":") {
-			return usagef("--header: %w", emptyHeader(value)) // before the rest of it is misunderstood
+		if _, rest, ok := strings.Cut(value, ":"); name == "header" && ok && strings.TrimSpace(rest) == "" {
+			return usagef("--header: %w", errEmptyHeader) // before what was split off is misunderstood
 		}
 		l.given[name] = append(l.given[name], value)
 		l.entry = append(l.entry, entryArguments(o, value)...)
@@ -313,28 +260,21 @@ func (l *commandLine) parse(args []string) error {
 	return nil
 }
 
-// entryArguments are a flag and its value for a client's configuration, if serving needs them. The
-// name of a variable takes the place of a secret that was typed.
+// entryArguments are a flag and its value for a client's configuration, if serving needs them. A
+// variable takes the place of a secret that was typed.
 func entryArguments(o *option, value string) []string {
-	isReference := strings.Contains(value, "env:") || strings.Contains(value, "${") || strings.HasPrefix(value, "@")
+	isSecret := slices.Contains([]string{"SECRET", "JSON", "'NAME: VALUE' …"}, o.value)
+	isTyped := !strings.Contains(value, "env:") && !strings.Contains(value, "${") && value != "" && value[0] != '@'
 	start, _, isQuery := strings.Cut(value, "?")
 	switch name := o.name(); {
-	case name == "no-browser", name == "login-timeout", o.pages != "" && !o.isOn("serve"):
+	case name == "no-browser", name == "login-timeout", o.pages != "" && !strings.Contains(o.pages, "serve"):
 		return nil
 	case o.value == "":
 		return []string{"--" + name}
+	case isTyped && (isSecret || strings.Contains(value, "-----BEGIN")):
+		value = "env:NAME"
 	case name == "url" && isQuery:
-		return []string{"-u", start + "?…"}
-	case name == "url":
-		return []string{"-u", value}
-	case isReference:
-	case name == "header":
-		header, _, _ := strings.Cut(value, ":")
-		value = header + ": env:VALUE"
-	case name == "client-secret", strings.Contains(value, "-----BEGIN"):
-		value = "env:SECRET"
-	case name == "static-oauth-client-info":
-		value = "@FILE"
+		value = start + "?…"
 	}
 	return []string{"--" + o.name(), value}
 }
@@ -356,35 +296,15 @@ func unknownFlag(arg string, place int, options []option) error {
 		return wrongUsage(`two arguments: "--`+first+`", "VALUE"`,
 			"--%s and its value are one argument", first)
 	}
-	var names []string
 	for _, o := range options {
-		names = append(names, strings.Fields(o.names)...)
+		if near := nearest(name, strings.Fields(o.names)); near != "" {
+			return wrongUsage(list, "unknown flag --%s; did you mean --%s?", name, near)
+		}
 	}
-	switch near := nearest(name, names); {
-	case near != "":
-		return wrongUsage(list, "unknown flag --%s; did you mean --%s?", name, near)
-	case unknownName().MatchString(arg):
+	if unknownName().MatchString(arg) {
 		return wrongUsage(list, "unknown flag --%s", name)
 	}
 	return wrongUsage(list, "unknown flag, argument number %d", place)
-}
-
-// nearest is the one of words that a mistyped one stands for: all but two letters at the beginning
-// and at the end are the same. It is "" if there is none.
-func nearest(typed string, words []string) string {
-	for _, w := range words {
-		n, m := 0, min(len(typed), len(w))
-		for n < m && typed[n] == w[n] {
-			n++
-		}
-		for k := 1; n < m && typed[len(typed)-k] == w[len(w)-k]; k++ {
-			n++
-		}
-		if n > 2 && n >= max(len(typed), len(w))-2 {
-			return w
-		}
-	}
-	return ""
 }
 
 func (l *commandLine) has(name string) bool { return l.given[name] != nil }
@@ -740,14 +660,8 @@ var reservedHeaders = map[string]bool{
 	"Last-Event-Id": true, "Mcp-Session-Id": true, "Mcp-Protocol-Version": true,
 }
 
-func emptyHeader(header string) error {
-	name, _, _ := strings.Cut(header, ":")
-	if !isToken(name) {
-		name = "NAME"
-	}
-	return invalid(name+" has no value: was the argument split at the blank?",
-		"without the blank: -H "+name+":VALUE; or -H "+name+":env:VARIABLE")
-}
+var errEmptyHeader = invalid("a header has no value: was the argument split at the blank?",
+	"without the blank: -H NAME:VALUE; or -H NAME:env:VARIABLE")
 
 // addHeader takes one `Name: value`.
 func (l *commandLine) addHeader(header string) error {
@@ -771,7 +685,7 @@ func (l *commandLine) addHeader(header string) error {
 		return invalid("the value of "+name+" holds a control character",
 			"was it copied from a terminal? type it anew")
 	case value == "":
-		return emptyHeader(header)
+		return errEmptyHeader
 	}
 	l.headers.Add(name, value)
 	return nil
@@ -813,18 +727,14 @@ func expandPath(path string) (string, error) {
 		return "", invalid("a variable in the path, and nobody has expanded it",
 			"write the path out; only ~/ at its beginning is understood")
 	}
-	rest, ok := strings.CutPrefix(path, "~/")
-	if runtime.GOOS == "windows" && !ok {
-		rest, ok = strings.CutPrefix(path, `~\`)
-	}
-	if !ok && path != "~" {
+	if path != "~" && !strings.HasPrefix(path, "~/") && !strings.HasPrefix(path, "~"+string(filepath.Separator)) {
 		return path, nil
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
 		return "", invalid("~ is the home directory, and nobody knows it", "write the path out")
 	}
-	return filepath.Join(home, strings.TrimPrefix(rest, "~")), nil
+	return filepath.Join(home, path[1:]), nil
 }
 
 const maxGivenFile = 1 << 20 // bytes
@@ -837,14 +747,17 @@ func (l *commandLine) readFile(file string, isSecret bool) ([]byte, error) {
 		return nil, err
 	}
 	var data []byte
+	var failed *fs.PathError
 	f, err := os.Open(file)
 	if err == nil {
 		defer f.Close()
 		data, err = io.ReadAll(io.LimitReader(f, maxGivenFile+1))
 	}
 	switch {
+	case errors.As(err, &failed): // without the path, which may be something else
+		return nil, withHint(failed.Err, "give the path of a file that can be read")
 	case err != nil:
-		return nil, withHint(err, "give the path of a file that can be read")
+		return nil, err
 	case len(data) > maxGivenFile:
 		return nil, withHint(fmt.Errorf("%s is larger than %d bytes", file, maxGivenFile), "is it the right file?")
 	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
@@ -880,16 +793,13 @@ func (c *config) opensBrowser() bool {
 	return !c.noBrowser && (c.sshServer == "" || c.browser != "")
 }
 
-// sshServer is who and where to tunnel to, from SSH_CONNECTION: the client's address and port,
-// then the server's.
+// sshServer is who and where to tunnel to: the third of the four fields of SSH_CONNECTION is the
+// server's address.
 func sshServer(getenv func(string) string) string {
-	parts := strings.Fields(getenv("SSH_CONNECTION"))
-	if len(parts) != 4 {
+	fields := strings.Fields(getenv("SSH_CONNECTION"))
+	if len(fields) != 4 {
 		return ""
 	}
-	user := getenv("USER")
-	if user == "" {
-		user = "USER"
-	}
-	return user + "@" + parts[2]
+	user := strings.Fields(getenv("USER") + " USER")[0]
+	return user + "@" + fields[2]
 }

@@ -31,6 +31,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -88,7 +89,7 @@ func usageText(command string) string {
 		}
 		help := strings.Split(o.help, "\n")
 		switch {
-		case !o.isOn(page):
+		case !strings.Contains(o.pages, page):
 			continue
 		case o.names == "":
 			fmt.Fprintf(&b, "\n%s\n", o.help)
@@ -102,6 +103,49 @@ func usageText(command string) string {
 		}
 	}
 	return b.String() + end
+}
+
+var word = onceNeeded(`^[a-zA-Z][a-zA-Z0-9]*(-[a-zA-Z0-9]+)*$`)
+
+// setCommand takes the first argument if it is a word. Without one the program serves.
+func (l *commandLine) setCommand(args []string) ([]string, error) {
+	first := append(args, "-")[0]
+	switch {
+	case first == "help":
+		l.showHelp = true
+		return l.setCommand(args[1:])
+	case first == "version":
+		l.showVersion = true
+	case slices.Contains(commands, first):
+		l.command = first
+	case !word().MatchString(first), first == remoteName, slices.Contains(launchers, first):
+		return args, nil
+	case nearest(first, commands) != "":
+		near := nearest(first, commands)
+		return nil, wrongUsage("mcp-proxy "+near+" -h", "unknown command %s; did you mean %s?", first, near)
+	default:
+		return nil, wrongUsage("the commands are login, logout, status and doctor; mcp-proxy -h",
+			"the first argument is neither a command nor a URL")
+	}
+	return args[1:], nil
+}
+
+// nearest is the one of words that a mistyped one stands for: all but two letters at the beginning
+// and at the end are the same. It is "" if there is none.
+func nearest(typed string, words []string) string {
+	for _, w := range words {
+		n, m := 0, min(len(typed), len(w))
+		for n < m && typed[n] == w[n] {
+			n++
+		}
+		for k := 1; n < m && typed[len(typed)-k] == w[len(w)-k]; k++ {
+			n++
+		}
+		if n > 2 && n >= max(len(typed), len(w))-2 {
+			return w
+		}
+	}
+	return ""
 }
 
 func main() {
@@ -328,6 +372,24 @@ func hintOf(err error) string {
 	}
 	return ""
 }
+
+// A usageError is the user's to correct on the command line. It names the flag or its place and
+// never holds a value: hosts and people split arguments wrongly, and the value may be the secret.
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// wrongUsage is a usage error with the line that says what to type instead.
+func wrongUsage(hint, format string, args ...any) error {
+	return withHint(usagef(format, args...), "%s", hint)
+}
+
+// invalid is what is wrong with a value, and what to type instead. The flag is named by set.
+func invalid(problem, hint string) error { return withHint(errors.New(problem), "%s", hint) }
 
 const maxExcerpt = 200 // bytes
 
