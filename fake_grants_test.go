@@ -232,14 +232,14 @@ func (a *fakeAuth) giveCode(r *fakeRequest) oauthReply {
 		return refuse(http.StatusBadRequest, "invalid_scope")
 	}
 	code, user := a.secret("device-code"), strings.ToUpper(fakeSecret()[:8])
-	d := &fakeDevice{client: c, userCode: user, scope: form.Get("scope"), resource: form.Get("resource"), interval: 20 * time.Millisecond}
+	d := &fakeDevice{client: c, userCode: user, scope: form.Get("scope"), resource: form.Get("resource"), interval: minPoll}
 	if a.devices == nil {
 		a.devices = map[string]*fakeDevice{}
 	}
 	a.devices[code] = d
 	doc := map[string]any{
 		"device_code": code, "user_code": user, "verification_uri": a.base + "/device",
-		"verification_uri_complete": a.base + "/device?user_code=" + user, "expires_in": 600, "interval": d.interval.Seconds(),
+		"verification_uri_complete": a.base + "/device?user_code=" + user, "expires_in": 600, "interval": 0.02, // below a second, which nobody may be held to
 	}
 	a.device(doc)
 	return oauthReply{status: http.StatusOK, doc: doc}
