@@ -126,6 +126,9 @@ func otherScheme(host string, h http.Header) error {
 // the one to sign in at, and its token is good for this one.
 func (a *app) signInHere(ctx context.Context, ch challenge) error {
 	o := a.auth
+	if a.cfg.unattended() {
+		return o.explainRefusal(o.refresh(ctx, o.held(), &ch))
+	}
 	before, shown := o.reread().Token.Access, signInPage{}
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
 		unlock, free, err := o.store.tryLock(o.key, lockLogin)

@@ -59,7 +59,7 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	if now := o.reread().Token.Access; now != used && now != "" {
 		return nil
 	}
-	if o.failedAt.After(asked) || isLasting(o.failure) && time.Since(o.failedAt) < brakeTime {
+	if o.failedAt.After(asked) || isLasting(o.failure) && time.Since(o.failedAt) < retryPause {
 		return o.failure
 	}
 	ctx, span := o.trace.start(ctx, "oauth wait for sign-in", spanInternal)
@@ -68,7 +68,7 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	defer leave(nil)
 	go func() {
 		select {
-		case <-o.userLeaving():
+		case <-o.leaving:
 			leave(errLeft)
 		case <-waiting.Done():
 		}
@@ -84,21 +84,11 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 		}
 		return err
 	}
-	o.verdicts.gain(o.held())
 	o.log.notice("mcp-proxy: signed in to " + o.cfg.server.Host)
 	return nil
 }
 
 var errLeft = errors.New("the client closed stdin before anybody signed in; the sign-in page stays good for a while, so sign in and start again")
-
-// userLeaving is nil, which blocks for ever, where no user is waited for: what is
-// asked without one is answered soon, and nobody else would go on with it.
-func (o *oauth) userLeaving() <-chan struct{} {
-	if o.cfg.unattended() {
-		return nil
-	}
-	return o.leaving
-}
 
 // leave ends the waiting for a sign-in; the detached process goes on with it.
 func (o *oauth) leave() { close(o.leaving) }
@@ -107,7 +97,7 @@ func (o *oauth) leave() { close(o.leaving) }
 func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
 	until := time.Now().Add(o.cfg.loginTimeout + followGrace)
 	seen := o.store.loadLogin(o.key).Ended
-	shown, started, here, leader := signInPage{}, 0, o.cfg.unattended(), 0
+	shown, started, here, leader := signInPage{}, 0, false, 0
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
 		unlock, free, err := o.store.tryLock(o.key, lockLogin)
 		if err != nil {

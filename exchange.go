@@ -42,8 +42,9 @@ func (p *proxy) exchange(ctx context.Context, a *attempts, build func() (*http.R
 		p.setHeaders(req, token)
 		resp, err := p.client.Do(req)
 		a.sends++
-		if err == nil && p.auth != nil && resp.StatusCode != http.StatusUnauthorized && resp.StatusCode < 500 {
-			p.auth.verdicts.took(token)
+		if err == nil && p.auth != nil && resp.StatusCode != http.StatusUnauthorized &&
+			resp.StatusCode != http.StatusForbidden && resp.StatusCode < 500 {
+			p.auth.took(token)
 		}
 		switch {
 		case err != nil && ctx.Err() != nil:

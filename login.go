@@ -480,11 +480,13 @@ func (o *oauth) nobodySignedIn() error {
 // keepNew stores what a sign-in brought. A refresh that is going on would
 // otherwise put the successor of the old token over it.
 func (o *oauth) keepNew(ctx context.Context, c *credentials) error {
-	unlock, err := o.store.lock(ctx, o.key, lockRefresh)
-	if err != nil {
-		return err
+	if !o.cfg.unattended() { // else the caller has the lock
+		unlock, err := o.store.lock(ctx, o.key, lockRefresh)
+		if err != nil {
+			return err
+		}
+		defer unlock()
 	}
-	defer unlock()
 	if err := o.keep(c); err != nil && o.handsOver {
 		return fmt.Errorf("the token cannot be stored: %w", err)
 	}

@@ -1,22 +1,26 @@
 package main
 
-// A valid access token for this server: what is held, and what a 401 or 403
-// about it leads to. When a token is refreshed is refresh.go's matter, what the
-// token endpoint is told and answers token.go's, how a user signs in login.go's,
-// who of several processes does it detach.go's, and how often any of it may
-// happen brakes.go's.
+// A valid access token for this server: when it is refreshed, what a 401 or 403 about it leads to,
+// and what is not tried again. How a token is asked for is in token.go, how a user signs in in
+// signin.go, and which of several processes leads the sign-in in detach.go.
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 )
 
 const (
-	maxStepUps        = 2 // per message
-	maxOtherTokens    = 3 // tokens of other processes that a message tries
+	maxStepUps        = 2                // per message
+	maxOtherTokens    = 3                // tokens of other processes that a message tries
+	maxRefreshMargin  = time.Minute      // before expiry
+	refreshTime       = 2 * tokenTimeout // for all of a refresh, the wait for other processes included
+	refreshPause      = 10 * time.Second // from a failure to the next attempt if the token is still good
+	retryPause        = time.Minute      // after new tokens that the server refused, and lasting failures
 	sourceGiven       = "given"
 	sourceDocument    = "metadata-document"
 	sourceRegistered  = "registered"
@@ -40,7 +44,7 @@ type oauth struct {
 	discover *discoverer
 
 	refreshing      turn      // one refresh at a time in this process
-	rejected        string    // the refresh token that is no good, or the token that can have no successor; guarded by refreshing
+	rejected        string    // the renewal that the server rejected; guarded by refreshing
 	refreshFailure  error     // of the last refresh that failed; guarded by refreshing
 	refreshFailedAt time.Time // guarded by refreshing
 
@@ -48,18 +52,18 @@ type oauth struct {
 	failure   error         // of the last sign-in; guarded by signingIn
 	failedAt  time.Time     // guarded by signingIn
 	leaving   chan struct{} // closed when nobody waits for a sign-in any more
-	handsOver bool          // a token that cannot be stored is of no use: others wait for it
-
-	verdicts verdicts
-
-	// Held from reading or writing the file to noting what it holds: else what
-	// was read before a refresh could be taken for what came after it.
-	storing sync.Mutex
+	handsOver bool          // others wait for the token: one that cannot be stored is of no use
 
 	shown func(address string) // called with every sign-in page that the user is shown; may be nil
 
-	mu     sync.Mutex // guards cached
-	cached *credentials
+	// Held from reading or writing the file to setting cached: else what was read before a refresh
+	// could replace what came after it.
+	storing sync.Mutex
+
+	mu        sync.Mutex // guards what follows
+	cached    *credentials
+	accepted  string    // the last token that the server took
+	refusedAt time.Time // when it last refused a message all the tokens that were made for it
 }
 
 func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tracer) *oauth {
@@ -81,7 +85,7 @@ func newStoreKey(c *config) storeKey {
 	return k
 }
 
-// current are the credentials as this process knows them; never nil.
+// current returns the credentials as this process knows them; never nil.
 func (o *oauth) current() *credentials {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -91,7 +95,7 @@ func (o *oauth) current() *credentials {
 	return o.cached
 }
 
-// reread takes what another process may have stored since.
+// reread returns what another process may have stored since.
 func (o *oauth) reread() *credentials {
 	o.storing.Lock()
 	defer o.storing.Unlock()
@@ -110,20 +114,18 @@ func (o *oauth) load() *credentials {
 		return &credentials{}
 	}
 	if c.Client.AuthMethod == methodPrivateKey && o.cfg.clientID != "" && o.cfg.clientSecret != "" {
-		c.Token = token{} // nobody can renew it: the client has a secret now instead of the key
+		c.Token = token{} // it cannot be renewed: the client has a secret now instead of the key
 	}
 	return c
 }
 
-// usable refuses the token of another client: with another --client-id the
-// user means another identity.
+// usable refuses the token of another client: another --client-id means another identity.
 func (o *oauth) usable(c *credentials) bool {
 	return o.cfg.clientID == "" || c.Client.Source != sourceGiven || c.Client.ID == o.cfg.clientID
 }
 
-// keep makes c the credentials of all processes or, after an error, of this one.
-// It is stored before it is used: a process killed in between would lose what the
-// authorization server gives once.
+// keep makes c the credentials of all processes or, after an error, of this one. It is stored before
+// it is used: a process killed in between would lose what the authorization server gives once.
 func (o *oauth) keep(c *credentials) error {
 	o.storing.Lock()
 	defer o.storing.Unlock()
@@ -140,6 +142,65 @@ func (o *oauth) keep(c *credentials) error {
 // held is the token as it is, without any network.
 func (o *oauth) held() string { return o.current().Token.Access }
 
+// token returns the access token to send, "" if there is none yet: a server that needs one will say
+// so. One that has expired is refreshed first; one that is about to expire is sent, and no message
+// waits for its successor.
+func (o *oauth) token(ctx context.Context) (string, error) {
+	c, now := o.current(), time.Now()
+	t := c.Token
+	if c.renewal() == "" || !t.due(now) {
+		return t.Access, nil
+	}
+	if now.Before(t.Expiry) {
+		o.refreshAhead(ctx, t.Access)
+		return t.Access, nil
+	}
+	err := o.refresh(ctx, t.Access, nil)
+	switch {
+	case err == nil:
+		return o.held(), nil
+	case isRejected(err):
+		return t.Access, nil // the server's challenge says what to ask for
+	}
+	return "", err
+}
+
+// due reports whether a token is to be refreshed: a tenth of its life before it expires, at most a
+// minute. A fixed margin would refresh a token that lives for 30 s on every call.
+func (t token) due(now time.Time) bool {
+	if t.Access == "" || t.Expiry.IsZero() {
+		return false
+	}
+	margin := t.Expiry.Sub(t.Obtained) / 10
+	if margin > maxRefreshMargin || margin < 0 {
+		margin = maxRefreshMargin
+	}
+	return !now.Before(t.Expiry.Add(-margin))
+}
+
+// took notes that the server accepted a token.
+func (o *oauth) took(token string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if token != "" {
+		o.accepted = token
+	}
+}
+
+// giveUp notes that the server refused a message whatever token was made for it.
+func (o *oauth) giveUp() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.refusedAt = time.Now()
+}
+
+// hasGivenUp reports whether new tokens were of no use a moment ago.
+func (o *oauth) hasGivenUp() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return time.Since(o.refusedAt) < retryPause
+}
+
 // authAttempts is what one message has caused so far.
 type authAttempts struct {
 	noSignIn    bool // nobody waits for this message: no browser for it
@@ -149,85 +210,272 @@ type authAttempts struct {
 	otherTokens int
 }
 
-// challenged serves a 401 or 403 about the token used. True: send again. False
-// without an error: the server's answer stands.
+// challenged acts on a 401 or 403 about the token used. It returns true if the message is to be sent
+// again; false without an error if the server's answer stands.
 func (o *oauth) challenged(ctx context.Context, resp *http.Response, used string, a *authAttempts) (bool, error) {
 	ch, ours := parseChallenge(resp.Header)
 	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+o.cfg.server.Host, o.log)
-	if resp.StatusCode == http.StatusForbidden {
-		if ch.Error != insufficientScope || ch.Scope == "" {
-			return false, nil
-		}
-		return o.stepUp(ctx, ch, used, a)
+	forbidden := resp.StatusCode == http.StatusForbidden
+	if !ours || forbidden && (ch.Error != insufficientScope || ch.Scope == "") {
+		return false, nil
 	}
-	if !ours {
-		return false, nil // the server wants another scheme
-	}
-	o.verdicts.refused(used, time.Now())
-	if o.reread().Token.Access != used && o.held() != "" && a.otherTokens < maxOtherTokens {
+	if now := o.reread().Token.Access; now != used && now != "" && a.otherTokens < maxOtherTokens {
 		a.otherTokens++
 		return true, nil
 	}
-	revoked := false
-	if used != "" && !a.refreshed && o.current().renewal() != "" && o.verdicts.allowRefresh(time.Now()) {
+	if forbidden {
+		return o.stepUp(ctx, ch, used, a)
+	}
+	revoked, machine := false, o.cfg.unattended()
+	if !a.refreshed && !o.hasGivenUp() && (machine || used != "" && o.current().renewal() != "") {
 		a.refreshed = true
-		err := o.refresh(ctx, used)
+		err := o.refresh(ctx, used, &ch)
 		if err == nil {
 			return true, nil
 		}
-		if revoked = isRejected(err); !revoked {
-			return false, err
+		if revoked = isRejected(err); !revoked || machine {
+			return false, o.explainRefusal(err)
 		}
 	}
 	switch {
 	case a.noSignIn:
 		return false, nil
-	case a.signedIn:
-		if ch.Error == insufficientScope {
-			o.verdicts.insatiable(time.Now())
-		}
-		return false, o.refusesNewToken()
-	}
-	if err := o.allowSignIn(ch, used, revoked); err != nil {
-		return false, err
+	case machine || a.signedIn || !o.maySignIn(ch, used, revoked):
+		o.giveUp()
+		err := authErrorf("%s answers 401 to the token that its authorization server has just given", o.cfg.server.Host)
+		return false, withHint(err, "the two disagree, about the resource or the scope: try --resource or --scope, or tell the server's operator; the next sign-in is possible in a minute")
 	}
 	a.signedIn = true
 	return true, o.signIn(ctx, ch, used)
 }
 
-// stepUp asks for the scopes that a request needs beyond those asked for
-// before (MCP 2026-07-28, Authorization, "Step-Up Authorization Flow").
+// stepUp asks for the scopes that a request needs beyond those asked for before (MCP 2026-07-28,
+// Authorization, "Step-Up Authorization Flow").
 func (o *oauth) stepUp(ctx context.Context, ch challenge, used string, a *authAttempts) (bool, error) {
-	now := o.reread()
+	asked := o.current().RequestedScope
 	switch {
-	case now.Token.Access != used && now.Token.Access != "" && a.otherTokens < maxOtherTokens:
-		a.otherTokens++
-		return true, nil
 	case a.stepUps >= maxStepUps:
-		o.verdicts.insatiable(time.Now())
+		o.giveUp()
 		return false, nil
-	case a.noSignIn || !o.verdicts.allowStepUp(time.Now()):
+	case a.noSignIn || o.hasGivenUp():
 		return false, nil
-	case used != "" && unionScope(now.RequestedScope, ch.Scope) == now.RequestedScope:
+	case used != "" && unionScope(asked, ch.Scope) == asked:
 		return false, nil // all of it was asked for already, and not granted
 	}
 	a.stepUps++
+	if o.cfg.unattended() {
+		return true, o.explainRefusal(o.refresh(ctx, used, &ch))
+	}
 	return true, o.signIn(ctx, ch, used)
 }
 
-// scopeWords say what was asked for and what was granted, where the server wants more.
+// maySignIn refuses to ask the user again right after a sign-in whose token the server refused: the
+// next one would be refused as well. revoked says that the authorization server has revoked the
+// refresh token of used: then another process's sign-in proves nothing.
+func (o *oauth) maySignIn(ch challenge, used string, revoked bool) bool {
+	now, last := o.current(), o.store.loadLogin(o.key)
+	o.mu.Lock()
+	accepted := used == o.accepted
+	o.mu.Unlock()
+	justSignedIn := last.Error == "" && time.Since(last.Ended) >= 0 && time.Since(last.Ended) < retryPause
+	switch {
+	case used == "" || used != now.Token.Access:
+		return true
+	case o.hasGivenUp():
+		return false
+	case accepted:
+		return true
+	case ch.Error == insufficientScope && unionScope(now.RequestedScope, ch.Scope) != now.RequestedScope:
+		return true
+	}
+	return !justSignedIn || revoked
+}
+
+// refresh replaces the token used by a new one, once for all goroutines and processes that want it:
+// a rotated refresh token used twice would revoke the whole grant (OAuth 2.1, section 4.3.1).
+// Callers that wait together share one failure: a token endpoint that hangs is not waited for by
+// one after the other. A machine's token is asked for where the challenge leads to, if there is one.
+func (o *oauth) refresh(ctx context.Context, used string, ch *challenge) error {
+	asked := time.Now()
+	if err := o.refreshing.take(ctx); err != nil {
+		return err
+	}
+	if now := o.current().Token.Access; now != used && now != "" {
+		o.refreshing.give()
+		return nil
+	}
+	if o.refreshFailedAt.After(asked) ||
+		o.cfg.unattended() && isLasting(o.refreshFailure) && time.Since(o.refreshFailedAt) < retryPause {
+		defer o.refreshing.give()
+		return o.refreshFailure
+	}
+	select {
+	case err := <-o.startRefresh(ctx, used, ch):
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// refreshAhead starts a refresh unless one is going on or failed a moment ago.
+func (o *oauth) refreshAhead(ctx context.Context, used string) {
+	select {
+	case o.refreshing <- struct{}{}:
+	default:
+		return
+	}
+	if time.Since(o.refreshFailedAt) < refreshPause || o.current().Token.Access != used {
+		o.refreshing.give()
+		return
+	}
+	o.startRefresh(ctx, used, nil)
+}
+
+// startRefresh needs the turn and gives it back. It goes on when nobody waits for it any more: the
+// authorization server may have revoked the refresh token already, and its successor would be lost.
+func (o *oauth) startRefresh(ctx context.Context, used string, ch *challenge) <-chan error {
+	done := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTime)
+	go func() {
+		defer cancel()
+		defer o.refreshing.give()
+		err := o.refreshNow(ctx, used, ch)
+		if err != nil {
+			o.refreshFailure, o.refreshFailedAt = err, time.Now()
+		}
+		done <- err
+	}()
+	return done
+}
+
+// settle waits for the refresh that is going on, so that its outcome is stored.
+func (o *oauth) settle(ctx context.Context) {
+	if o != nil && o.refreshing.take(ctx) == nil {
+		o.refreshing.give()
+	}
+}
+
+func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) error {
+	unlock, err := o.store.lock(ctx, o.key, lockRefresh)
+	if err != nil {
+		return fmt.Errorf("wait for another process's refresh: %w", err)
+	}
+	defer unlock()
+	c := *o.reread()
+	machine := ch != nil && o.cfg.unattended()
+	switch {
+	case c.Token.Access != used && c.Token.Access != "" && !c.Token.due(time.Now()):
+		return nil // another process did it
+	case machine && (c.Token.Access == "" || ch.Error == insufficientScope):
+		return o.authorize(ctx, *ch, used, nil)
+	}
+	ctx, span := o.trace.start(ctx, "oauth refresh", spanInternal)
+	defer span.end()
+	t, err := o.refreshed(ctx, &c)
+	if machine && isRejected(err) {
+		return o.authorize(ctx, *ch, used, nil) // the authorization server may be another by now
+	}
+	if err != nil {
+		span.fail(errorType(err))
+		switch {
+		case isRejected(err):
+			o.rejected = c.renewal()
+		case t.Refresh != "":
+			c.Token.Refresh = t.Refresh // of an answer without an access token that we can use
+			_ = o.keep(&c)
+		}
+		if isUnknownClient(err) && c.Client.Source == sourceRegistered {
+			// With this registration the user would only see an error page, which never comes
+			// back to us.
+			c.Client.Doubtful = true
+			_ = o.keep(&c)
+		}
+		return err
+	}
+	c.Token = t
+	_ = o.keep(&c)
+	o.log.infof("refreshed the token for %s", o.cfg.server.Host)
+	return nil
+}
+
+// renewal identifies a token that can be renewed without a user: the refresh token, or with client
+// credentials the token itself. It is "" if there is no way.
+func (c *credentials) renewal() string {
+	if c.Grant == grantClientCredentials {
+		return c.Token.Access
+	}
+	return c.Token.Refresh
+}
+
+// refreshed asks for the successor of a token. A refresh sends no scope, and if that is refused once
+// more the one that was asked for: Entra ID wants it (AADSTS90009), others refuse it. What worked is
+// remembered with the credentials.
+func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
+	if c.renewal() == "" || c.TokenEndpoint == "" || c.renewal() == o.rejected {
+		return token{}, &tokenError{Code: "invalid_grant"}
+	}
+	if c.Grant == grantClientCredentials {
+		return o.machineToken(ctx, c)
+	}
+	attempt := func(withScope bool) (token, error) {
+		form := url.Values{"grant_type": {grantRefresh}, "refresh_token": {c.Token.Refresh}}
+		addResource(form, c.Resource)
+		if withScope {
+			form.Set("scope", c.scope())
+		}
+		return o.tokenWithRetry(ctx, c, form)
+	}
+	t, err := attempt(c.ScopeAtRefresh)
+	if code := errorCode(err); c.scope() != "" && (code == "invalid_request" || code == "invalid_scope") {
+		other, otherErr := attempt(!c.ScopeAtRefresh)
+		if !isRejected(otherErr) { // else the reason of the usual way is the one to mend
+			t, err, c.ScopeAtRefresh = other, otherErr, !c.ScopeAtRefresh
+		}
+	}
+	if err != nil {
+		return t, err
+	}
+	if t.Refresh == "" {
+		t.Refresh = c.Token.Refresh // RFC 6749, section 6: it stays when none is sent, as by Google
+	}
+	if t.Scope == "" {
+		t.Scope = c.Token.Scope
+	}
+	return t, nil
+}
+
+// scopeWords say what was asked for and what was granted, if the server wants more.
 func (o *oauth) scopeWords(resp *http.Response) string {
 	ch, _ := parseChallenge(resp.Header)
 	c := o.current()
 	if ch.Error != insufficientScope || c.Token.Access == "" {
 		return ""
 	}
-	text := fmt.Sprintf("the token's scope is too narrow: asked for %q, granted %q", excerpt(c.scope()), excerpt(c.Token.Scope))
+	words := fmt.Sprintf("the token's scope is too narrow: asked for %q, granted %q", excerpt(c.scope()), excerpt(c.Token.Scope))
 	if ch.Scope != "" {
-		text += fmt.Sprintf(", the server wants %q", excerpt(ch.Scope))
+		words += fmt.Sprintf(", the server wants %q", excerpt(ch.Scope))
 	}
-	return text + "; the authorization server's operator can say why"
+	return words + "; the authorization server's operator can say why"
 }
 
 // networkFailure keeps the cause for notSent beside the text for people.
 func networkFailure(host string, err error) error { return noAnswer{networkError(host, err), err} }
+
+// lastingFailure is another process's failure of that kind.
+type lastingFailure struct{ error }
+
+func (l lastingFailure) Unwrap() error { return l.error }
+
+// isLasting reports whether a sign-in failed because the authorization server refuses this program.
+// With the same settings it would say the same again, after one more registration and one more
+// consent of the user. A user's no and a network's trouble are of another kind.
+func isLasting(err error) bool {
+	var told lastingFailure
+	var refused registrationRefused
+	var answer *responseError
+	var t *tokenError
+	if errors.As(err, &answer) {
+		return answer.code != "server_error" && answer.code != "temporarily_unavailable"
+	}
+	return isRejected(err) || errors.As(err, &t) && t.unusable || errors.As(err, &told) || errors.As(err, &refused)
+}

@@ -639,7 +639,7 @@ func FuzzStoreFile(f *testing.F) {
 		}
 		defer os.Remove(path + ".corrupt")
 		st := s.loadLogin(testKey)
-		if len(recent(st.Windows, time.Now())) > len(st.Windows) || brake(st.Windows, "x", time.Now()) > brakeTime {
+		if len(recent(st.Windows, time.Now())) > len(st.Windows) || brake(st.Windows, "x", time.Now()) > retryPause {
 			t.Fatalf("the note %+v keeps windows shut for too long", st)
 		}
 		if fatal(t, s.saveLogin(testKey, loginState{PID: 7})); s.loadLogin(testKey).PID != 7 {
