@@ -8,59 +8,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 )
-
-func TestBrake(t *testing.T) {
-	now := time.Date(2026, 7, 28, 12, 0, 0, 0, time.UTC)
-	ago := func(d time.Duration, purpose string) window { return window{now.Add(-d), purpose} }
-	const s = time.Second
-	for _, test := range []struct {
-		name    string
-		windows []window
-		want    time.Duration
-	}{
-		{"none yet", nil, 0},
-		{"the same just now", []window{ago(0, "a")}, time.Minute},
-		{"the same 20 s ago", []window{ago(20*s, "a")}, 40 * s},
-		{"the same a minute ago", []window{ago(time.Minute, "a")}, 0},
-		{"another just now", []window{ago(0, "b")}, 0},
-		{"two others", []window{ago(5*s, "b"), ago(2*s, "c")}, 0},
-		{"three others: until the first is a minute old", []window{ago(50*s, "b"), ago(20*s, "c"), ago(2*s, "d")}, 10 * s},
-		{"four others", []window{ago(50*s, "b"), ago(20*s, "c"), ago(2*s, "d"), ago(s, "e")}, 40 * s},
-		{"the same among others", []window{ago(30*s, "a"), ago(2*s, "c")}, 30 * s},
-		{"the same twice", []window{ago(50*s, "a"), ago(10*s, "a")}, 50 * s},
-		{"in the future: the clock was set back", []window{ago(-time.Hour, "a")}, 0},
-		{"a moment in the future", []window{ago(-s, "a")}, 0},
-		{"years ago: the clock was set forward", []window{ago(100000*time.Hour, "a")}, 0},
-		{"at no time", []window{{time.Time{}, "a"}}, 0},
-	} {
-		if got := brake(test.windows, "a", now); got != test.want {
-			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
-		}
-	}
-}
-
-func TestRecent(t *testing.T) {
-	now := time.Date(2026, 7, 28, 12, 0, 0, 0, time.UTC)
-	var all []window
-	for _, age := range []time.Duration{time.Hour, time.Minute, time.Minute - 1, time.Second, 0, -1, -time.Hour} {
-		all = append(all, window{now.Add(-age), age.String()})
-	}
-	var got []string
-	for _, w := range recent(all, now) {
-		got = append(got, w.Purpose)
-	}
-	if want := []string{"59.999999999s", "1s", "0s"}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if kept := recent(nil, now); kept != nil {
-		t.Errorf("got %v of none", kept)
-	}
-}
 
 // A sign-in is not repeated while the last one cannot have been enough.
 func TestMaySignIn(t *testing.T) {
@@ -105,25 +56,6 @@ func TestMaySignIn(t *testing.T) {
 		if got := o.maySignIn(test.ch, test.used, test.revoked); got != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
 		}
-	}
-}
-
-// Signed in, used, taken away, all within a minute: the user is shown where to
-// sign in again, and no second window comes.
-func TestSecondSignInWithinAMinute(t *testing.T) {
-	t.Parallel()
-	server, auth := startProtected(t)
-	user := newUser(t, auth, server)
-	p := user.start("-u", server.url)
-	p.initialize()
-	p.echo("used")
-	auth.revokeAll()
-	id := p.request("tools/call", echoParams("again"))
-	user.paste(p.awaitURL(2))
-	p.echoed(id, "again")
-	user.awaitEnd(p)
-	if got := len(user.openings()); got != 1 {
-		t.Errorf("got %d browser windows, want 1", got)
 	}
 }
 

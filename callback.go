@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,11 +36,9 @@ type callback struct {
 	listeners []net.Listener
 	server    *http.Server
 
-	mcpServer string // for the page
-	state     string // of the address that people are shown; guarded by window.mu
-	issuer    string
-	needsIss  bool
-	window    browserStart
+	expected
+	window   browserStart
+	unmarked sync.Once // guards telling of an error that came without a state
 
 	answers  chan authorizationAnswer // holds one: the first valid response
 	accepted chan struct{}            // holds one: who puts it there is the first
@@ -51,6 +50,16 @@ type callback struct {
 type signInEnd struct {
 	err         error
 	shown, next string // after an answer to the address that people are shown, and to the browser's own
+}
+
+// expected says what a valid answer looks like, and what the pages name.
+type expected struct {
+	host     string // of the MCP server
+	retry    string // the command to type for another sign-in
+	state    string // of the address that people are shown
+	issuer   string
+	needsIss bool
+	notify   func(text string) // tells everybody who waits
 }
 
 // browserStart is what the browser that we open is given: an address of our own,
@@ -178,9 +187,8 @@ func (cb *callback) startAt(target, state string) (address string) {
 }
 
 // expect starts to serve, once it is known what a valid response looks like.
-func (cb *callback) expect(mcpServer, state, issuer string, needsIss bool) {
-	cb.mcpServer = mcpServer
-	cb.state, cb.issuer, cb.needsIss = state, issuer, needsIss
+func (cb *callback) expect(e expected) {
+	cb.expected = e
 	for _, l := range cb.listeners {
 		go cb.server.Serve(l) // ends with close
 	}
@@ -221,7 +229,7 @@ func (cb *callback) again(address, state, target, windowState string) {
 }
 
 // serving reports whether a browser may be on its way here already.
-func (cb *callback) serving() bool { return cb.mcpServer != "" }
+func (cb *callback) serving() bool { return cb.host != "" }
 
 // close lets the page that is being written reach the browser first.
 func (cb *callback) close() {
@@ -260,6 +268,16 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	code := q.Get("error")
+	if q.Get("state") == "" && cb.isFromIssuer(q) && slices.Contains(errorCodes, code) {
+		// Some servers forget the state of an error (the router of the TypeScript SDK).
+		// Anybody can send this: the word is one of the known, and ends no sign-in.
+		cb.unmarked.Do(func() {
+			cb.notify("an answer to the sign-in has the error " + code + " and no state: it was not taken")
+		})
+		writePage(w, http.StatusBadRequest, pageUnmarked(code, cb.retry))
+		return
+	}
 	window, shown := cb.owns(q.Get("state"))
 	if !window && !shown {
 		writePage(w, http.StatusBadRequest, pageWrongState)
@@ -269,7 +287,7 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writePage(w, http.StatusBadRequest, pageOtherBrowser)
 		return
 	}
-	if q.Get("code") == "" && q.Get("error") == "" {
+	if q.Get("code") == "" && code == "" {
 		writePage(w, http.StatusBadRequest, pageStray)
 		return
 	}
@@ -289,14 +307,14 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case end.shown != "":
 			leadTo(w, r, end.shown)
 		case a.err != nil:
-			writePage(w, http.StatusForbidden, pageFailed(a.err)) // 400 is for what does not end the sign-in
+			writePage(w, http.StatusForbidden, pageFailed(a.err, cb.retry)) // 400 is for what does not end the sign-in
 		case end.err == nil:
-			writePage(w, http.StatusOK, pageSignedIn(cb.mcpServer))
+			writePage(w, http.StatusOK, pageSignedIn(cb.host))
 		default:
-			writePage(w, http.StatusBadGateway, pageFailed(end.err))
+			writePage(w, http.StatusBadGateway, pageFailed(end.err, cb.retry))
 		}
 	case <-time.After(pageTimeout):
-		writePage(w, http.StatusGatewayTimeout, pageFailed(errors.New("the authorization server gave no token in time")))
+		writePage(w, http.StatusGatewayTimeout, pageFailed(errors.New("the authorization server gave no token in time"), cb.retry))
 	case <-r.Context().Done():
 	}
 }
@@ -356,12 +374,16 @@ func (cb *callback) isOurPath(u *url.URL) bool {
 	return u.EscapedPath() == path || path == "" && u.EscapedPath() == "/"
 }
 
-// check applies RFC 9207, section 2.4, in the table of MCP 2026-07-28,
-// "Authorization Response Validation", before anything else is used: an error
-// of another server is neither acted on nor shown.
+// isFromIssuer applies RFC 9207, section 2.4, in the table of MCP 2026-07-28,
+// "Authorization Response Validation".
+func (cb *callback) isFromIssuer(q url.Values) bool {
+	return q.Has("iss") && q.Get("iss") == cb.issuer || !q.Has("iss") && !cb.needsIss
+}
+
+// check looks at the issuer before anything else is used: an error of another
+// server is neither acted on nor shown.
 func (cb *callback) check(q url.Values) authorizationAnswer {
-	_, present := q["iss"]
-	if present && q.Get("iss") != cb.issuer || !present && cb.needsIss {
+	if !cb.isFromIssuer(q) {
 		return authorizationAnswer{err: authErrorf("the authorization response does not come from %s: refused", excerpt(cb.issuer))}
 	}
 	if code := q.Get("error"); code != "" {
@@ -370,9 +392,11 @@ func (cb *callback) check(q url.Values) authorizationAnswer {
 	return authorizationAnswer{code: q.Get("code")}
 }
 
+var errDenied = authErrorf("the sign-in was denied (%s)", codeDenied)
+
 func refusedByUser(code, description string) error {
-	if code == "access_denied" {
-		return withHint(authErrorf("the sign-in was denied (access_denied)"), "try again, or mcp-proxy login, to be asked again")
+	if code == codeDenied {
+		return withHint(errDenied, "try again, or mcp-proxy login, to be asked again")
 	}
 	err := error(authError{&responseError{excerpt(code), excerpt(description)}})
 	// Entra ID (AADSTS9010010, AADSTS901002) wants no resource parameter.

@@ -142,6 +142,8 @@ func TestStrayRequestsDoNotEndTheWait(t *testing.T) {
 		"iss twice":             {"GET", twice("iss", auth.issuer, "https://evil.example"), nil, 400},
 		"error twice":           {"GET", twice("error", "access_denied", "x"), nil, 400},
 		"neither code nor err":  {"GET", w.response(good("code", "")), nil, 400},
+		"error without a state": {"GET", w.response(good("state", "", "code", "", "error", "SENTINEL")), nil, 400},
+		"and of another issuer": {"GET", w.response(good("state", "", "code", "", "error", "access_denied", "iss", "https://evil.example")), nil, 400},
 		"guessed state, denied": {"GET", w.response(good("state", newState(), "code", "", "error", "access_denied")), nil, 400},
 		"foreign Host":          {"GET", whole, host("evil.example"), 400},
 		"foreign Host and port": {"GET", whole, host("evil.example:" + w.redirect.Port()), 400},
@@ -304,6 +306,41 @@ func TestDoubledResponse(t *testing.T) {
 	}
 }
 
+// An error without a state is not taken, but everybody who waits is told which it was.
+func TestErrorWithoutState(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.responds = func(back url.Values) {
+		back.Del("state")
+		back.Del("code")
+		back.Set("error", "invalid_scope")
+		back.Set("error_description", "SENTINEL")
+	}
+	w := startWaiting(t, server, auth)
+	other := w.user.start("-u", server.url)
+	id := other.request("initialize", initializeParams)
+	other.awaitURL(1)
+	page := w.user.paste(w.page)
+	if page.Status != http.StatusBadRequest || !strings.Contains(page.Body, "invalid_scope") || strings.Contains(page.Body, "SENTINEL") {
+		t.Errorf("page: got status %d, %q", page.Status, page.Body)
+	}
+	w.user.paste(w.page) // said once
+	for _, p := range []*testProxy{w.testProxy, other} {
+		p.awaitStderr("has the error invalid_scope and no state")
+	}
+	auth.change(func() { auth.responds = nil })
+	if page := w.user.paste(w.page); page.Status != http.StatusOK {
+		t.Errorf("the good answer: got status %d", page.Status)
+	}
+	w.result(w.id)
+	other.result(id)
+	for _, p := range []*testProxy{w.testProxy, other} {
+		if got := linesWith(p.stderr(), "invalid_scope"); got != 1 {
+			t.Errorf("said %d times, want once", got)
+		}
+	}
+}
+
 // The table of MCP 2026-07-28, Authorization, "Authorization Response
 // Validation", for codes and for errors: what is not of this server is neither
 // used nor shown.
@@ -381,7 +418,7 @@ func TestIssuerIsComparedAsWritten(t *testing.T) {
 		issuer + " ": false, issuer + ".evil": false, "https://as.example": false, "": false, "as.example/tenant": false,
 	} {
 		for _, needed := range []bool{false, true} {
-			cb := &callback{issuer: issuer, needsIss: needed}
+			cb := &callback{expected: expected{issuer: issuer, needsIss: needed}}
 			if got := cb.check(url.Values{"iss": {iss}, "code": {"c"}}); (got.err == nil) != want || (got.code != "") != want {
 				t.Errorf("%q, needed %v: got %q (%v)", iss, needed, got.code, got.err)
 			}
@@ -446,7 +483,7 @@ func TestHostOfDefaultPort(t *testing.T) {
 		"localhost": 200, "LOCALHOST:80": 200, "localhost:8080": 400, "localhost.": 400, "": 400, "evil.example": 400,
 	} {
 		cb := newCallback(parsedURL(t, "http://localhost:80/cb"))
-		cb.expect("mcp.example", "state", "https://as.example", false)
+		cb.expect(expected{state: "state", issuer: "https://as.example"})
 		cb.outcome(nil)
 		r := httptest.NewRequest(http.MethodGet, "/cb?state=state&code=c", nil)
 		r.Host = host
@@ -528,8 +565,9 @@ func TestPage(t *testing.T) {
 			t.Errorf("page: got %q in %q", bad, page.Body)
 		}
 	}
-	if !strings.Contains(page.Body, "&lt;script&gt;") || !strings.Contains(page.Body, "mcp-proxy login") {
-		t.Errorf("page: got %q, want the error, escaped, and what to do", page.Body)
+	command := "<code>mcp-proxy login -u " + server.url + "</code>"
+	if !strings.Contains(page.Body, "&lt;script&gt;") || !strings.Contains(page.Body, command) {
+		t.Errorf("page: got %q, want the error, escaped, and what to type", page.Body)
 	}
 	for name, want := range map[string]string{
 		"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
@@ -552,7 +590,7 @@ func TestCallbackEnds(t *testing.T) {
 	t.Parallel()
 	cb, err := listenForRegistration(nil, false, "127.0.0.1", ownRedirectPath)
 	fatal(t, err)
-	cb.expect("mcp.example", "state", "https://as.example", false)
+	cb.expect(expected{state: "state", issuer: "https://as.example"})
 	go knock(t, "GET", cb.redirect.String()+"?state=state&code=c", nil)
 	code, err := cb.wait(context.Background())
 	if code != "c" || err != nil {

@@ -122,35 +122,13 @@ func otherScheme(host string, h http.Header) error {
 	return withHint(authErrorf("%s wants %s, which is not OAuth", host, excerpt(scheme)), "give it with -H 'Authorization: …'")
 }
 
-// signInHere leads the sign-in, unless another process does: then its page is
-// the one to sign in at, and its token is good for this one.
+// signInHere gets a token in this process.
 func (a *app) signInHere(ctx context.Context, ch challenge) error {
 	o := a.auth
 	if a.cfg.unattended() {
 		return o.explainRefusal(o.refresh(ctx, o.held(), &ch))
 	}
-	before, shown := o.reread().Token.Access, signInPage{}
-	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
-		unlock, free, err := o.store.tryLock(o.key, lockLogin)
-		if err != nil {
-			return err
-		}
-		if free {
-			defer unlock()
-			if o.reread().Token.Access != before {
-				return nil
-			}
-			return o.lead(ctx, ch, "")
-		}
-		if state := o.store.loadLogin(o.key); state.Ended.IsZero() && state.URL != "" && state.signInPage != shown {
-			shown = state.signInPage
-			a.log.notice("mcp-proxy: another process is signing in already")
-			o.show(shown)
-		}
-		if !sleep(ctx, pause) {
-			return ctx.Err()
-		}
-	}
+	return o.follow(ctx, detachedOrder{Challenge: ch, Used: o.reread().Token.Access}, true)
 }
 
 // columns is the width of what the commands print: that of a terminal.

@@ -638,3 +638,37 @@ func TestLoginOverSSH(t *testing.T) {
 	user.paste(page)
 	p.wait()
 }
+
+// A container's port is reached neither from outside nor by publishing it: the
+// listener is on its loopback interface.
+func TestLoginInContainer(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.env["container"] = "podman"
+	p := user.start("login", "-u", server.url)
+	p.wait()
+	for _, hint := range []string{"--device", "into mcp-proxy login -u " + server.url, "--network host"} {
+		p.awaitStderr(hint)
+	}
+}
+
+// Ctrl-C ends a login, which says how long it would have waited.
+func TestLoginCancelled(t *testing.T) {
+	if stopSignals() == nil {
+		t.Skip("no signals between processes")
+	}
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	p := user.start("login", "-u", server.url, "--no-browser", "--login-timeout", "5m")
+	p.awaitURL(1)
+	p.awaitStderr("within 5 minutes")
+	p.change(func() { p.killed = true }) // it must not end well
+	p.signal(os.Interrupt)
+	p.wait()
+	p.awaitStderr("mcp-proxy: sign-in cancelled\n")
+	if p.exit != 2 || strings.Contains(p.stderr(), "nobody signed in") {
+		t.Errorf("got exit code %d, %s", p.exit, p.stderr())
+	}
+}

@@ -1,10 +1,10 @@
 package main
 
-// One sign-in per server and profile, whatever number of processes and messages
-// wait for it. A host may kill this process while the user still types the
-// password, so a short-lived detached process of the same program leads the
-// sign-in; everybody else waits for its lock and looks into the store. What a
-// sign-in consists of is login.go's.
+// One sign-in per server and profile for all processes that want it: one leads,
+// the others wait for its lock and read its note in the store. A host may kill
+// this process while the user still types the password, so the leader is a
+// short-lived detached process of the same program. What a sign-in consists of
+// is login.go's.
 
 import (
 	"bufio"
@@ -19,8 +19,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -34,7 +34,8 @@ const (
 	followGrace     = 3 * time.Second  // for the leader to say that its time is over
 	maxDetached     = 3                // started for one message
 	firstFollow     = 20 * time.Millisecond
-	followInterval  = 500 * time.Millisecond // a shorter one would cost a waiting process 1 ms of CPU a second
+	followInterval  = 500 * time.Millisecond // each costs a waiting process 0.5 ms of CPU
+	windowInterval  = time.Minute            // between browser windows that led to no token
 	lockLogin       = "login"                // held while somebody signs in
 	lockRefresh     = "refresh"              // held from reading a token to storing its successor
 )
@@ -73,7 +74,7 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 		case <-waiting.Done():
 		}
 	}()
-	err := o.follow(waiting, ch, used)
+	err := o.follow(waiting, detachedOrder{Challenge: ch, Used: used}, false)
 	if errors.Is(context.Cause(waiting), errLeft) {
 		return errLeft
 	}
@@ -88,85 +89,82 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	return nil
 }
 
+var errCancelled = authErrorf("sign-in cancelled")
+
 var errLeft = errors.New("the client closed stdin before anybody signed in; the sign-in page stays good for a while, so sign in and start again")
 
 // leave ends the waiting for a sign-in; the detached process goes on with it.
 func (o *oauth) leave() { close(o.leaving) }
 
-// follow waits until somebody has signed in, and starts a leader when there is none.
-func (o *oauth) follow(ctx context.Context, ch challenge, used string) error {
-	until := time.Now().Add(o.cfg.loginTimeout + followGrace)
-	seen := o.store.loadLogin(o.key).Ended
-	shown, started, here, leader := signInPage{}, 0, false, 0
+// signInState is what a process that waits for a token finds.
+type signInState int
+
+const (
+	signInLed   signInState = iota // a process leads a sign-in: its lock is held
+	signInEnded                    // there is another token, or a sign-in has failed
+	signInUnled                    // nobody leads: none was begun, or its leader died
+)
+
+// follow waits until a sign-in has ended, and finds a leader if there is none.
+// With login this process is the one, for a user who asked for it.
+func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) error {
+	waiting, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout+followGrace)
+	defer cancel()
+	order.Seen = o.store.loadLogin(o.key).Ended
+	here := login
+	told := announcement{login: login}
+	started := 0
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
 		unlock, free, err := o.store.tryLock(o.key, lockLogin)
 		if err != nil {
 			return err
 		}
-		state := o.store.loadLogin(o.key)
-		over := state.endedSince(seen)
-		going := !free && state.Ended.IsZero()
-		if state.URL != "" && state.signInPage != shown && (going || over) {
-			o.show(state.signInPage)
+		note := o.store.loadLogin(o.key)
+		if !free && note.Ended.IsZero() || note.endedSince(order.Seen) {
+			told.tell(o, note)
 		}
-		shown = state.signInPage // also of one that died: it leads nowhere
-		if going && state.PID != 0 {
-			leader = state.PID
-		}
-		switch {
-		case free && state.PID == 0 && isAlive(leader):
-			// The user removed the cache, and the lock with it: the page is open all
-			// the same, and its token will be stored.
+		told.page = note.signInPage // also that of a leader that died: it leads nowhere
+		switch state, outcome := o.signInState(free, note, order); state {
+		case signInEnded:
 			unlock()
-		case free:
-			done, err := o.outcome(state, over, used)
-			switch {
-			case done:
-			case started == maxDetached:
-				done, err = true, errors.New("the sign-in ended without an outcome")
-			case here || !o.store.keeps(o.key): // nowhere to hand a token over
-				done, err = true, o.lead(ctx, ch, used)
+			return outcome
+		case signInUnled:
+			if here || !o.store.keeps(o.key) { // nowhere to hand a token over
+				defer unlock()
+				return o.lead(ctx, order, login)
 			}
 			unlock()
-			if done {
-				return err
+			if started++; started > maxDetached {
+				return errors.New("the sign-in ended without an outcome")
 			}
-			started++
-			if err := o.detach(ctx, detachedOrder{Challenge: ch, Used: used, Seen: seen}); err != nil && ctx.Err() == nil {
+			if err := o.detach(ctx, order); err != nil && ctx.Err() == nil {
 				o.log.warnf("the sign-in runs in this process: %v", err)
 				here = true
 			}
-			until = time.Now().Add(o.cfg.loginTimeout + followGrace) // its time begins now
 		}
-		if !sleep(ctx, pause) {
-			return ctx.Err()
-		}
-		if time.Now().After(until) {
+		if !sleep(waiting, pause) {
+			if ctx.Err() != nil {
+				return errCancelled
+			}
 			return o.nobodySignedIn()
 		}
 	}
 }
 
-// outcome tells whether the sign-in is done with, and how. The caller has its lock.
-func (o *oauth) outcome(state loginState, over bool, used string) (done bool, err error) {
-	now := o.reread().Token.Access
+// signInState looks at the lock, which the caller has if it was free, the note
+// and the token. The error is the outcome of a sign-in that has ended.
+func (o *oauth) signInState(free bool, note loginState, order detachedOrder) (signInState, error) {
+	if !free {
+		return signInLed, nil
+	}
+	token := o.reread().Token.Access
 	switch {
-	case now != used && now != "":
-		return true, nil
-	case over && (state.Error != "" || now != ""):
-		return true, state.failure()
+	case token != "" && token != order.Used:
+		return signInEnded, nil
+	case note.endedSince(order.Seen) && (note.Error != "" || token != ""):
+		return signInEnded, note.failure()
 	}
-	return false, nil
-}
-
-// isAlive tells whether a process is there, where the system tells. Windows
-// does not: there nobody can remove the file of a lock that is held.
-func isAlive(pid int) bool {
-	if pid <= 0 {
-		return false
-	}
-	process, err := os.FindProcess(pid)
-	return err == nil && process.Signal(syscall.Signal(0)) == nil
+	return signInUnled, nil
 }
 
 // endedSince tells whether another sign-in has ended than the one that the
@@ -193,23 +191,13 @@ func (st loginState) failure() error {
 // detach starts the process that leads the sign-in, and returns when it holds
 // the lock or has found that somebody else does.
 func (o *oauth) detach(ctx context.Context, order detachedOrder) error {
-	program, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	order.Args, order.Parent = o.cfg.args, spanOf(ctx).traceparent()
 	text, err := json.Marshal(order)
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(program, detachedCommand)
-	cmd.SysProcAttr = detachedProcess()
-	cmd.Stdin = bytes.NewReader(text)
-	out, err := cmd.StdoutPipe()
+	cmd, out, err := startDetached(text)
 	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
 		return err
 	}
 	ready := make(chan error, 1)
@@ -228,6 +216,26 @@ func (o *oauth) detach(ctx context.Context, order detachedOrder) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// startDetached starts this program outside the reach of the host, with the
+// first attributes that the system allows.
+func startDetached(order []byte) (cmd *exec.Cmd, out io.Reader, err error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, attributes := range detachedProcess() {
+		cmd = exec.Command(program, detachedCommand)
+		cmd.SysProcAttr, cmd.Stdin = attributes, bytes.NewReader(order)
+		if out, err = cmd.StdoutPipe(); err != nil {
+			return nil, nil, err
+		}
+		if err = cmd.Start(); err == nil {
+			return cmd, out, nil
+		}
+	}
+	return nil, nil, err
 }
 
 // runDetached is the detached process: it signs in, if nobody else does.
@@ -264,7 +272,7 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 		return nil
 	}
 	a.auth.handsOver = true
-	return a.auth.lead(withRemoteParent(ctx, order.Parent), order.Challenge, order.Used)
+	return a.auth.lead(withRemoteParent(ctx, order.Parent), order, false)
 }
 
 // makeAbsolute keeps what leaveDirectory would lose. A $BROWSER without a path
@@ -273,9 +281,15 @@ func (c *config) makeAbsolute() (err error) {
 	if c.cacheDir != "" {
 		c.cacheDir, err = filepath.Abs(c.cacheDir)
 	}
-	if err == nil && filepath.Base(c.browser) != c.browser && c.browser != "" {
-		c.browser, err = filepath.Abs(c.browser)
+	here, _ := os.Getwd() // it may be gone
+	browsers := filepath.SplitList(c.browser)
+	for i, entry := range browsers {
+		program := browserWords(entry)[0]
+		if filepath.Base(program) != program && !filepath.IsAbs(program) && here != "" {
+			browsers[i] = here + string(filepath.Separator) + entry
+		}
 	}
+	c.browser = strings.Join(browsers, string(filepath.ListSeparator))
 	return err
 }
 
@@ -287,93 +301,133 @@ func leaveDirectory() {
 	_ = os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
 }
 
-// leader is the one sign-in that is going on.
-type leader struct {
-	*oauth
-
-	mu    sync.Mutex // guards state
-	state loginState
+// announcement is what the user of this process was told of a sign-in.
+type announcement struct {
+	login   bool // the user asked for one
+	page    signInPage
+	notices int
 }
 
-// lead signs in and tells the others by the login state: the URL, then the outcome.
-func (o *oauth) lead(ctx context.Context, ch challenge, used string) error {
-	ctx, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout)
-	defer cancel()
-	l := &leader{oauth: o}
-	earlier := o.store.loadLogin(o.key)
-	l.update(func(st *loginState) {
-		*st = loginState{PID: os.Getpid(), Started: time.Now(), Windows: earlier.Windows}
-	})
-	err := o.authorize(ctx, ch, used, l.ask)
-	l.update(func(st *loginState) {
-		st.Ended = time.Now()
-		if err != nil {
-			st.Error, st.Hint, st.Code, st.Lasting = err.Error(), hintOf(err), exitCode(err), isLasting(err)
+// tell shows what is new in the note.
+func (a *announcement) tell(o *oauth, note loginState) {
+	if note.signInPage != a.page && note.URL != "" {
+		a.notices = 0
+		if a.login {
+			o.log.notice("mcp-proxy: another process is signing in already")
 		}
+		o.show(note)
+	}
+	for ; a.notices < len(note.Notices); a.notices++ {
+		o.log.notice("mcp-proxy: " + note.Notices[a.notices])
+	}
+}
+
+// leader is the one sign-in that is going on for a server.
+type leader struct {
+	*oauth
+	login      bool      // the user asked for it
+	lastWindow time.Time // of an earlier sign-in that led to no token
+
+	mu   sync.Mutex // guards note
+	note loginState
+}
+
+// lead signs in and tells the others by the note: the page, then the outcome.
+func (o *oauth) lead(ctx context.Context, order detachedOrder, login bool) error {
+	if login {
+		order.Used = "" // was not refused
+	}
+	limited, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout)
+	defer cancel()
+	l := &leader{oauth: o, login: login, lastWindow: o.store.loadLogin(o.key).Window}
+	now := time.Now()
+	l.change(func(note *loginState) {
+		*note = loginState{PID: os.Getpid(), Started: now, Until: now.Add(o.cfg.loginTimeout), Window: l.lastWindow}
+	})
+	err := o.authorize(limited, order.Challenge, order.Used, asking{l.ask, l.notify})
+	if err != nil && ctx.Err() != nil {
+		err = errCancelled
+	}
+	l.change(func(note *loginState) {
+		note.Ended = time.Now()
+		if err == nil {
+			note.Window = time.Time{}
+			return
+		}
+		note.Error, note.Hint = err.Error(), hintOf(err)
+		note.Code, note.Lasting = exitCode(err), isLasting(err)
 	})
 	return err
 }
 
-func (l *leader) update(change func(*loginState)) {
+func (l *leader) change(change func(*loginState)) loginState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	change(&l.state)
-	if err := l.store.saveLogin(l.key, l.state); err != nil {
-		l.log.debugf("login state: %v", err)
+	change(&l.note)
+	if err := l.store.saveLogin(l.key, l.note); err != nil {
+		l.log.debugf("note of the sign-in: %v", err)
 	}
+	return l.note
 }
 
-// ask shows the URL to everybody who waits, and opens a window.
-func (l *leader) ask(ctx context.Context, page signInPage, start, purpose string) {
-	l.update(func(st *loginState) { st.signInPage = page })
-	l.show(page)
+// ask shows the page to everybody who waits, and opens a browser at start.
+func (l *leader) ask(ctx context.Context, page signInPage, start string) {
+	l.show(l.change(func(note *loginState) { note.signInPage, note.Notices = page, nil }))
 	if l.cfg.opensBrowser() && start != "" {
-		go l.window(ctx, start, purpose)
+		go l.window(ctx, start)
 	}
 }
 
-// window opens a browser, once the last window for the same purpose is long
-// enough ago: a loop of sign-ins must not flood the user's desktop.
-func (l *leader) window(ctx context.Context, address, purpose string) {
-	l.mu.Lock()
-	wait := brake(l.state.Windows, purpose, time.Now())
-	l.mu.Unlock()
-	if wait > 0 {
-		l.log.infof("a window for this sign-in was opened a moment ago: the next one comes in %v", wait.Round(time.Second))
+// notify tells everybody who waits.
+func (l *leader) notify(text string) {
+	l.change(func(note *loginState) { note.Notices = append(note.Notices, text) })
+	l.log.notice("mcp-proxy: " + text)
+}
+
+// window opens a browser. A loop of sign-ins that lead to no token must not fill
+// the user's desktop: then the next window waits a minute.
+func (l *leader) window(ctx context.Context, start string) {
+	age := time.Since(l.lastWindow) // negative if the clock was set back
+	if wait := windowInterval - age; age >= 0 && wait > 0 && !l.login {
+		l.notify("a window was opened a moment ago, and nobody signed in: the next one opens in " + inWords(wait))
 		if !sleep(ctx, wait) {
 			return // signed in meanwhile by the printed URL
 		}
 	}
-	l.update(func(st *loginState) { st.Windows = append(recent(st.Windows, time.Now()), window{time.Now(), purpose}) })
-	if err := openBrowser(l.cfg.browser, address); err != nil {
-		l.log.warnf("no browser could be opened (%v): open the URL by hand", err)
+	l.change(func(note *loginState) { note.Window = time.Now() })
+	if err := openBrowser(l.cfg.browser, start); err != nil {
+		l.notify(fmt.Sprintf("no browser could be opened (%v): open the address by hand", err))
 	}
 }
 
-// show tells the user where to sign in. The URL stands on a line of its own,
-// to be copied.
-func (o *oauth) show(page signInPage) {
-	if page.Note != "" {
-		o.log.notice(page.Note)
+// show tells the user where to sign in. The URL stands on a line of its own, to
+// be copied.
+func (o *oauth) show(note loginState) {
+	if note.Note != "" {
+		o.log.notice(note.Note)
 	}
-	if page.UserCode != "" {
-		o.log.notice(page.deviceWords(o.cfg.server.Host))
+	if note.UserCode != "" {
+		o.log.notice(note.deviceWords(o.cfg.server.Host))
 		return
 	}
-	address := page.URL
-	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser"
+	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser within " + inWords(time.Until(note.Until))
 	if o.cfg.opensBrowser() {
 		text += "; if no window opens, use this address:"
 	} else {
 		text += " at this address:"
 	}
-	text += "\n" + address
-	if port := callbackPort(address); o.cfg.sshServer != "" && port != "" {
-		text += fmt.Sprintf("\nhint: this is an SSH session; first run on your own machine: ssh -L %s:localhost:%s %s", port, port, o.cfg.sshServer)
+	text += "\n" + note.URL
+	if port := callbackPort(note.URL); port != "" {
+		switch {
+		case o.cfg.sshServer != "":
+			text += fmt.Sprintf("\nhint: this is an SSH session; first run on your own machine: ssh -L %s:localhost:%s %s", port, port, o.cfg.sshServer)
+		case o.cfg.container:
+			text += fmt.Sprintf("\nhint: a browser outside this container does not reach port %s: add --device, or paste the address where it ends into %s, or run the container with --network host", port, o.cfg.typed("login"))
+		}
 	}
 	o.log.notice(text)
 	if o.shown != nil {
-		o.shown(address)
+		o.shown(note.URL)
 	}
 }
 

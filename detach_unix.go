@@ -10,9 +10,9 @@ const maxInherited = 1024 // file descriptors beyond are not looked at
 // its server's process group, or closes its terminal, does not reach it. What
 // the host forgot to close goes no further either: a pipe would have no end for
 // the host, as long as the child lives.
-func detachedProcess() *syscall.SysProcAttr {
+func detachedProcess() []*syscall.SysProcAttr {
 	for fd := 3; fd < maxInherited; fd++ {
 		syscall.CloseOnExec(fd) // Go's own are that already
 	}
-	return &syscall.SysProcAttr{Setsid: true}
+	return []*syscall.SysProcAttr{{Setsid: true}}
 }

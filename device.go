@@ -165,10 +165,10 @@ func (d device) await(ctx context.Context, c *credentials, code *deviceAuthoriza
 		if cb, err := listenForRegistration(nil, false, "127.0.0.1", ownRedirectPath); err == nil {
 			defer cb.close()
 			start = cb.startAt(code.URIComplete, "")
-			cb.expect(d.cfg.server.Host, "", "", false) // no answer: it only leads on
+			cb.expect(expected{notify: d.ask.notify}) // no answer: it only leads on
 		}
 	}
-	d.ask(asking, signInPage{URL: code.URI, UserCode: code.UserCode, Complete: code.URIComplete, Note: d.notes()}, start, purposeOf(c))
+	d.ask.show(asking, signInPage{URL: code.URI, UserCode: code.UserCode, Complete: code.URIComplete, Note: d.notes()}, start)
 	t, err := d.poll(bound, c, code)
 	switch {
 	case err == nil:

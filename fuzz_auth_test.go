@@ -266,7 +266,7 @@ func FuzzCallback(f *testing.F) {
 			return
 		}
 		cb := newCallback(redirect)
-		cb.expect("mcp.example", state, issuer, needsIss)
+		cb.expect(expected{host: "mcp.example", state: state, issuer: issuer, needsIss: needsIss, notify: func(string) {}})
 		cb.outcome(nil)
 		w := httptest.NewRecorder()
 		cb.ServeHTTP(w, r)

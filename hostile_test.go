@@ -9,7 +9,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -98,17 +101,60 @@ func wantOwnAddress(t testing.TB, auth *fakeAuth, opened string) {
 	}
 }
 
-func TestNoShellOpensTheBrowser(t *testing.T) {
-	for system, want := range map[string]string{"darwin": "/usr/bin/open", "windows": "rundll32", "linux": "wslview"} {
-		for _, command := range browserCommands("", system) {
-			if strings.Contains(strings.Join(command, " "), "cmd") || strings.Contains(strings.Join(command, " "), "sh ") {
-				t.Errorf("%s: got %q, want no shell", system, command)
-			}
+// $BROWSER is a list of commands; the system's come after them.
+func TestBrowserCommands(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "my browser.exe")
+	fatal(t, os.WriteFile(program, nil, 0o700))
+	list := func(entries ...string) string { return strings.Join(entries, string(filepath.ListSeparator)) }
+	const linux = ", wslview U, xdg-open U"
+	for _, test := range []struct{ browsers, system, want string }{
+		{"", "linux", linux},
+		{"", "darwin", ", /usr/bin/open U"},
+		{"", "windows", ", rundll32 url.dll,FileProtocolHandler U"}, // no cmd: it cuts the URL at &
+		{"firefox", "linux", ", firefox U" + linux},
+		{list("firefox", "", "lynx"), "linux", ", firefox U, lynx U" + linux},
+		{list("firefox -P work", "lynx"), "linux", ", firefox -P work U, lynx U" + linux},
+		{"firefox --url=%s --new", "linux", ", firefox --url=U --new" + linux},
+		{program, "linux", ", " + program + " U" + linux},
+		{"firefox $(id)", "linux", ", firefox $(id) U" + linux},
+	} {
+		got := ""
+		for _, command := range browserCommands(test.browsers, test.system, "U") {
+			got += ", " + strings.Join(command, " ")
 		}
-		if got := browserCommands("", system)[0][0]; got != want {
-			t.Errorf("%s: got %q, want %q", system, got, want)
+		if got != test.want {
+			t.Errorf("%q on %s: got %q, want %q", test.browsers, test.system, got, test.want)
 		}
 	}
+	if got := browserCommands("firefox -P %s", "linux", "U")[0]; !slices.Equal(got, []string{"firefox", "-P", "U"}) {
+		t.Errorf("got %q", got)
+	}
+	if got := browserCommands(program, "linux", "U")[0]; !slices.Equal(got, []string{program, "U"}) {
+		t.Errorf("got %q, want the program whose name has a blank", got)
+	}
+}
+
+// Where one browser is not there or fails, the next is tried; that there is
+// none reaches everybody who waits.
+func TestBrowserFallsThrough(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	failing := filepath.Join(user.dir, "fails.exe")
+	fatal(t, os.Symlink(testShared().binary, failing)) // a usage error of the program
+	user.env["BROWSER"] = strings.Join([]string{"/nonexistent", failing + " --fail", testShared().browser + " %s"}, string(filepath.ListSeparator))
+	user.start("-u", server.url).initialize()
+
+	server, auth = startProtected(t)
+	user = newUser(t, auth, server)
+	user.env["BROWSER"], user.env["PATH"] = "/nonexistent", user.dir
+	p, other := user.start("-u", server.url), user.start("-u", server.url)
+	id, otherID := p.request("initialize", initializeParams), other.request("initialize", initializeParams)
+	p.awaitStderr("no browser could be opened")
+	other.awaitStderr("no browser could be opened")
+	user.paste(p.awaitURL(1))
+	p.result(id)
+	other.result(otherID)
 }
 
 // 100 MB of metadata are given up after the first, packed or not.

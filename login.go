@@ -19,10 +19,13 @@ const (
 	maxRegistrations = 2 // per sign-in
 )
 
-// asking shows the user where to sign in; ctx ends with the wait for it. start is
-// what a browser is opened at, "" for none. purpose tells sign-ins apart: no two
-// windows open soon for the same one.
-type asking func(ctx context.Context, page signInPage, start, purpose string)
+// asking is how the user is reached, in whatever process he waits.
+type asking struct {
+	// show says where to sign in. A browser is opened at start, if there is any;
+	// ctx ends with the wait for it.
+	show   func(ctx context.Context, page signInPage, start string)
+	notify func(text string)
+}
 
 // A signer is one way to a first token.
 type signer interface {
@@ -440,8 +443,11 @@ func (b *browser) attempt(ctx context.Context, c *credentials) (token, error) {
 	} else {
 		b.asked = true
 		start := b.cb.startAt(target, windowState)
-		b.cb.expect(b.cfg.server.Host, state, c.Issuer, b.found.server.IssParameterSupported)
-		b.ask(waiting, signInPage{URL: address, Note: b.notes()}, start, purposeOf(c))
+		b.cb.expect(expected{
+			host: b.cfg.server.Host, retry: b.cfg.typed("login"), notify: b.ask.notify,
+			state: state, issuer: c.Issuer, needsIss: b.found.server.IssParameterSupported,
+		})
+		b.ask.show(waiting, signInPage{URL: address, Note: b.notes()}, start)
 	}
 	code, err := b.cb.wait(ctx)
 	stopAsking()
@@ -521,11 +527,6 @@ func (o *oauth) explainRefusal(err error) error {
 		return withHint(err, "this authorization server takes no resource parameter: add --resource none")
 	}
 	return err
-}
-
-// purposeOf tells sign-ins apart: for the same one no second window opens soon.
-func purposeOf(c *credentials) string {
-	return challengeS256(strings.Join([]string{c.Issuer, c.Client.ID, c.RequestedScope}, "\n"))
 }
 
 // authorizationURL is the authorization request (OAuth 2.1, section 4.1.1).

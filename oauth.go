@@ -367,7 +367,7 @@ func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) erro
 	case c.Token.Access != used && c.Token.Access != "" && !c.Token.due(time.Now()):
 		return nil // another process did it
 	case machine && (c.Token.Access == "" || ch.Error == insufficientScope):
-		return o.authorize(ctx, *ch, used, nil)
+		return o.authorize(ctx, *ch, used, asking{})
 	}
 	ctx, span := o.trace.start(ctx, "oauth refresh", spanInternal)
 	defer span.end()

@@ -4,6 +4,7 @@ package main
 // no script, nothing from elsewhere. It knows what to say, not why.
 
 import (
+	"errors"
 	"html"
 	"io"
 	"net/http"
@@ -11,25 +12,45 @@ import (
 )
 
 type page struct {
-	Title string
-	Text  string
-	Next  string // what to do now
-	Good  bool
+	title, text string
+	next        string // what to do now
+	command     string // and what to type for it; may be ""
+	good        bool
 }
 
+const (
+	closeWindow = "You can close this window."
+	orRun       = "Try again from your application, or run this in a terminal:"
+)
+
 func pageSignedIn(server string) page {
-	return page{"Signed in", "mcp-proxy can now use " + server + " for you.", "You can close this window and go back to your application.", true}
+	return page{title: "Signed in", text: "mcp-proxy can now use " + server + " for you.",
+		next: "You can close this window and go back to your application.", good: true}
 }
 
 var (
-	pageStray        = page{"Not a sign-in", "This address only takes the answer to a sign-in that mcp-proxy began.", "You can close this window.", false}
-	pageWrongState   = page{"Not this sign-in", "The answer does not belong to the sign-in that is waiting: it may be an old one.", "Close this window and use the newest sign-in page, or start again from your application.", false}
-	pageOtherBrowser = page{"Another browser", "The sign-in was opened in another browser, or this one keeps no cookies.", "Close this window and open the address that mcp-proxy printed.", false}
-	pageTwice        = page{"Already received", "This sign-in has been answered before.", "You can close this window.", false}
+	pageStray = page{title: "Not a sign-in", next: closeWindow,
+		text: "This address only takes the answer to a sign-in that mcp-proxy began."}
+	pageWrongState = page{title: "Not this sign-in",
+		text: "The answer does not belong to the sign-in that is waiting: it may be an old one.",
+		next: "Close this window and use the newest sign-in page, or start again from your application."}
+	pageOtherBrowser = page{title: "Another browser",
+		text: "The sign-in was opened in another browser, or this one keeps no cookies.",
+		next: "Close this window and open the address that mcp-proxy printed."}
+	pageTwice = page{title: "Already received", text: "This sign-in has been answered before.", next: closeWindow}
 )
 
-func pageFailed(err error) page {
-	return page{"Sign-in failed", "What happened: " + excerpt(err.Error()) + ".", "You can close this window. Try again from your application, or run mcp-proxy login in a terminal.", false}
+func pageFailed(err error, retry string) page {
+	if errors.Is(err, errDenied) {
+		return page{title: "Sign-in cancelled", text: "Nothing was changed.", next: orRun, command: retry}
+	}
+	return page{title: "Sign-in failed", text: "What happened: " + excerpt(err.Error()) + ".", next: orRun, command: retry}
+}
+
+// pageUnmarked is for an error without our state. code is a registered one.
+func pageUnmarked(code, retry string) page {
+	return page{title: "Not taken", next: orRun, command: retry,
+		text: "The answer has the error " + code + ", but not what shows that it belongs to this sign-in."}
 }
 
 const pageHTML = `<!DOCTYPE html>
@@ -43,6 +64,7 @@ const pageHTML = `<!DOCTYPE html>
 body { font: 1.05rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 18vh auto 0; padding: 0 1.5rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .5rem; }
 p { margin: .5rem 0; overflow-wrap: anywhere; }
+code { font-size: .95rem; }
 .mark { font-size: 2rem; }
 .good { color: #1a7f37; }
 .bad { color: #cf222e; }
@@ -54,7 +76,7 @@ p { margin: .5rem 0; overflow-wrap: anywhere; }
 <h1>{{title}}</h1>
 <p>{{text}}</p>
 <p>{{next}}</p>
-</body>
+{{command}}</body>
 </html>
 `
 
@@ -68,11 +90,15 @@ func writePage(w http.ResponseWriter, status int, p page) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Connection", "close")
 	w.WriteHeader(status)
-	mark, class := "✕", "bad"
-	if p.Good {
+	mark, class, command := "✕", "bad", ""
+	if p.good {
 		mark, class = "✓", "good"
 	}
+	if p.command != "" {
+		command = "<p><code>" + html.EscapeString(p.command) + "</code></p>\n"
+	}
 	// html/template would add a sixth to the size of the binary.
-	fill := strings.NewReplacer("{{mark}}", mark, "{{class}}", class, "{{title}}", html.EscapeString(p.Title), "{{text}}", html.EscapeString(p.Text), "{{next}}", html.EscapeString(p.Next))
+	fill := strings.NewReplacer("{{mark}}", mark, "{{class}}", class, "{{command}}", command,
+		"{{title}}", html.EscapeString(p.title), "{{text}}", html.EscapeString(p.text), "{{next}}", html.EscapeString(p.next))
 	io.WriteString(w, fill.Replace(pageHTML)) // a browser that went away is nobody's trouble
 }

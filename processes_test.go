@@ -273,8 +273,8 @@ func TestNoteFromTheFuture(t *testing.T) {
 	user := newUser(t, auth, server)
 	fatal(t, os.Mkdir(user.cache, 0o700))
 	tomorrow := time.Now().Add(24 * time.Hour)
-	data, err := json.Marshal(loginState{PID: 1, Started: tomorrow, Ended: tomorrow, signInPage: signInPage{URL: "https://old.example/?response_type=code"},
-		Error: "of long ago", Windows: []window{{Opened: tomorrow}}})
+	data, err := json.Marshal(loginState{Entry: storeKey{server: server.url}.hash(), PID: 1, Started: tomorrow, Ended: tomorrow, signInPage: signInPage{URL: "https://old.example/?response_type=code"},
+		Error: "of long ago", Window: tomorrow})
 	fatal(t, err)
 	fatal(t, os.WriteFile(strings.TrimSuffix(user.credentialsFile(server.url), ".json")+".login", data, 0o600))
 	p := user.start("-u", server.url)
@@ -352,6 +352,53 @@ func TestRelativePaths(t *testing.T) {
 	user.awaitEnd(p)
 	wantOneSignIn(t, user, server)
 	checkMode(t, user.credentialsFile(server.url), 0o600)
+}
+
+// A window that led to a token does not count against the next one.
+func TestSecondSignInWithinAMinute(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url)
+	p.initialize()
+	p.echo("used")
+	auth.revokeAll()
+	p.echo("again")
+	user.awaitEnd(p)
+	if got := len(user.openings()); got != 2 {
+		t.Errorf("got %d browser windows, want 2", got)
+	}
+}
+
+// One that led to none does, in whatever process; but login always opens one.
+func TestOneWindowAMinute(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	user := newUser(t, auth, server)
+	user.browser = "deny"
+	p := user.start("-u", server.url)
+	p.failure(p.request("initialize", initializeParams))
+	user.awaitEnd(p)
+	command := "<code>mcp-proxy login -u " + server.url + "</code>"
+	if page := user.lastPage().Body; !strings.Contains(page, "Sign-in cancelled") || !strings.Contains(page, "Nothing was changed.") || !strings.Contains(page, command) {
+		t.Errorf("got the page %q", page)
+	}
+	user.browser = "consent"
+	p = user.start("-u", server.url)
+	id := p.request("initialize", initializeParams)
+	p.awaitStderr("the next one opens in")
+	if got := len(user.openings()); got != 1 {
+		t.Errorf("got %d browser windows, want 1", got)
+	}
+	user.cancelSignIn(p.awaitURL(1))
+	p.failure(id)
+	user.awaitEnd(user.started...)
+	if _, stderr, exit := user.run("login", "-u", server.url); exit != 0 {
+		t.Errorf("login: got exit code %d, %s", exit, stderr)
+	}
+	if got := len(user.openings()); got != 2 {
+		t.Errorf("got %d browser windows, want another one for login", got)
+	}
 }
 
 // One refusal is the answer to everybody who waited for it, and nobody is
@@ -469,8 +516,8 @@ func TestCacheRemovedWhileRunning(t *testing.T) {
 	}
 }
 
-// The user removes the cache while the sign-in page is open: that page stays
-// the one to sign in at, for whoever waits.
+// The user removes the cache, and the lock in it, while the sign-in page is open:
+// another window comes up.
 func TestCacheRemovedDuringSignIn(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a file that is locked cannot be removed there")
@@ -479,25 +526,14 @@ func TestCacheRemovedDuringSignIn(t *testing.T) {
 	server, auth := startProtected(t)
 	user := newUser(t, auth, server)
 	user.browser = "ignore"
-	p, other := user.start("-u", server.url), user.start("-u", server.url)
-	id, otherID := p.request("initialize", initializeParams), other.request("initialize", initializeParams)
-	page := user.awaitOpenings(1)
-	p.awaitURL(1)
-	other.awaitURL(1)
-	for i := 0; i < 3; i++ { // so that both have looked around in between
-		eventually(t, "the cache is gone", func() bool { return os.RemoveAll(user.cache) == nil })
-		eventually(t, "a process looks for the lock", func() bool {
-			locks, _ := filepath.Glob(filepath.Join(user.cache, "*.login.lock"))
-			return len(locks) > 0
-		})
-	}
-	if got := user.paste(page); got.Status != http.StatusOK {
+	p := user.start("-u", server.url)
+	id := p.request("initialize", initializeParams)
+	user.awaitOpenings(1)
+	eventually(t, "the cache is gone", func() bool { return os.RemoveAll(user.cache) == nil })
+	if got := user.paste(user.awaitOpenings(2)); got.Status != http.StatusOK {
 		t.Errorf("the page ended with status %d", got.Status)
 	}
 	p.result(id)
-	other.result(otherID)
-	user.awaitEnd(p, other)
-	wantOneSignIn(t, user, server)
 }
 
 // Credentials that cannot be replaced: a newer version's file, or something

@@ -83,15 +83,18 @@ type token struct {
 // loginState is the content of NAME.login: the sign-in that is going on or ended last for a server.
 // Other processes tell their users the URL and the outcome by it.
 type loginState struct {
+	Entry   string    `json:"entry"` // hash of the key: file systems that fold case mix up names
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
+	Until   time.Time `json:"until"`
 	Ended   time.Time `json:"ended"` // the year 1 while it goes on
 	signInPage
-	Error   string   `json:"error,omitempty"`
-	Hint    string   `json:"hint,omitempty"`
-	Code    int      `json:"code,omitempty"`    // the exit code that the failure stands for
-	Lasting bool     `json:"lasting,omitempty"` // the same would come out if it were tried again at once
-	Windows []window `json:"windows,omitempty"` // browser windows opened lately
+	Error   string    `json:"error,omitempty"`
+	Hint    string    `json:"hint,omitempty"`
+	Code    int       `json:"code,omitempty"`    // the exit code that the failure stands for
+	Lasting bool      `json:"lasting,omitempty"` // the same would come out if it were tried again at once
+	Notices []string  `json:"notices,omitempty"` // what else the user should know
+	Window  time.Time `json:"window"`            // the last browser window, unless it led to a token
 }
 
 // signInPage is where the user is to go, and with what.
@@ -100,11 +103,6 @@ type signInPage struct {
 	UserCode string `json:"user_code,omitempty"`    // of the device authorization grant
 	Complete string `json:"complete_url,omitempty"` // the address that holds the code
 	Note     string `json:"note,omitempty"`         // what the user should know first
-}
-
-type window struct {
-	Opened  time.Time `json:"opened"`
-	Purpose string    `json:"purpose,omitempty"`
 }
 
 // storeKey identifies cached credentials. grant is empty for a user's: a machine's token must not
@@ -132,10 +130,14 @@ func (k storeKey) id() string {
 func (k storeKey) base() string {
 	base := base64.RawURLEncoding.EncodeToString([]byte(k.id()))
 	if len(base)+len(".json") > maxFileName {
-		sum := sha256.Sum256([]byte(k.id()))
-		base = hex.EncodeToString(sum[:])
+		return k.hash()
 	}
 	return base
+}
+
+func (k storeKey) hash() string {
+	sum := sha256.Sum256([]byte(k.id()))
+	return hex.EncodeToString(sum[:])
 }
 
 func (k storeKey) file() string  { return k.base() + ".json" }
@@ -295,6 +297,9 @@ func (s *store) loadLogin(k storeKey) loginState {
 		s.ignore(k.login(), err)
 		return loginState{}
 	}
+	if st.Entry != k.hash() {
+		return loginState{}
+	}
 	return st
 }
 
@@ -309,6 +314,7 @@ func (s *store) removeLogin(k storeKey) (going bool, err error) {
 }
 
 func (s *store) saveLogin(k storeKey, st loginState) error {
+	st.Entry = k.hash()
 	data, err := json.MarshalIndent(&st, "", "  ")
 	if err != nil {
 		return err
