@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +29,9 @@ const (
 	callbackTimeout   = 10 * time.Second // for reading one request
 	pageTimeout       = 40 * time.Second // for the page to wait for the token
 	maxCallbackHeader = 64 << 10         // bytes
+	makeWayTimeout    = 300 * time.Millisecond
+	lingerEnded       = 30 * time.Second // for a page that is loaded again
+	lingerExpired     = 3 * time.Minute  // for a user who comes too late
 )
 
 // callback receives the authorization response on the loopback interface.
@@ -42,6 +46,8 @@ type callback struct {
 
 	answers  chan authorizationAnswer // holds one: the first valid response
 	accepted chan struct{}            // holds one: who puts it there is the first
+	last     atomic.Pointer[page]     // how the sign-in ended, once it has
+	unwanted chan struct{}            // holds one: a later sign-in wants the port
 	ended    chan signInEnd           // holds one: for the page
 }
 
@@ -139,6 +145,14 @@ func redirectPath(issuer string) string { return ownRedirectPath + "/" + challen
 // listenAt listens on the redirect URI's own port. localhost may mean either
 // loopback address to a browser, so both are taken; a machine without IPv6 has one.
 func listenAt(redirect *url.URL) (*callback, error) {
+	cb, err := listenOn(redirect)
+	if err != nil && makeWay(redirect) {
+		cb, err = listenOn(redirect)
+	}
+	return cb, err
+}
+
+func listenOn(redirect *url.URL) (*callback, error) {
 	hosts := []string{redirect.Hostname()}
 	if strings.EqualFold(redirect.Hostname(), "localhost") {
 		hosts = []string{"127.0.0.1", "::1"}
@@ -160,6 +174,18 @@ func listenAt(redirect *url.URL) (*callback, error) {
 	return newCallback(redirect, listeners...), nil
 }
 
+// makeWay asks a process of ours that only shows how a sign-in ended to leave the
+// port. To any other program it is a request for a page that does not exist.
+func makeWay(redirect *url.URL) bool {
+	client := &http.Client{Timeout: makeWayTimeout, Transport: &http.Transport{DisableKeepAlives: true}} // no proxy
+	resp, err := client.Get("http://" + redirect.Host + startPath)
+	if err != nil {
+		return false
+	}
+	discard(resp)
+	return resp.StatusCode == http.StatusNoContent
+}
+
 func hasIPv6() bool {
 	l, err := net.Listen("tcp", "[::1]:0")
 	if err == nil {
@@ -172,6 +198,7 @@ func newCallback(redirect *url.URL, listeners ...net.Listener) *callback {
 	cb := &callback{
 		redirect: redirect, listeners: listeners,
 		answers: make(chan authorizationAnswer, 1), accepted: make(chan struct{}, 1), ended: make(chan signInEnd, 1),
+		unwanted: make(chan struct{}, 1),
 	}
 	cb.server = &http.Server{Handler: cb, ReadTimeout: callbackTimeout, MaxHeaderBytes: maxCallbackHeader}
 	return cb
@@ -231,6 +258,28 @@ func (cb *callback) again(address, state, target, windowState string) {
 // serving reports whether a browser may be on its way here already.
 func (cb *callback) serving() bool { return cb.host != "" }
 
+// linger shows how the sign-in ended to whoever comes back or comes too late,
+// until ctx ends or another sign-in wants the port.
+func (cb *callback) linger(ctx context.Context, err error) {
+	stay, last := lingerEnded, pageSignedIn(cb.host)
+	if err != nil {
+		last = pageFailed(err, cb.retry)
+	}
+	select {
+	case cb.accepted <- struct{}{}: // there was no answer, and none is taken any more
+		if err != nil {
+			stay, last = lingerExpired, pageExpired
+		}
+	default:
+	}
+	cb.last.Store(&last)
+	select {
+	case <-cb.unwanted:
+	case <-time.After(stay):
+	case <-ctx.Done():
+	}
+}
+
 // close lets the page that is being written reach the browser first.
 func (cb *callback) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -246,6 +295,18 @@ func (cb *callback) close() {
 // ServeHTTP takes one valid authorization response; everything else is
 // refused and the wait goes on.
 func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	last := cb.last.Load()
+	if last != nil && r.URL.Path == startPath && navigation(r) {
+		for _, l := range cb.listeners {
+			l.Close()
+		}
+		w.WriteHeader(http.StatusNoContent)
+		select {
+		case cb.unwanted <- struct{}{}:
+		default:
+		}
+		return
+	}
 	start := equal(r.URL.EscapedPath(), cb.window.path)
 	if !start && !cb.isOurPath(r.URL) || r.Method != http.MethodGet {
 		writePage(w, http.StatusNotFound, pageStray)
@@ -255,6 +316,10 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// request, where a redirect is a navigation and has none.
 	if !sameOrigin(cb.redirect, &url.URL{Scheme: "http", Host: r.Host}) || !navigation(r) {
 		writePage(w, http.StatusBadRequest, pageStray)
+		return
+	}
+	if start && last != nil {
+		writePage(w, http.StatusGone, *last)
 		return
 	}
 	if start {
@@ -294,7 +359,14 @@ func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	select {
 	case cb.accepted <- struct{}{}:
 	default:
-		writePage(w, http.StatusBadRequest, pageTwice)
+		switch last := cb.last.Load(); {
+		case last == nil:
+			writePage(w, http.StatusBadRequest, pageTwice)
+		case last.good:
+			writePage(w, http.StatusOK, *last)
+		default:
+			writePage(w, http.StatusGone, *last)
+		}
 		return
 	}
 	a := cb.check(q)

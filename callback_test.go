@@ -234,13 +234,13 @@ func TestSignInIsBoundToTheBrowser(t *testing.T) {
 	}
 	status, page, set := lead(t, start, "")
 	cookie, attributes, _ := strings.Cut(set, ";")
-	if status != http.StatusFound || attributes != " Path=/; HttpOnly; SameSite=Lax" {
+	if status != http.StatusSeeOther || attributes != " Path=/; HttpOnly; SameSite=Lax" {
 		t.Fatalf("got status %d, cookie %q", status, set)
 	}
 	if got := parsedURL(t, page).Query().Get("state"); got == parsedURL(t, w.page).Query().Get("state") {
 		t.Error("the window and the printed address have the same state")
 	}
-	if status, again, _ := lead(t, start, cookie); status != http.StatusFound || again != page {
+	if status, again, _ := lead(t, start, cookie); status != http.StatusSeeOther || again != page {
 		t.Errorf("reloaded: got status %d, %q", status, again)
 	}
 	w.page = page
@@ -298,9 +298,6 @@ func TestDoubledResponse(t *testing.T) {
 		t.Errorf("first: got status %d, want 200", got)
 	}
 	w.result(w.id)
-	if status, _ := knock(t, "GET", answer, nil); status == http.StatusOK {
-		t.Errorf("third: got status %d", status)
-	}
 	if got := len(auth.sentForms()); got != 1 {
 		t.Errorf("got %d requests for a token, want 1", got)
 	}
@@ -338,6 +335,46 @@ func TestErrorWithoutState(t *testing.T) {
 		if got := linesWith(p.stderr(), "invalid_scope"); got != 1 {
 			t.Errorf("said %d times, want once", got)
 		}
+	}
+}
+
+// The page can be loaded again, and whoever comes too late is told so; but the
+// next sign-in has the port.
+func TestPageStays(t *testing.T) {
+	for name, test := range map[string]struct {
+		timeout, says string
+		status        int
+	}{
+		"signed in": {"20s", "Signed in", http.StatusOK},
+		"expired":   {"1s", "This sign-in has expired. Start again", http.StatusGone},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			w := startWaiting(t, server, auth, "--login-timeout", test.timeout)
+			answer := w.consent()
+			if test.status == http.StatusOK {
+				knock(t, "GET", answer, nil)
+				w.result(w.id)
+			} else {
+				w.failure(w.id)
+			}
+			for i := 0; i < 2; i++ {
+				status, body := knock(t, "GET", answer, nil)
+				if text := strings.ReplaceAll(body, "</p>\n<p>", " "); status != test.status || !strings.Contains(text, test.says) {
+					t.Errorf("got status %d, %q, want %d, %q", status, body, test.status, test.says)
+				}
+			}
+			auth.revokeAll()
+			id := w.request("initialize", initializeParams)
+			page := w.awaitURL(2)
+			if got := parsedURL(t, parsedURL(t, page).Query().Get("redirect_uri")); got.Host != w.redirect.Host || auth.count("register") != 1 {
+				t.Errorf("got redirect URI %s after %s, %d registrations", got, w.redirect, auth.count("register"))
+			}
+			w.user.paste(page)
+			w.answer(id)
+		})
 	}
 }
 

@@ -265,14 +265,21 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 	if !free {
 		return nil
 	}
-	defer unlock()
 	// While this process came up another one may have led and ended.
 	now := a.auth.reread().Token.Access
 	if now != order.Used && now != "" || a.auth.store.loadLogin(a.auth.key).endedSince(order.Seen) {
+		unlock()
 		return nil
 	}
 	a.auth.handsOver = true
-	return a.auth.lead(withRemoteParent(ctx, order.Parent), order, false)
+	err = a.auth.lead(withRemoteParent(ctx, order.Parent), order, false)
+	unlock()
+	a.close()
+	if cb := a.auth.lingering; cb != nil && cb.serving() {
+		cb.linger(ctx, err)
+		cb.close()
+	}
+	return err
 }
 
 // makeAbsolute keeps what leaveDirectory would lose. A $BROWSER without a path

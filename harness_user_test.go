@@ -99,9 +99,23 @@ func (u *testUser) leave() {
 	for _, page := range u.signInPages() {
 		u.cancelSignIn(page)
 	}
-	eventually(u.t, "the end of all processes", func() bool { return len(u.processes()) == 0 })
+	u.endPages()
+	eventually(u.t, "the end of all processes", func() bool {
+		left := len(u.processes())
+		if left > 0 {
+			u.endPages()
+		}
+		return left == 0
+	})
 	u.checkTraces()
 	eventually(u.t, "nothing writes to "+u.dir+" any more", func() bool { return os.RemoveAll(u.dir) == nil })
+}
+
+// endPages ends the processes that only show how a sign-in ended.
+func (u *testUser) endPages() {
+	for _, page := range u.signInPages() {
+		makeWay(redirectOf(page))
+	}
 }
 
 // processes lists the processes of this machine, where the system tells (Linux).

@@ -99,7 +99,9 @@ func (s *signIn) run(ctx context.Context, way signer) (err error) {
 	defer func() {
 		if s.cb != nil {
 			s.cb.outcome(err) // after the token is stored: that is what the page says
-			s.cb.close()
+			if s.lingering = s.cb; !s.handsOver {
+				s.cb.close()
+			}
 		}
 	}()
 	for attempt := 1; ; attempt++ {

@@ -53,6 +53,7 @@ type oauth struct {
 	failedAt  time.Time     // guarded by signingIn
 	leaving   chan struct{} // closed when nobody waits for a sign-in any more
 	handsOver bool          // others wait for the token: one that cannot be stored is of no use
+	lingering *callback     // of a sign-in that has ended
 
 	shown func(address string) // called with every sign-in page that the user is shown; may be nil
 
@@ -373,7 +374,7 @@ func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) erro
 	defer span.end()
 	t, err := o.refreshed(ctx, &c)
 	if machine && isRejected(err) {
-		return o.authorize(ctx, *ch, used, nil) // the authorization server may be another by now
+		return o.authorize(ctx, *ch, used, asking{}) // the authorization server may be another by now
 	}
 	if err != nil {
 		span.fail(errorType(err))

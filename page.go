@@ -37,7 +37,8 @@ var (
 	pageOtherBrowser = page{title: "Another browser",
 		text: "The sign-in was opened in another browser, or this one keeps no cookies.",
 		next: "Close this window and open the address that mcp-proxy printed."}
-	pageTwice = page{title: "Already received", text: "This sign-in has been answered before.", next: closeWindow}
+	pageExpired = page{title: "Too late", text: "This sign-in has expired.", next: "Start again from your application."}
+	pageTwice   = page{title: "Already received", text: "This sign-in has been answered before.", next: closeWindow}
 )
 
 func pageFailed(err error, retry string) page {

@@ -48,6 +48,7 @@ func (u *testUser) awaitLeader(server string, other int) (note testLogin) {
 func (u *testUser) awaitEnd(but ...*testProxy) {
 	u.t.Helper()
 	eventually(u.t, "the end of all other processes", func() bool {
+		u.endPages()
 		return !slices.ContainsFunc(u.processes(), func(pid string) bool {
 			return !slices.ContainsFunc(but, func(p *testProxy) bool { return pid == fmt.Sprint(p.cmd.Process.Pid) })
 		})
