@@ -64,10 +64,7 @@ func TestSeveralAuthorizationServers(t *testing.T) {
 	}
 	broken.change(func() { mended = true })
 	auth.revokeAll()
-	p := first.start("-u", server.url)
-	id := p.request("initialize", initializeParams)
-	first.paste(p.awaitURL(1)) // no second window within a minute
-	p.result(id)
+	first.start("-u", server.url).initialize()
 	if got := auth.count("authorize"); got != 3 || auth.count("register") != 2 {
 		t.Errorf("second server: got %q, want 3 sign-ins of 2 users", auth.labels())
 	}

@@ -243,7 +243,10 @@ func TestForgottenRegistrationThatNobodyTells(t *testing.T) {
 	auth.forgetClients()
 	p := user.start("-u", server.url, "--login-timeout", "1s")
 	p.failure(p.request("initialize", initializeParams))
-	user.start("-u", server.url).initialize()
+	p = user.start("-u", server.url)
+	id := p.request("initialize", initializeParams)
+	user.paste(p.awaitURL(1)) // no second window within a minute
+	p.result(id)
 	if got := auth.count("register"); got != 1 {
 		t.Errorf("got %d registrations, want 1", got)
 	}
