@@ -60,7 +60,9 @@ func TestSeveralAuthorizationServers(t *testing.T) {
 	}
 	first := newUser(t, auth, server)
 	for _, user := range []*testUser{first, newUser(t, auth, server)} {
-		user.start("-u", server.url).initialize()
+		p := user.start("-u", server.url)
+		p.initialize()
+		p.echo("nothing is on its way")
 	}
 	broken.change(func() { mended = true })
 	auth.revokeAll()

@@ -234,13 +234,13 @@ func TestSignInIsBoundToTheBrowser(t *testing.T) {
 	}
 	status, page, set := lead(t, start, "")
 	cookie, attributes, _ := strings.Cut(set, ";")
-	if status != http.StatusSeeOther || attributes != " Path=/; HttpOnly; SameSite=Lax" {
+	if status != http.StatusFound || attributes != " Path=/; HttpOnly; SameSite=Lax" {
 		t.Fatalf("got status %d, cookie %q", status, set)
 	}
 	if got := parsedURL(t, page).Query().Get("state"); got == parsedURL(t, w.page).Query().Get("state") {
 		t.Error("the window and the printed address have the same state")
 	}
-	if status, again, _ := lead(t, start, cookie); status != http.StatusSeeOther || again != page {
+	if status, again, _ := lead(t, start, cookie); status != http.StatusFound || again != page {
 		t.Errorf("reloaded: got status %d, %q", status, again)
 	}
 	w.page = page

@@ -645,8 +645,9 @@ func TestLoginInContainer(t *testing.T) {
 	t.Parallel()
 	server, auth := startProtected(t)
 	user := newUser(t, auth, server)
-	user.env["container"] = "podman"
+	user.env["container"], user.env["BROWSER"] = "podman", ""
 	p := user.start("login", "-u", server.url)
+	user.paste(p.awaitURL(1))
 	p.wait()
 	for _, hint := range []string{"--device", "into mcp-proxy login -u " + server.url, "--network host"} {
 		p.awaitStderr(hint)

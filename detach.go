@@ -275,7 +275,7 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 	err = a.auth.lead(withRemoteParent(ctx, order.Parent), order, false)
 	unlock()
 	a.close()
-	if cb := a.auth.lingering; cb != nil && cb.serving() {
+	if cb := a.auth.lingering; cb != nil {
 		cb.linger(ctx, err)
 		cb.close()
 	}
@@ -428,7 +428,7 @@ func (o *oauth) show(note loginState) {
 		switch {
 		case o.cfg.sshServer != "":
 			text += fmt.Sprintf("\nhint: this is an SSH session; first run on your own machine: ssh -L %s:localhost:%s %s", port, port, o.cfg.sshServer)
-		case o.cfg.container:
+		case o.cfg.container && o.cfg.browser == "": // else the host has set up the way, as editors do
 			text += fmt.Sprintf("\nhint: a browser outside this container does not reach port %s: add --device, or paste the address where it ends into %s, or run the container with --network host", port, o.cfg.typed("login"))
 		}
 	}

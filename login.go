@@ -99,7 +99,9 @@ func (s *signIn) run(ctx context.Context, way signer) (err error) {
 	defer func() {
 		if s.cb != nil {
 			s.cb.outcome(err) // after the token is stored: that is what the page says
-			if s.lingering = s.cb; !s.handsOver {
+			if s.handsOver && s.cb.serving() {
+				s.lingering = s.cb
+			} else {
 				s.cb.close()
 			}
 		}
