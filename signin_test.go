@@ -186,7 +186,9 @@ func TestRegistrationForLocalhost(t *testing.T) {
 				return false
 			})
 			user := newUser(t, auth, server)
-			user.start("-u", server.url).initialize()
+			first := user.start("-u", server.url)
+			first.initialize()
+			first.echo("nothing is on its way")
 			if got := auth.count("register"); got != refusal.requests || len(user.openings()) != 1 {
 				t.Errorf("got %d registrations and %d windows, want %d and 1", got, len(user.openings()), refusal.requests)
 			}
