@@ -88,9 +88,6 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 		paste(address)
 	}
 	if err := a.signInHere(ctx, ch); err != nil {
-		if ctx.Err() != nil {
-			return authErrorf("sign-in cancelled")
-		}
 		return err
 	}
 	var b strings.Builder

@@ -347,9 +347,8 @@ func (o *oauth) lead(ctx context.Context, order detachedOrder, login bool) error
 	limited, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout)
 	defer cancel()
 	l := &leader{oauth: o, login: login, lastWindow: o.store.loadLogin(o.key).Window}
-	now := time.Now()
 	l.change(func(note *loginState) {
-		*note = loginState{PID: os.Getpid(), Started: now, Until: now.Add(o.cfg.loginTimeout), Window: l.lastWindow}
+		*note = loginState{PID: os.Getpid(), Started: time.Now(), Window: l.lastWindow}
 	})
 	err := o.authorize(limited, order.Challenge, order.Used, asking{l.ask, l.notify})
 	if err != nil && ctx.Err() != nil {
@@ -417,7 +416,7 @@ func (o *oauth) show(note loginState) {
 		o.log.notice(note.deviceWords(o.cfg.server.Host))
 		return
 	}
-	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser within " + inWords(time.Until(note.Until))
+	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser"
 	if o.cfg.opensBrowser() {
 		text += "; if no window opens, use this address:"
 	} else {

@@ -86,7 +86,6 @@ type loginState struct {
 	Entry   string    `json:"entry"` // hash of the key: file systems that fold case mix up names
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
-	Until   time.Time `json:"until"`
 	Ended   time.Time `json:"ended"` // the year 1 while it goes on
 	signInPage
 	Error   string    `json:"error,omitempty"`
