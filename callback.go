@@ -1,17 +1,21 @@
 package main
 
 // The loopback callback: where the browser brings the authorization response,
-// and what makes a response valid. Everybody on this machine, and every page in
-// the browser, can send requests here.
+// what makes a response valid, and the pages that the user sees. Everybody on
+// this machine, and every page in the browser, can send requests here.
 
 import (
+	"bufio"
 	"context"
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"html"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,10 +32,10 @@ const (
 	lastGivenPort     = 3010
 	callbackTimeout   = 10 * time.Second // for reading one request
 	pageTimeout       = 40 * time.Second // for the page to wait for the token
-	maxCallbackHeader = 64 << 10         // bytes
-	makeWayTimeout    = 300 * time.Millisecond
 	lingerEnded       = 30 * time.Second // for a page that is loaded again
 	lingerExpired     = 3 * time.Minute  // for a user who comes too late
+	makeWayTimeout    = 300 * time.Millisecond
+	maxCallbackHeader = 64 << 10 // bytes
 )
 
 // callback receives the authorization response on the loopback interface.
@@ -41,53 +45,49 @@ type callback struct {
 	server    *http.Server
 
 	expected
-	window   browserStart
-	unmarked sync.Once // guards telling of an error that came without a state
+	noState sync.Once // guards telling of an error that came without a state
 
-	answers  chan authorizationAnswer // holds one: the first valid response
-	accepted chan struct{}            // holds one: who puts it there is the first
-	last     atomic.Pointer[page]     // how the sign-in ended, once it has
-	unwanted chan struct{}            // holds one: a later sign-in wants the port
-	ended    chan signInEnd           // holds one: for the page
-}
+	// What the browser that we open is given is an address of our own, good once.
+	// Everybody on this machine can read the arguments of a program, and what a
+	// server chose is text that xdg-open, wslview or PowerShell may act on. The
+	// address marks the browser with a cookie and leads on; without the cookie no
+	// answer to it is taken (RFC 9700, section 4.7.1: state is bound to the user
+	// agent).
+	startPath string // /start/NONCE
+	cookie    string
 
-// signInEnd is what the page says: that the user is signed in, why not, or that
-// the browser is to go on to an address.
-type signInEnd struct {
-	err         error
-	shown, next string // after an answer to the address that people are shown, and to the browser's own
+	mu      sync.Mutex           // guards what follows
+	printed authorizationRequest // at the address that people are shown
+	opened  authorizationRequest // in the browser that we open; without a state no answer is taken
+	started bool                 // a browser has the cookie
+
+	accepted chan struct{} // holds one: who puts it there is the first
+	answers  chan authorizationAnswer
+	waiting  chan error // of the answer that was taken last: what its page is to say
+
+	last      atomic.Pointer[page] // how the sign-in ended
+	leavePort context.CancelFunc   // set before last
 }
 
 // expected says what a valid answer looks like, and what the pages name.
 type expected struct {
 	host     string // of the MCP server
 	retry    string // the command to type for another sign-in
-	state    string // of the address that people are shown
 	issuer   string
 	needsIss bool
 	notify   func(text string) // tells everybody who waits
 }
 
-// browserStart is what the browser that we open is given: an address of our own,
-// good once. Everybody on this machine can read the arguments of a program, and
-// what a server chose is text that xdg-open, wslview or PowerShell may act on.
-// The address marks the browser with a cookie and leads on; without the cookie
-// an answer to it is not taken (RFC 9700, section 4.7.1: state is bound to the
-// user agent).
-type browserStart struct {
-	path   string // /start/NONCE
-	target string // where it leads
-	cookie string
-
-	mu    sync.Mutex // guards target, state and given
-	state string     // of target; "" if no answer to it is taken
-	given bool       // the cookie
-}
+type authorizationRequest struct{ url, state string }
 
 type authorizationAnswer struct {
 	code string
 	err  error
+	page chan error // holds one
 }
+
+// errNextRequest sends the browser that waits for its page to the next request.
+var errNextRequest = errors.New("the sign-in goes on")
 
 // listenForGivenClient listens where a client that was registered by hand
 // expects it: exactly where the user said, else on the first free of the ports
@@ -96,54 +96,52 @@ func listenForGivenClient(exact *url.URL) (*callback, error) {
 	if exact != nil {
 		cb, err := listenAt(exact)
 		if err != nil {
-			return nil, withHint(fmt.Errorf("the redirect URI %s cannot be used: port %s is in use", exact, exact.Port()), "end the program that uses it, or register another redirect URI and give it with --redirect-uri")
+			return nil, withHint(
+				fmt.Errorf("the redirect URI %s cannot be used: port %s is in use", exact, exact.Port()),
+				"end the program that uses it, or register another redirect URI "+
+					"and give it with --redirect-uri")
 		}
 		return cb, nil
 	}
 	for port := firstGivenPort; port <= lastGivenPort; port++ {
-		cb, err := listenAt(&url.URL{Scheme: "http", Host: fmt.Sprintf("localhost:%d", port), Path: givenRedirectPath})
+		host := net.JoinHostPort("localhost", strconv.Itoa(port))
+		cb, err := listenAt(&url.URL{Scheme: "http", Host: host, Path: givenRedirectPath})
 		if err == nil {
 			return cb, nil
 		}
 	}
-	return nil, withHint(fmt.Errorf("the ports %d to %d on localhost are all in use", firstGivenPort, lastGivenPort), "end a program that uses one of them, or give --redirect-uri http://localhost:PORT%s", givenRedirectPath)
+	return nil, withHint(
+		fmt.Errorf("the ports %d to %d on localhost are all in use", firstGivenPort, lastGivenPort),
+		"end a program that uses one of them, or give --redirect-uri http://localhost:PORT%s",
+		givenRedirectPath)
 }
 
 // listenForRegistration takes any free port where the user named none: it is
 // registered together with it.
-func listenForRegistration(wanted *url.URL, anyPort bool, host, path string) (*callback, error) {
-	if wanted != nil {
-		cb, err := listenForGivenClient(wanted)
+func listenForRegistration(given *url.URL, anyPort bool, host, path string) (*callback, error) {
+	redirect := url.URL{Scheme: "http", Host: host, Path: path}
+	if given != nil {
+		cb, err := listenForGivenClient(given)
 		if err == nil || !anyPort {
 			return cb, err
 		}
-		l, err := net.Listen("tcp", net.JoinHostPort(wanted.Hostname(), "0"))
-		if err != nil {
-			return nil, fmt.Errorf("listen for the sign-in: %w", err)
-		}
-		l.Close() // localhost has two addresses, which need the same one
-		other := *wanted
-		other.Host = net.JoinHostPort(wanted.Hostname(), strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
-		return listenForGivenClient(&other)
+		redirect = *given
 	}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	redirect.Host = net.JoinHostPort(redirect.Hostname(), "0")
+	cb, err := listenOn(&redirect)
 	if err != nil {
 		return nil, fmt.Errorf("listen for the sign-in: %w", err)
 	}
-	redirect := &url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(l.Addr().(*net.TCPAddr).Port)), Path: path}
-	if host == "127.0.0.1" {
-		return newCallback(redirect, l), nil
-	}
-	l.Close() // localhost has two addresses, which need the same one
-	return listenAt(redirect)
+	return cb, nil
 }
 
-// redirectPath is another for each authorization server, so that a code cannot
+// redirectPath differs between authorization servers, so that a code cannot
 // come back to the wrong sign-in (RFC 9700, section 4.4.2.2).
-func redirectPath(issuer string) string { return ownRedirectPath + "/" + challengeS256(issuer)[:16] }
+func redirectPath(issuer string) string {
+	return ownRedirectPath + "/" + challengeS256(issuer)[:16]
+}
 
-// listenAt listens on the redirect URI's own port. localhost may mean either
-// loopback address to a browser, so both are taken; a machine without IPv6 has one.
+// listenAt listens on the redirect URI's own port.
 func listenAt(redirect *url.URL) (*callback, error) {
 	cb, err := listenOn(redirect)
 	if err != nil && makeWay(redirect) {
@@ -152,38 +150,64 @@ func listenAt(redirect *url.URL) (*callback, error) {
 	return cb, err
 }
 
+// listenOn takes a free port for port 0. localhost may mean either loopback
+// address to a browser, so both are taken; a machine without IPv6 has one.
 func listenOn(redirect *url.URL) (*callback, error) {
-	hosts := []string{redirect.Hostname()}
-	if strings.EqualFold(redirect.Hostname(), "localhost") {
+	hosts, port := []string{redirect.Hostname()}, portOf(redirect)
+	if strings.EqualFold(hosts[0], "localhost") {
 		hosts = []string{"127.0.0.1", "::1"}
 	}
-	var listeners []net.Listener
+	cb := newCallback(redirect)
 	for i, host := range hosts {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, redirect.Port()))
+		l, err := net.Listen("tcp", net.JoinHostPort(host, port))
+		if err != nil && i > 0 && !hasIPv6() {
+			break
+		}
 		if err != nil {
-			if i > 0 && !hasIPv6() {
-				break
-			}
-			for _, l := range listeners {
-				l.Close()
-			}
+			cb.stopListening()
 			return nil, err
 		}
-		listeners = append(listeners, l)
+		cb.listeners = append(cb.listeners, l)
+		if port == "0" {
+			port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+			redirect.Host = net.JoinHostPort(redirect.Hostname(), port)
+		}
 	}
-	return newCallback(redirect, listeners...), nil
+	return cb, nil
+}
+
+func newCallback(redirect *url.URL) *callback {
+	cb := &callback{
+		redirect: redirect,
+		accepted: make(chan struct{}, 1), answers: make(chan authorizationAnswer, 1),
+	}
+	cb.server = &http.Server{
+		Handler: cb, ReadTimeout: callbackTimeout, MaxHeaderBytes: maxCallbackHeader,
+	}
+	return cb
 }
 
 // makeWay asks a process of ours that only shows how a sign-in ended to leave the
 // port. To any other program it is a request for a page that does not exist.
 func makeWay(redirect *url.URL) bool {
-	client := &http.Client{Timeout: makeWayTimeout, Transport: &http.Transport{DisableKeepAlives: true}} // no proxy
-	resp, err := client.Get("http://" + redirect.Host + startPath)
+	ctx, cancel := context.WithTimeout(context.Background(), makeWayTimeout)
+	defer cancel()
+	status, err := getDirectly(ctx, "http://"+redirect.Host+startPath)
+	return err == nil && status == http.StatusNoContent
+}
+
+// getDirectly sends a request to this machine, through no proxy.
+func getDirectly(ctx context.Context, address string) (status int, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return false
+		return 0, err
+	}
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return 0, err
 	}
 	discard(resp)
-	return resp.StatusCode == http.StatusNoContent
+	return resp.StatusCode, nil
 }
 
 func hasIPv6() bool {
@@ -194,77 +218,54 @@ func hasIPv6() bool {
 	return err == nil
 }
 
-func newCallback(redirect *url.URL, listeners ...net.Listener) *callback {
-	cb := &callback{
-		redirect: redirect, listeners: listeners,
-		answers: make(chan authorizationAnswer, 1), accepted: make(chan struct{}, 1), ended: make(chan signInEnd, 1),
-		unwanted: make(chan struct{}, 1),
-	}
-	cb.server = &http.Server{Handler: cb, ReadTimeout: callbackTimeout, MaxHeaderBytes: maxCallbackHeader}
-	return cb
-}
-
-// startAt returns the address for the browser. It leads to target, whose state
-// differs from that of the address which people are shown; "" if it has none.
-// It is called before expect.
-func (cb *callback) startAt(target, state string) (address string) {
-	cb.window.path, cb.window.target = startPath+newState(), target
-	cb.window.cookie, cb.window.state = newState(), state
-	return "http://" + cb.redirect.Host + cb.window.path
-}
-
-// expect starts to serve, once it is known what a valid response looks like.
-func (cb *callback) expect(e expected) {
-	cb.expected = e
+// serve begins to wait for an answer. start is what the browser is to be given.
+func (cb *callback) serve(e expected, printed, opened authorizationRequest) (start string) {
+	cb.expected, cb.printed, cb.opened = e, printed, opened
+	cb.startPath, cb.cookie = startPath+newState(), newState()
 	for _, l := range cb.listeners {
 		go cb.server.Serve(l) // ends with close
 	}
+	return "http://" + cb.redirect.Host + cb.startPath
 }
 
+// serving reports whether a browser may be on its way here already.
+func (cb *callback) serving() bool { return cb.startPath != "" }
+
+// wait returns the code of the first valid answer.
 func (cb *callback) wait(ctx context.Context) (string, error) {
 	select {
 	case a := <-cb.answers:
+		cb.waiting = a.page
 		return a.code, a.err
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
 }
 
-// outcome tells the page that waits how the sign-in ended.
+// outcome tells the page of the answer that was taken how the sign-in ended.
 func (cb *callback) outcome(err error) {
-	select {
-	case cb.ended <- signInEnd{err: err}:
-	default: // nobody waits
+	if cb.waiting != nil {
+		cb.waiting <- err
+		cb.waiting = nil
 	}
 }
 
-// again sends the browser that waits for a page to sign in once more, at target
-// or, if it came from the address that people are shown, at address. It is called
-// after wait.
-func (cb *callback) again(address, state, target, windowState string) {
-	cb.window.mu.Lock()
-	cb.state, cb.window.target = state, target
-	if cb.window.state != "" {
-		cb.window.state = windowState
+// again sends the browser of the answer that was taken to the next request.
+func (cb *callback) again(printed, opened authorizationRequest) {
+	cb.mu.Lock()
+	cb.printed = printed
+	if cb.opened.state != "" {
+		cb.opened = opened
 	}
-	cb.window.mu.Unlock()
+	cb.mu.Unlock()
 	<-cb.accepted
-	select {
-	case cb.ended <- signInEnd{shown: address, next: target}:
-	default:
-	}
+	cb.outcome(errNextRequest)
 }
-
-// serving reports whether a browser may be on its way here already.
-func (cb *callback) serving() bool { return cb.host != "" }
 
 // linger shows how the sign-in ended to whoever comes back or comes too late,
 // until ctx ends or another sign-in wants the port.
 func (cb *callback) linger(ctx context.Context, err error) {
-	stay, last := lingerEnded, pageSignedIn(cb.host)
-	if err != nil {
-		last = pageFailed(err, cb.retry)
-	}
+	stay, last := lingerEnded, cb.endPage(err)
 	select {
 	case cb.accepted <- struct{}{}: // there was no answer, and none is taken any more
 		if err != nil {
@@ -272,12 +273,10 @@ func (cb *callback) linger(ctx context.Context, err error) {
 		}
 	default:
 	}
+	ctx, cb.leavePort = context.WithTimeout(ctx, stay)
+	defer cb.leavePort()
 	cb.last.Store(&last)
-	select {
-	case <-cb.unwanted:
-	case <-time.After(stay):
-	case <-ctx.Done():
-	}
+	<-ctx.Done()
 }
 
 // close lets the page that is being written reach the browser first.
@@ -287,6 +286,10 @@ func (cb *callback) close() {
 	if cb.server.Shutdown(ctx) != nil {
 		cb.server.Close()
 	}
+	cb.stopListening() // where nothing was served
+}
+
+func (cb *callback) stopListening() {
 	for _, l := range cb.listeners {
 		l.Close()
 	}
@@ -295,144 +298,118 @@ func (cb *callback) close() {
 // ServeHTTP takes one valid authorization response; everything else is
 // refused and the wait goes on.
 func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	last := cb.last.Load()
-	if last != nil && r.URL.Path == startPath && navigation(r) {
-		for _, l := range cb.listeners {
-			l.Close()
-		}
+	if cb.last.Load() != nil && r.URL.Path == startPath && navigation(r) {
+		cb.stopListening()
 		w.WriteHeader(http.StatusNoContent)
-		select {
-		case cb.unwanted <- struct{}{}:
-		default:
-		}
+		cb.leavePort()
 		return
 	}
-	start := equal(r.URL.EscapedPath(), cb.window.path)
-	if !start && !cb.isOurPath(r.URL) || r.Method != http.MethodGet {
-		writePage(w, http.StatusNotFound, pageStray)
+	status, page, next := cb.respond(w, r)
+	if next != "" {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Referrer-Policy", "no-referrer")
+		http.Redirect(w, r, next, http.StatusFound)
 		return
 	}
+	writePage(w, status, page)
+}
+
+// respond returns a page, or the address to go on to.
+func (cb *callback) respond(
+	w http.ResponseWriter, r *http.Request,
+) (status int, p page, next string) {
+	const bad = http.StatusBadRequest
+	start, q := equal(r.URL.EscapedPath(), cb.startPath), r.URL.Query()
+	switch {
+	case !start && !cb.isOurPath(r.URL) || r.Method != http.MethodGet:
+		return http.StatusNotFound, pageStray, ""
 	// Another name that leads here is DNS rebinding; an Origin is a script's
 	// request, where a redirect is a navigation and has none.
-	if !sameOrigin(cb.redirect, &url.URL{Scheme: "http", Host: r.Host}) || !navigation(r) {
-		writePage(w, http.StatusBadRequest, pageStray)
-		return
+	case !sameOrigin(cb.redirect, &url.URL{Scheme: "http", Host: r.Host}) || !navigation(r):
+		return bad, pageStray, ""
+	case start:
+		return bad, pageOtherBrowser, cb.leadOn(w, r)
 	}
-	if start && last != nil {
-		writePage(w, http.StatusGone, *last)
-		return
-	}
-	if start {
-		cb.leadOn(w, r)
-		return
-	}
-	q := r.URL.Query()
 	for _, name := range []string{"state", "iss", "code", "error"} {
 		if len(q[name]) > 1 { // RFC 6749, section 3.1: none may be there twice
-			writePage(w, http.StatusBadRequest, pageStray)
-			return
+			return bad, pageStray, ""
 		}
 	}
-	code := q.Get("error")
-	if q.Get("state") == "" && cb.isFromIssuer(q) && slices.Contains(errorCodes, code) {
+	state, failure := q.Get("state"), q.Get("error")
+	cb.mu.Lock()
+	isOpened, isPrinted := equal(state, cb.opened.state), equal(state, cb.printed.state)
+	cb.mu.Unlock()
+	switch {
+	case state == "" && cb.isFromIssuer(q) && slices.Contains(errorCodes, failure):
 		// Some servers forget the state of an error (the router of the TypeScript SDK).
 		// Anybody can send this: the word is one of the known, and ends no sign-in.
-		cb.unmarked.Do(func() {
-			cb.notify("an answer to the sign-in has the error " + code + " and no state: it was not taken")
+		cb.noState.Do(func() {
+			cb.notify("an answer to the sign-in has the error " + failure +
+				" and no state: it was not taken")
 		})
-		writePage(w, http.StatusBadRequest, pageUnmarked(code, cb.retry))
-		return
-	}
-	window, shown := cb.owns(q.Get("state"))
-	if !window && !shown {
-		writePage(w, http.StatusBadRequest, pageWrongState)
-		return
-	}
-	if window && !cb.hasCookie(r) {
-		writePage(w, http.StatusBadRequest, pageOtherBrowser)
-		return
-	}
-	if q.Get("code") == "" && code == "" {
-		writePage(w, http.StatusBadRequest, pageStray)
-		return
+		return bad, pageNoState(failure, cb.retry), ""
+	case !isOpened && !isPrinted:
+		return bad, pageWrongState, ""
+	case isOpened && !cb.hasCookie(r):
+		return bad, pageOtherBrowser, ""
+	case q.Get("code") == "" && failure == "":
+		return bad, pageStray, ""
 	}
 	select {
 	case cb.accepted <- struct{}{}:
 	default:
-		switch last := cb.last.Load(); {
-		case last == nil:
-			writePage(w, http.StatusBadRequest, pageTwice)
-		case last.good:
-			writePage(w, http.StatusOK, *last)
-		default:
-			writePage(w, http.StatusGone, *last)
+		if last := cb.last.Load(); last != nil {
+			return last.status, *last, ""
 		}
-		return
+		return bad, pageTwice, ""
 	}
 	a := cb.check(q)
 	cb.answers <- a
 	select {
-	case end := <-cb.ended:
-		switch {
-		case window && end.next != "":
-			leadTo(w, r, end.next)
-		case end.shown != "":
-			leadTo(w, r, end.shown)
-		case a.err != nil:
-			writePage(w, http.StatusForbidden, pageFailed(a.err, cb.retry)) // 400 is for what does not end the sign-in
-		case end.err == nil:
-			writePage(w, http.StatusOK, pageSignedIn(cb.host))
-		default:
-			writePage(w, http.StatusBadGateway, pageFailed(end.err, cb.retry))
+	case err := <-a.page:
+		if err == errNextRequest {
+			cb.mu.Lock()
+			defer cb.mu.Unlock()
+			if isOpened {
+				return 0, page{}, cb.opened.url
+			}
+			return 0, page{}, cb.printed.url
+		}
+		p = cb.endPage(err)
+		if err != nil && a.err == nil {
+			p.status = http.StatusBadGateway
 		}
 	case <-time.After(pageTimeout):
-		writePage(w, http.StatusGatewayTimeout, pageFailed(errors.New("the authorization server gave no token in time"), cb.retry))
-	case <-r.Context().Done():
+		p = cb.endPage(errors.New("the authorization server gave no token in time"))
+		p.status = http.StatusGatewayTimeout
 	}
+	return p.status, p, ""
 }
 
-// leadOn marks the browser and sends it to sign in. A second browser means that
-// somebody else on this machine may have read the address: then neither is
-// trusted, and the address that people are shown is the only one.
-func (cb *callback) leadOn(w http.ResponseWriter, r *http.Request) {
-	cb.window.mu.Lock()
-	trusted := !cb.window.given || cb.hasCookie(r)
-	cb.window.given = true
-	target := cb.window.target
-	if !trusted {
-		cb.window.state = ""
+// leadOn marks the browser and returns the address to sign in at. A second browser
+// means that somebody else on this machine may have read the address: then neither
+// is trusted, and the address that people are shown is the only one.
+func (cb *callback) leadOn(w http.ResponseWriter, r *http.Request) (next string) {
+	cb.mu.Lock()
+	defer cb.mu.Unlock()
+	if cb.started && !cb.hasCookie(r) {
+		cb.opened.state = ""
+		return ""
 	}
-	cb.window.mu.Unlock()
-	if !trusted {
-		writePage(w, http.StatusBadRequest, pageOtherBrowser)
-		return
-	}
+	cb.started = true
 	http.SetCookie(w, &http.Cookie{
-		Name: cb.cookieName(), Value: cb.window.cookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode,
+		Name: cb.cookieName(), Value: cb.cookie, Path: "/",
+		HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
-	leadTo(w, r, target)
+	return cb.opened.url
 }
 
-func leadTo(w http.ResponseWriter, r *http.Request, target string) {
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Referrer-Policy", "no-referrer")
-	http.Redirect(w, r, target, http.StatusFound)
-}
-
-// cookieName tells sign-ins apart that go on together: cookies know no port.
+// cookieName tells apart sign-ins that go on together: cookies know no port.
 func (cb *callback) cookieName() string { return "mcp-proxy-" + cb.redirect.Port() }
 
 func (cb *callback) hasCookie(r *http.Request) bool {
 	c, err := r.Cookie(cb.cookieName())
-	return err == nil && equal(c.Value, cb.window.cookie)
-}
-
-// owns reports whether an answer with this state is one to the browser's own
-// request, or to the address that people are shown.
-func (cb *callback) owns(state string) (window, shown bool) {
-	cb.window.mu.Lock()
-	defer cb.window.mu.Unlock()
-	return equal(state, cb.window.state), equal(state, cb.state)
+	return err == nil && equal(c.Value, cb.cookie)
 }
 
 // equal compares with a secret, in constant time. No secret equals nothing.
@@ -446,6 +423,11 @@ func (cb *callback) isOurPath(u *url.URL) bool {
 	return u.EscapedPath() == path || path == "" && u.EscapedPath() == "/"
 }
 
+func navigation(r *http.Request) bool {
+	origin, mode := r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Mode")
+	return (origin == "" || origin == "null") && (mode == "" || mode == "navigate")
+}
+
 // isFromIssuer applies RFC 9207, section 2.4, in the table of MCP 2026-07-28,
 // "Authorization Response Validation".
 func (cb *callback) isFromIssuer(q url.Values) bool {
@@ -455,13 +437,17 @@ func (cb *callback) isFromIssuer(q url.Values) bool {
 // check looks at the issuer before anything else is used: an error of another
 // server is neither acted on nor shown.
 func (cb *callback) check(q url.Values) authorizationAnswer {
-	if !cb.isFromIssuer(q) {
-		return authorizationAnswer{err: authErrorf("the authorization response does not come from %s: refused", excerpt(cb.issuer))}
+	a := authorizationAnswer{page: make(chan error, 1)}
+	switch failure := q.Get("error"); {
+	case !cb.isFromIssuer(q):
+		a.err = authErrorf("the authorization response does not come from %s: refused",
+			excerpt(cb.issuer))
+	case failure != "":
+		a.err = refusedByUser(failure, q.Get("error_description"))
+	default:
+		a.code = q.Get("code")
 	}
-	if code := q.Get("error"); code != "" {
-		return authorizationAnswer{err: refusedByUser(code, q.Get("error_description"))}
-	}
-	return authorizationAnswer{code: q.Get("code")}
+	return a
 }
 
 var errDenied = authErrorf("the sign-in was denied (%s)", codeDenied)
@@ -483,11 +469,194 @@ func refusedByUser(code, description string) error {
 type responseError struct{ code, description string }
 
 func (e *responseError) Error() string {
-	return "the authorization server refused the sign-in: " + strings.TrimSpace(e.code+" "+e.description)
+	return "the authorization server refused the sign-in: " +
+		strings.TrimSpace(e.code+" "+e.description)
 }
 
-func navigation(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	mode := r.Header.Get("Sec-Fetch-Mode")
-	return (origin == "" || origin == "null") && (mode == "" || mode == "navigate")
+type page struct {
+	status      int // of a page that ends a sign-in
+	title, text string
+	next        string // what to do now
+	command     string // and what to type for it; may be ""
+}
+
+const (
+	closeWindow = "You can close this window."
+	orRun       = "Try again from your application, or run this in a terminal:"
+)
+
+var (
+	pageStray = page{title: "Not a sign-in", next: closeWindow,
+		text: "This address only takes the answer to a sign-in that mcp-proxy began."}
+	pageWrongState = page{title: "Not this sign-in",
+		text: "The answer does not belong to the sign-in that is waiting: it may be an old one.",
+		next: "Close this window and use the newest sign-in page, or start again from your application."}
+	pageOtherBrowser = page{title: "Another browser",
+		text: "The sign-in was opened in another browser, or this one keeps no cookies.",
+		next: "Close this window and open the address that mcp-proxy printed."}
+	pageTwice = page{title: "Already received", next: closeWindow,
+		text: "This sign-in has been answered before."}
+	pageExpired = page{http.StatusGone, "Too late", "This sign-in has expired.",
+		"Start again from your application.", ""}
+)
+
+// pageNoState is for an error without our state. code is a registered one.
+func pageNoState(code, retry string) page {
+	text := "The answer has the error " + code +
+		", but not what shows that it belongs to this sign-in."
+	return page{title: "Not taken", text: text, next: orRun, command: retry}
+}
+
+// endPage says how the sign-in ended.
+func (cb *callback) endPage(err error) page {
+	switch {
+	case err == nil:
+		return page{http.StatusOK, "Signed in", "mcp-proxy can now use " + cb.host + " for you.",
+			"You can close this window and go back to your application.", ""}
+	case errors.Is(err, errDenied):
+		return page{http.StatusForbidden, "Sign-in cancelled", "Nothing was changed.", orRun, cb.retry}
+	}
+	return page{http.StatusForbidden, "Sign-in failed", "What happened: " + excerpt(err.Error()) + ".",
+		orRun, cb.retry}
+}
+
+// html/template would add a sixth to the size of the binary.
+const pageHTML = `<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{{title}} – mcp-proxy</title>
+<style>
+body { font: 1.05rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 18vh auto 0;
+  padding: 0 1.5rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .5rem; }
+p { margin: .5rem 0; overflow-wrap: anywhere; }
+code { font-size: .95rem; }
+.mark { font-size: 2rem; }
+.good { color: #1a7f37; }
+.bad { color: #cf222e; }
+@media (prefers-color-scheme: dark) { .good { color: #3fb950; } .bad { color: #ff7b72; } }
+</style>
+</head>
+<body>
+<div class="mark {{class}}" aria-hidden="true">{{mark}}</div>
+<h1>{{title}}</h1>
+<p>{{text}}</p>
+<p>{{next}}</p>
+{{command}}</body>
+</html>
+`
+
+// writePage writes a page without script, of which nothing comes from elsewhere.
+func writePage(w http.ResponseWriter, status int, p page) {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "no-referrer") // the address holds the code
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; "+
+		"frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Connection", "close")
+	w.WriteHeader(status)
+	mark, class, command := "✕", "bad", ""
+	if status == http.StatusOK {
+		mark, class = "✓", "good"
+	}
+	if p.command != "" {
+		command = "<p><code>" + html.EscapeString(p.command) + "</code></p>\n"
+	}
+	fill := strings.NewReplacer("{{mark}}", mark, "{{class}}", class, "{{command}}", command,
+		"{{title}}", html.EscapeString(p.title), "{{text}}", html.EscapeString(p.text),
+		"{{next}}", html.EscapeString(p.next))
+	io.WriteString(w, fill.Replace(pageHTML)) // the browser may have gone away
+}
+
+// asTerminal returns stdin if a person may type there, else nil.
+func asTerminal(stdin io.Reader) io.Reader {
+	f, ok := stdin.(*os.File)
+	if !ok {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return nil
+	}
+	if null, err := os.Stat(os.DevNull); err == nil && os.SameFile(info, null) {
+		return nil
+	}
+	return f
+}
+
+// readAnswers is for a user whose browser is on another machine: it ends at an
+// address that it cannot reach, which is pasted into the terminal. The function
+// that is returned must be called with every address that the user is shown.
+func readAnswers(ctx context.Context, terminal io.Reader, log *logger) (shown func(string)) {
+	var redirect atomic.Pointer[url.URL] // of the address shown last
+	var once sync.Once
+	read := func() {
+		lines := bufio.NewScanner(terminal)
+		lines.Buffer(nil, maxCallbackHeader)
+		for lines.Scan() {
+			line := strings.Trim(lines.Text(), " \t\r'\"")
+			if line == "" {
+				continue
+			}
+			if err := deliver(ctx, line, redirect.Load()); err != nil {
+				log.report(err)
+			}
+		}
+	}
+	return func(address string) {
+		redirect.Store(redirectOf(address))
+		log.notice("hint: is the browser on another machine? " +
+			"paste here the address that it ends at, even if it shows an error")
+		once.Do(func() { go read() })
+	}
+}
+
+// deliver takes a pasted address to the callback at redirect, of this process or
+// of the one that signs in, which checks it as it checks every other. Nothing
+// else is requested.
+func deliver(ctx context.Context, pasted string, redirect *url.URL) error {
+	if redirect == nil {
+		return errors.New("nothing is to be pasted for this sign-in")
+	}
+	u, err := pastedAnswer(pasted, redirect)
+	if err != nil {
+		return err
+	}
+	switch status, err := getDirectly(ctx, u.String()); {
+	case err != nil:
+		return withHint(errors.New("nobody waits for that address any more"), "start the sign-in again")
+	case status == http.StatusBadRequest || status == http.StatusNotFound:
+		return withHint(errors.New("that is not the answer to this sign-in: it may be an old one"),
+			"sign in at the page above, and paste where it ends")
+	}
+	return nil // the sign-in says what comes of it
+}
+
+// pastedAnswer parses an address of the callback at redirect with an answer in it.
+func pastedAnswer(pasted string, redirect *url.URL) (*url.URL, error) {
+	u, err := url.Parse(pasted)
+	if err != nil || u.Scheme != redirect.Scheme || u.Host != redirect.Host ||
+		u.Path != redirect.Path || u.RawQuery == "" || strings.Contains(u.RawQuery, " ") {
+		return nil, withHint(errors.New("that is not where the sign-in page leads to"),
+			"paste the address that begins with %s?", redirect)
+	}
+	return u, nil
+}
+
+// redirectOf is where a sign-in page sends the browser back to; nil if it does not.
+func redirectOf(address string) *url.URL {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil
+	}
+	redirect, err := url.Parse(u.Query().Get("redirect_uri"))
+	if err != nil || redirect.Host == "" {
+		return nil
+	}
+	return redirect
 }

@@ -520,8 +520,13 @@ func TestHostOfDefaultPort(t *testing.T) {
 		"localhost": 200, "LOCALHOST:80": 200, "localhost:8080": 400, "localhost.": 400, "": 400, "evil.example": 400,
 	} {
 		cb := newCallback(parsedURL(t, "http://localhost:80/cb"))
-		cb.expect(expected{state: "state", issuer: "https://as.example"})
-		cb.outcome(nil)
+		cb.serve(expected{issuer: "https://as.example"}, authorizationRequest{state: "state"}, authorizationRequest{})
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go func() {
+			_, _ = cb.wait(ctx)
+			cb.outcome(nil)
+		}()
 		r := httptest.NewRequest(http.MethodGet, "/cb?state=state&code=c", nil)
 		r.Host = host
 		w := httptest.NewRecorder()
@@ -627,7 +632,7 @@ func TestCallbackEnds(t *testing.T) {
 	t.Parallel()
 	cb, err := listenForRegistration(nil, false, "127.0.0.1", ownRedirectPath)
 	fatal(t, err)
-	cb.expect(expected{state: "state", issuer: "https://as.example"})
+	cb.serve(expected{issuer: "https://as.example"}, authorizationRequest{state: "state"}, authorizationRequest{})
 	go knock(t, "GET", cb.redirect.String()+"?state=state&code=c", nil)
 	code, err := cb.wait(context.Background())
 	if code != "c" || err != nil {

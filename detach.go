@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -442,17 +441,4 @@ func callbackPort(address string) string {
 		return redirect.Port()
 	}
 	return ""
-}
-
-// redirectOf is where a sign-in page sends the browser back to; nil if it does not.
-func redirectOf(address string) *url.URL {
-	u, err := url.Parse(address)
-	if err != nil {
-		return nil
-	}
-	redirect, err := url.Parse(u.Query().Get("redirect_uri"))
-	if err != nil || redirect.Host == "" {
-		return nil
-	}
-	return redirect
 }

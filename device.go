@@ -164,8 +164,9 @@ func (d device) await(ctx context.Context, c *credentials, code *deviceAuthoriza
 	if code.URIComplete != "" && d.cfg.opensBrowser() { // without the code in it there is nothing to be gained
 		if cb, err := listenForRegistration(nil, false, "127.0.0.1", ownRedirectPath); err == nil {
 			defer cb.close()
-			start = cb.startAt(code.URIComplete, "")
-			cb.expect(expected{notify: d.ask.notify}) // no answer: it only leads on
+			// Without a state it only leads on.
+			start = cb.serve(expected{notify: d.ask.notify}, authorizationRequest{},
+				authorizationRequest{url: code.URIComplete})
 		}
 	}
 	d.ask.show(asking, signInPage{URL: code.URI, UserCode: code.UserCode, Complete: code.URIComplete, Note: d.notes()}, start)

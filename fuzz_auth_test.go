@@ -266,15 +266,27 @@ func FuzzCallback(f *testing.F) {
 			return
 		}
 		cb := newCallback(redirect)
-		cb.expect(expected{host: "mcp.example", state: state, issuer: issuer, needsIss: needsIss, notify: func(string) {}})
-		cb.outcome(nil)
+		cb.serve(expected{host: "mcp.example", issuer: issuer, needsIss: needsIss, notify: func(string) {}},
+			authorizationRequest{state: state}, authorizationRequest{})
+		answered := make(chan *authorizationAnswer, 1)
+		go func() {
+			a, ok := <-cb.answers
+			if !ok {
+				answered <- nil
+				return
+			}
+			a.page <- a.err
+			answered <- &a
+		}()
 		w := httptest.NewRecorder()
 		cb.ServeHTTP(w, r)
+		close(cb.answers)
+		a := <-answered
 		page := w.Body.String()
 		if strings.Count(page, "<") != strings.Count(pageHTML, "<") || strings.Contains(page, state) || strings.Contains(page, "SENTINEL") && r.FormValue("error") == "" {
 			t.Fatalf("%s: the page is\n%s", target, page)
 		}
-		taken := len(cb.answers) == 1
+		taken := a != nil
 		status, params, judged := referenceCallback(r, redirect, state)
 		if judged && (taken != (status == 0) || !taken && w.Code != status) {
 			t.Fatalf("%s %s, Host %q: got status %d, taken %v, want status %d", method, target, host, w.Code, taken, status)
@@ -282,7 +294,6 @@ func FuzzCallback(f *testing.F) {
 		if !judged || !taken {
 			return
 		}
-		a := <-cb.answers
 		iss, named := params["iss"]
 		if genuine := iss == issuer || !named && !needsIss; (a.err == nil) != (genuine && params["error"] == "") || a.err == nil && a.code != params["code"] {
 			t.Fatalf("%s: got code %q, %v", target, a.code, a.err)

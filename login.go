@@ -431,27 +431,25 @@ func (b *browser) attempt(ctx context.Context, c *credentials) (token, error) {
 		}
 		c.Client.RedirectURI = b.cb.redirect.String()
 	}
-	verifier, state, windowState := newVerifier(), newState(), newState()
-	address, err := b.authorizationURL(c, b.found, verifier, state)
-	if err != nil {
-		return token{}, err
-	}
-	target, err := b.authorizationURL(c, b.found, verifier, windowState)
-	if err != nil {
-		return token{}, err
+	verifier := newVerifier()
+	printed, opened := authorizationRequest{state: newState()}, authorizationRequest{state: newState()}
+	for _, r := range []*authorizationRequest{&printed, &opened} {
+		var err error
+		if r.url, err = b.authorizationURL(c, b.found, verifier, r.state); err != nil {
+			return token{}, err
+		}
 	}
 	waiting, stopAsking := context.WithCancel(ctx)
 	defer stopAsking()
 	if b.asked {
-		b.cb.again(address, state, target, windowState)
+		b.cb.again(printed, opened)
 	} else {
 		b.asked = true
-		start := b.cb.startAt(target, windowState)
-		b.cb.expect(expected{
+		start := b.cb.serve(expected{
 			host: b.cfg.server.Host, retry: b.cfg.typed("login"), notify: b.ask.notify,
-			state: state, issuer: c.Issuer, needsIss: b.found.server.IssParameterSupported,
-		})
-		b.ask.show(waiting, signInPage{URL: address, Note: b.notes()}, start)
+			issuer: c.Issuer, needsIss: b.found.server.IssParameterSupported,
+		}, printed, opened)
+		b.ask.show(waiting, signInPage{URL: printed.url, Note: b.notes()}, start)
 	}
 	code, err := b.cb.wait(ctx)
 	stopAsking()
