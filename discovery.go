@@ -1,10 +1,9 @@
 package main
 
-// This file knows the way from an answer 401 or 403 to the authorization
-// server: the grammar of WWW-Authenticate, protected resource metadata
-// (RFC 9728), authorization server metadata (RFC 8414 and OpenID Connect
-// Discovery), and the scope and the resource that follow from them. It does
-// not know clients, tokens, browsers or the store.
+// The way from an answer 401 or 403 to a client at the authorization server: the grammar of
+// WWW-Authenticate, protected resource metadata (RFC 9728), authorization server metadata (RFC 8414
+// and OpenID Connect Discovery), scope and resource, and registration (RFC 7591). It does not know
+// tokens, browsers or the store.
 
 import (
 	"bytes"
@@ -12,14 +11,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,14 +23,14 @@ import (
 
 const (
 	fetchTimeout    = 10 * time.Second // for one document, redirects and body included
-	maxDocument     = 1 << 20
-	maxMetadataHops = 3       // redirects
-	maxServers      = 8       // authorization servers tried of one protected resource
-	maxScope        = 8 << 10 // bytes; a longer one is ignored
+	maxMetadataHops = 3                // redirects
+	maxServers      = 8                // authorization servers tried of one protected resource
+	maxScope        = 8 << 10          // bytes; a longer one is ignored
+	offlineAccess   = "offline_access"
+	projectPage     = "https://github.com/smorand/mcp-proxy"
 
-	// The specification of 2025-03-26 (Server Metadata Discovery Headers) wants
-	// a version with metadata requests; the message that met the 401 may have
-	// had none yet.
+	// The specification of 2025-03-26 (Server Metadata Discovery Headers) wants a version with
+	// metadata requests; the message that met the 401 may have had none yet.
 	metadataVersion = "2025-11-25"
 )
 
@@ -67,7 +63,7 @@ type serverMetadata struct {
 	ClientMetadataSupported     bool     `json:"client_id_metadata_document_supported"`
 
 	defaulted bool   // no metadata anywhere: the default paths of 2025-03-26
-	vouched   bool   // --auth-metadata: the user's word stands for the rules that it breaks
+	vouched   bool   // --auth-metadata: the user answers for the rules that it breaks
 	source    string // where it was found
 }
 
@@ -96,9 +92,11 @@ type authMetadata struct {
 
 func (a authMetadata) given() bool { return a != authMetadata{} }
 
-// discover finds the authorization server of the MCP server that sent c. Each
-// document is bounded in time and their number is bounded; ctx bounds the whole.
-func (d *discoverer) discover(ctx context.Context, server *url.URL, c challenge) (*authorization, error) {
+// discover finds the authorization server of the MCP server that sent c. Each document is bounded
+// in time and their number is bounded; ctx bounds the whole.
+func (d *discoverer) discover(
+	ctx context.Context, server *url.URL, c challenge,
+) (*authorization, error) {
 	prm, err := d.resourceMetadata(ctx, server, c)
 	if err != nil {
 		return nil, err
@@ -107,7 +105,9 @@ func (d *discoverer) discover(ctx context.Context, server *url.URL, c challenge)
 }
 
 // serverFor finds the authorization server that prm names; nil: the MCP server has none.
-func (d *discoverer) serverFor(ctx context.Context, server *url.URL, prm *resourceMetadata) (_ *authorization, err error) {
+func (d *discoverer) serverFor(
+	ctx context.Context, server *url.URL, prm *resourceMetadata,
+) (_ *authorization, err error) {
 	var m *serverMetadata
 	published := prm != nil
 	if !published {
@@ -137,19 +137,21 @@ func (d *discoverer) serverFor(ctx context.Context, server *url.URL, prm *resour
 	return a, nil
 }
 
-// resourceMetadata returns nil without an error where the server has none.
+// resourceMetadata returns nil without an error if the server has none.
 //
-// Where no form has the document and one failed otherwise than by a refusal
-// (4xx), nobody knows what it would have said, and going on would end at the MCP
-// server's own origin: a registration, or given credentials, at a place that the
-// server does not name.
-func (d *discoverer) resourceMetadata(ctx context.Context, server *url.URL, c challenge) (*resourceMetadata, error) {
+// If no form has the document and one failed otherwise than by a refusal (4xx), nobody knows what
+// it would have said, and going on would end at the MCP server's own origin: a registration, or
+// given credentials, at a place that the server does not name.
+func (d *discoverer) resourceMetadata(
+	ctx context.Context, server *url.URL, c challenge,
+) (*resourceMetadata, error) {
+	const document = "protected resource metadata"
 	var failed error
 	for _, form := range d.resourceForms(server, c) {
 		var prm resourceMetadata
-		err := d.fetch(ctx, "protected resource metadata", form, &prm)
+		err := d.fetch(ctx, document, form, &prm)
 		if err == nil && prm.Resource == "" && prm.AuthorizationServers == nil {
-			err = fmt.Errorf("fetch protected resource metadata: %s: the answer is none", excerpt(server.Host))
+			err = fmt.Errorf("fetch %s: %s: the answer is none", document, excerpt(server.Host))
 		}
 		switch {
 		case err == nil:
@@ -166,16 +168,16 @@ func (d *discoverer) resourceMetadata(ctx context.Context, server *url.URL, c ch
 	if failed == nil || d.authMetadata.given() {
 		return nil, nil
 	}
-	return nil, withHint(failed, "if you know its authorization server: --auth-metadata URL, the address of that server's metadata")
+	return nil, withHint(failed, "if you know its authorization server: --auth-metadata URL, the "+
+		"address of that server's metadata")
 }
 
-// resourceForms lists where the document may be: specification 2026-07-28,
-// Protected Resource Metadata Discovery Requirements. The challenge may name
-// any origin: it came from the MCP server over TLS, and what keeps a server
-// from presenting another one's metadata, to be sent the other one's tokens,
-// is the document's resource (RFC 9728, section 7.3), not its address. An
-// address that is not https or no URL does not count: servers behind a TLS
-// terminator name the http address that they see themselves under.
+// resourceForms lists where the document may be: specification 2026-07-28, Protected Resource
+// Metadata Discovery Requirements. The challenge may name any origin: it came from the MCP server
+// over TLS, and what keeps a server from presenting another one's metadata, to be sent the other
+// one's tokens, is the document's resource (RFC 9728, section 7.3), not its address. An address
+// that is not https or no URL does not count: servers behind a TLS terminator name the one that
+// they know.
 func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
 	root := origin(server) + "/.well-known/oauth-protected-resource"
 	var forms []string
@@ -186,8 +188,8 @@ func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
 			d.log.infof("resource_metadata in the challenge of %s %v: ignored", server.Host, err)
 		}
 	}
-	// RFC 9728, section 3.1: inserted "between the host component and the path
-	// and/or query components".
+	// RFC 9728, section 3.1: inserted "between the host component and the path and/or query
+	// components".
 	path := root + strings.TrimRight(server.EscapedPath(), "/")
 	if server.RawQuery != "" {
 		path += "?" + server.RawQuery
@@ -200,9 +202,9 @@ func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
 	return forms
 }
 
-// checkResource holds the published resource against the server's URL
-// (RFC 9728, section 3.3). Shorter paths are right as well: one resource may
-// hold several MCP endpoints. A given --resource is the user's word.
+// checkResource compares the published resource with the server's URL (RFC 9728, section 3.3).
+// Shorter paths are right as well: one resource may hold several MCP endpoints. A given --resource
+// is the user's word.
 func (d *discoverer) checkResource(resource string, server *url.URL) error {
 	if d.resource != "" {
 		return nil
@@ -211,36 +213,35 @@ func (d *discoverer) checkResource(resource string, server *url.URL) error {
 	if err == nil && sameOrigin(u, server) && isPathPrefix(u.EscapedPath(), server.EscapedPath()) {
 		return nil
 	}
+	ours := origin(server) + server.EscapedPath()
 	published, _, _ := strings.Cut(resource, "?")
-	err = fmt.Errorf("protected resource metadata is for %q, not for %q", excerpt(published), origin(server)+server.EscapedPath())
+	err = fmt.Errorf("protected resource metadata is for %q, not for %q", excerpt(published), ours)
 	if u == nil {
-		published = origin(server) + server.EscapedPath()
+		published = ours
 	}
-	return withHint(err, "if that is right, name the resource to ask for: --resource %s", quoted(runtime.GOOS, published))
+	return withHint(err, "if that is right, name the resource to ask for: --resource %s",
+		quoted(runtime.GOOS, published))
 }
 
 func isPathPrefix(prefix, path string) bool {
-	prefix, path = strings.TrimRight(prefix, "/")+"/", strings.TrimRight(path, "/")+"/"
-	return strings.HasPrefix(path, prefix)
+	return strings.HasPrefix(strings.TrimRight(path, "/")+"/", strings.TrimRight(prefix, "/")+"/")
 }
 
-// firstServer takes the server where we have a client, else the servers in the
-// order of the list, so that every run comes to the same one: a server that was
-// out of order for a while must not cost a registration, nor make given
-// credentials look like another server's. RFC 9728, section 7.6 leaves the
-// choice to the client.
+// firstServer takes the server where we have a client, else the servers in the order of the list,
+// so that every run chooses the same one: a server that was out of order for a while must not cost
+// a registration, nor make given credentials look like another server's. RFC 9728, section 7.6
+// leaves the choice to the client.
 func (d *discoverer) firstServer(ctx context.Context, issuers []string) (*serverMetadata, error) {
 	if len(issuers) == 0 {
-		return nil, withHint(errors.New("protected resource metadata names no authorization server"), "%s", vouchHint(""))
+		return nil, withHint(errors.New("protected resource metadata names no authorization server"),
+			"%s", vouchHint(""))
 	}
-	if i := slices.IndexFunc(issuers, func(issuer string) bool { return sameIssuer(d.known, issuer) }); i > 0 {
+	i := slices.IndexFunc(issuers, func(issuer string) bool { return sameIssuer(d.known, issuer) })
+	if i > 0 {
 		issuers = slices.Insert(slices.Delete(slices.Clone(issuers), i, i+1), 0, issuers[i])
 	}
-	if len(issuers) > maxServers {
-		issuers = issuers[:maxServers]
-	}
 	var failed error
-	for _, issuer := range issuers {
+	for _, issuer := range issuers[:min(len(issuers), maxServers)] {
 		m, err := d.serverMetadata(ctx, issuer)
 		if err == nil {
 			return m, nil
@@ -251,10 +252,9 @@ func (d *discoverer) firstServer(ctx context.Context, issuers []string) (*server
 	return nil, failed
 }
 
-// originServer is for servers of 2025-03-26: the origin of the MCP server is
-// the authorization server, with or without metadata (specification
-// 2025-03-26, Authorization Base URL and Fallbacks for Servers without
-// Metadata Discovery).
+// originServer is for servers of 2025-03-26: the origin of the MCP server is the authorization
+// server, with or without metadata (specification 2025-03-26, Authorization Base URL and Fallbacks
+// for Servers without Metadata Discovery).
 func (d *discoverer) originServer(ctx context.Context, server *url.URL) (*serverMetadata, error) {
 	base := origin(server)
 	m, err := d.serverMetadata(ctx, base)
@@ -271,36 +271,33 @@ func (d *discoverer) originServer(ctx context.Context, server *url.URL) (*server
 	}, nil
 }
 
-// errNoMetadata says that every form was refused, so that the default paths
-// of 2025-03-26 are right where they are allowed.
+// errNoMetadata says that every form was refused, so that the default paths of 2025-03-26 are right
+// where they are allowed.
 var errNoMetadata = errors.New("no authorization server metadata")
 
-// serverMetadata tries the forms for one issuer. None is weaker than another,
-// for all are of the issuer's origin and must carry its name: an answer that is
-// of no use leads on, too (single-page applications answer every path with
-// HTML). Where the host cannot be reached the others would only wait.
+// serverMetadata tries the forms for one issuer. None is weaker than another, for all are of the
+// issuer's origin and must carry its name: an answer that is of no use leads on, too (single-page
+// applications answer every path with HTML). If the host cannot be reached the others would only
+// wait.
 func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*serverMetadata, error) {
 	u, err := checkEndpoint(issuer, d.allowHTTP)
 	if err == nil && (u.RawQuery != "" || u.ForceQuery) {
 		err = errors.New("has a query") // RFC 8414, section 2
 	}
 	if err != nil {
-		return nil, withHint(fmt.Errorf("issuer of the authorization server %w", err), "%s", vouchHint(""))
+		err = fmt.Errorf("issuer of the authorization server %w", err)
+		return nil, withHint(err, "%s", vouchHint(""))
 	}
 	var failed error
 	absent := true
 	for _, form := range serverForms(u) {
-		m := &serverMetadata{}
+		m := &serverMetadata{source: form}
 		err := d.fetch(ctx, "authorization server metadata", form, m)
 		if err == nil {
-			err = m.validate(issuer, d.allowHTTP)
-			if err != nil {
-				err = withHint(err, "%s", vouchHint(form))
+			if err = m.validate(issuer, d.allowHTTP); err == nil {
+				return m, nil
 			}
-		}
-		if err == nil {
-			m.source = form
-			return m, nil
+			err = withHint(err, "%s", vouchHint(form))
 		}
 		absent = absent && isAbsent(err)
 		failed = alsoFailed(failed, err)
@@ -309,14 +306,13 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 		}
 	}
 	if absent {
-		return nil, withHint(fmt.Errorf("%w at %s", errNoMetadata, excerpt(u.Host)), "%s", vouchHint(""))
+		failed = withHint(fmt.Errorf("%w at %s", errNoMetadata, excerpt(u.Host)), "%s", vouchHint(""))
 	}
 	return nil, failed
 }
 
-// serverForms is the table of the specification 2026-07-28, Authorization
-// Server Metadata Discovery. RFC 8414, section 3.1: "any terminating "/" MUST
-// be removed before inserting".
+// serverForms is the table of the specification 2026-07-28, Authorization Server Metadata
+// Discovery. RFC 8414, section 3.1: "any terminating "/" MUST be removed before inserting".
 func serverForms(issuer *url.URL) []string {
 	base, path := origin(issuer), strings.TrimRight(issuer.EscapedPath(), "/")
 	forms := []string{
@@ -329,22 +325,24 @@ func serverForms(issuer *url.URL) []string {
 	return forms
 }
 
-// vouchHint is what a user can do about an authorization server that breaks a
-// rule of the specification; source is where its metadata was found, or empty.
+// vouchHint is what a user can do about an authorization server that breaks a rule of the
+// specification; source is where its metadata was found, or empty.
 func vouchHint(source string) string {
 	if source == "" {
-		return "if you know its endpoints: --auth-metadata FILE, a JSON file with authorization_endpoint and token_endpoint"
+		return "if you know its endpoints: --auth-metadata FILE, a JSON file with " +
+			"authorization_endpoint and token_endpoint"
 	}
-	return "if you trust this authorization server as it is: --auth-metadata " + quoted(runtime.GOOS, source)
+	return "if you trust this authorization server as it is: --auth-metadata " +
+		quoted(runtime.GOOS, source)
 }
 
-// vouchedFor is the metadata that the user gave. It may break the rules of the
-// specification about issuer and PKCE; its endpoints are checked like all others.
+// vouchedFor is the metadata that the user gave. It may break the rules of the specification about
+// issuer and PKCE; its endpoints are checked like all others.
 func (d *discoverer) vouchedFor(ctx context.Context) (*serverMetadata, error) {
 	m := d.authMetadata.document
 	if m == nil {
-		m = &serverMetadata{}
-		if err := d.fetch(ctx, "authorization server metadata", d.authMetadata.url, m); err != nil {
+		m = &serverMetadata{source: d.authMetadata.url}
+		if err := d.fetch(ctx, "authorization server metadata", m.source, m); err != nil {
 			return nil, err
 		}
 	}
@@ -359,20 +357,26 @@ func (m *serverMetadata) vouch(allowHTTP bool) error {
 	return m.validate(m.Issuer, allowHTTP)
 }
 
-// validate refuses a document whole when any part of it is wrong: an
-// authorization server that is wrong about one thing has no claim to be
-// trusted with the rest.
+// validate refuses a document whole if any part of it is wrong: an authorization server that is
+// wrong about one thing has no claim to be trusted with the rest.
 func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
-	// RFC 8414, section 3.3: "If these values are not identical, the data
-	// contained in the response MUST NOT be used."
+	// RFC 8414, section 3.3: "If these values are not identical, the data contained in the response
+	// MUST NOT be used."
 	if !sameIssuer(m.Issuer, issuer) {
-		return fmt.Errorf("authorization server metadata is of issuer %q, not of %q", excerpt(m.Issuer), excerpt(issuer))
+		return fmt.Errorf("authorization server metadata is of issuer %q, not of %q",
+			excerpt(m.Issuer), excerpt(issuer))
 	}
+	// RFC 8414, section 2: authorization_endpoint "is REQUIRED unless no grant types are supported
+	// that use the authorization endpoint"; without a list these are authorization_code and
+	// implicit.
+	grants := m.GrantTypesSupported
+	users := len(grants) == 0 || slices.Contains(grants, grantCode) ||
+		slices.Contains(grants, "implicit")
 	for _, endpoint := range []struct {
 		name, url string
 		required  bool
 	}{
-		{"authorization_endpoint", m.AuthorizationEndpoint, m.needsAuthorizationEndpoint()},
+		{"authorization_endpoint", m.AuthorizationEndpoint, users},
 		{"token_endpoint", m.TokenEndpoint, true},
 		{"registration_endpoint", m.RegistrationEndpoint, false},
 		{"revocation_endpoint", m.RevocationEndpoint, false},
@@ -388,18 +392,9 @@ func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 	return nil
 }
 
-// needsAuthorizationEndpoint: "This is REQUIRED unless no grant types are
-// supported that use the authorization endpoint"; without a list the grant
-// types are authorization_code and implicit (RFC 8414, section 2).
-func (m *serverMetadata) needsAuthorizationEndpoint() bool {
-	grants := m.GrantTypesSupported
-	return len(grants) == 0 || slices.Contains(grants, grantCode) || slices.Contains(grants, "implicit")
-}
-
-// sameIssuer compares plain strings, with one exception: an empty path and "/"
-// are the same path. Resource servers of the MCP SDK for Python publish
-// https://as/ for an authorization server https://as (pydantic adds the slash),
-// and people leave it out of Auth0's issuers, which have it.
+// sameIssuer compares plain strings, with one exception: an empty path and "/" are the same path.
+// Resource servers of the MCP SDK for Python publish https://as/ for an authorization server
+// https://as (pydantic adds the slash), and people leave it out of Auth0's issuers, which have it.
 func sameIssuer(got, want string) bool {
 	if got == want {
 		return true
@@ -409,86 +404,21 @@ func sameIssuer(got, want string) bool {
 		strings.TrimSuffix(got, "/") == strings.TrimSuffix(want, "/")
 }
 
-// checkPKCE is for callers about to make an authorization request.
-// Specification 2026-07-28, Authorization Code Protection: without
-// code_challenge_methods_supported "MCP clients MUST refuse to proceed". A
-// server of 2025-03-26 without metadata cannot say it; PKCE is "REQUIRED for
-// all clients" there (Implementation Requirements), and S256 is sent.
+// checkPKCE is for callers about to make an authorization request. Specification 2026-07-28,
+// Authorization Code Protection: without code_challenge_methods_supported "MCP clients MUST refuse
+// to proceed". A server of 2025-03-26 without metadata cannot say it; PKCE is "REQUIRED for all
+// clients" there (Implementation Requirements), and S256 is sent.
 func (m *serverMetadata) checkPKCE() error {
 	if m.defaulted || m.vouched || slices.Contains(m.CodeChallengeMethods, "S256") {
 		return nil
 	}
-	return withHint(fmt.Errorf("authorization server %q does not offer PKCE with S256: its metadata does not list it in code_challenge_methods_supported", excerpt(m.Issuer)),
-		"%s", vouchHint(m.source))
+	err := fmt.Errorf("authorization server %q does not offer PKCE with S256: its metadata does not "+
+		"list it in code_challenge_methods_supported", excerpt(m.Issuer))
+	return withHint(err, "%s", vouchHint(m.source))
 }
 
-// checkEndpoint accepts an absolute https URL, or http on a loopback host with
-// allowHTTP, of characters that RFC 3986 allows, without user info and
-// fragment. Its errors follow on a name of the URL ("token_endpoint is …") and
-// hold nothing of it.
-func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
-	if raw == "" {
-		return nil, errors.New("is missing")
-	}
-	if strings.IndexFunc(raw, notInURL) >= 0 {
-		return nil, errors.New("has characters that no URL has")
-	}
-	u, err := url.Parse(raw)
-	switch {
-	case err != nil:
-		return nil, errors.New("is not a URL")
-	case u.Scheme != "https" && !(allowHTTP && u.Scheme == "http" && isLoopback(u.Hostname())):
-		return nil, errors.New("is not https")
-	case u.Hostname() == "":
-		return nil, errors.New("has no host")
-	case strings.IndexFunc(u.Host, notInHost) >= 0:
-		return nil, errors.New("has characters that no host name has")
-	case !isAddress(u):
-		return nil, errors.New("has a host that is no name and no address, or a port that cannot be")
-	case u.User != nil:
-		return nil, errors.New("has user info")
-	case strings.Contains(raw, "#"):
-		return nil, errors.New("has a fragment")
-	}
-	return u, nil
-}
-
-func notInURL(r rune) bool {
-	return !isAlphanumeric(r) && !strings.ContainsRune("-._~:/?#[]@!$&'()*+,;=%", r)
-}
-
-// notInHost allows names of the DNS and addresses with a port. net/url lets
-// $( ) and & through, and control characters that were percent-encoded.
-func notInHost(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._:[]", r) }
-
-// isAddress wants a name or an address, and a port that there can be (RFC 3986,
-// section 3.2). net/url takes "a::", whose host would be "a:".
-func isAddress(u *url.URL) bool {
-	if port := u.Port(); port != "" {
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return false
-		}
-	}
-	if strings.HasPrefix(u.Host, "[") {
-		ip, err := netip.ParseAddr(u.Hostname())
-		return err == nil && ip.Is6()
-	}
-	return u.Hostname() != "" && !strings.ContainsAny(u.Hostname(), ":[]")
-}
-
-func isAlphanumeric(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
-}
-
-// origin is in the canonical form: lower case, no default port.
-func origin(u *url.URL) string {
-	scheme := strings.ToLower(u.Scheme)
-	host := strings.TrimSuffix(strings.ToLower(u.Host), map[string]string{"https": ":443", "http": ":80"}[scheme])
-	return scheme + "://" + strings.TrimSuffix(host, ":")
-}
-
-// fetch reads the JSON object at address into v. Its errors name the
-// document and the host, never the query or what the server sent.
+// fetch reads the JSON object at address into v. Its errors name the document and the host, never
+// the query or what the server sent.
 func (d *discoverer) fetch(ctx context.Context, document, address string, v any) error {
 	req, err := http.NewRequest(http.MethodGet, address, nil)
 	if err != nil {
@@ -496,9 +426,14 @@ func (d *discoverer) fetch(ctx context.Context, document, address string, v any)
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("MCP-Protocol-Version", metadataVersion)
-	body, err := d.exchange(ctx, req, redirectPolicy(d.allowHTTP))
-	if err == nil && decodeObject(body, v) != nil {
-		err = fmt.Errorf("%s: the answer is not JSON of the right form", excerpt(req.URL.Host))
+	host := excerpt(req.URL.Host)
+	status, body, err := boundedRequest(ctx, d.http, req, fetchTimeout, redirectPolicy(d.allowHTTP))
+	switch {
+	case err != nil:
+	case status != http.StatusOK && status != http.StatusCreated:
+		err = statusError{host, status}
+	case decodeObject(body, v) != nil:
+		err = fmt.Errorf("%s: the answer is not JSON of the right form", host)
 	}
 	if err != nil {
 		return fmt.Errorf("fetch %s: %w", document, err)
@@ -506,37 +441,8 @@ func (d *discoverer) fetch(ctx context.Context, document, address string, v any)
 	return nil
 }
 
-// exchange sends one request and returns the body of its answer, both bounded;
-// a status that is not a success comes as a statusError, with the body. It
-// carries no cookie of the MCP server's and follows only what redirect allows.
-func (d *discoverer) exchange(ctx context.Context, req *http.Request, redirect func(*http.Request, []*http.Request) error) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-	defer cancel()
-	host := excerpt(req.URL.Host)
-	c := *d.http
-	c.CheckRedirect, c.Jar = redirect, nil
-	res, err := c.Do(req.WithContext(ctx))
-	if err != nil {
-		return nil, noAnswer{networkError(host, err), err}
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxDocument+1))
-	if err == nil {
-		err = ctx.Err() // a server that sees us hang up may end its answer as if it were whole
-	}
-	switch {
-	case err != nil:
-		return nil, noAnswer{networkError(host, err), err}
-	case len(body) > maxDocument:
-		return nil, fmt.Errorf("%s: the answer is larger than 1 MiB", host)
-	case res.StatusCode != http.StatusOK && res.StatusCode != http.StatusCreated:
-		return body, statusError{host, res.StatusCode}
-	}
-	return body, nil
-}
-
-// decodeObject does not ask for application/json: metadata often is a file on
-// a static host, which calls it text/plain.
+// decodeObject does not ask for application/json: metadata often is a file on a static host, which
+// calls it text/plain.
 func decodeObject(body []byte, v any) error {
 	if !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
 		return errors.New("not an object") // null would leave v as it was
@@ -570,20 +476,14 @@ type statusError struct {
 
 func (s statusError) Error() string { return fmt.Sprintf("%s: status %d", s.host, s.status) }
 
-// isAbsent tells whether err says that the document is not there. 408, 425 and
-// 429 ask for another time, not for another place.
+// isAbsent reports whether err says that the document is not there. 408, 425 and 429 ask for
+// another time, not for another place.
 func isAbsent(err error) bool {
 	var s statusError
-	return errors.As(err, &s) && s.status >= 400 && s.status < 500 && s.status != http.StatusRequestTimeout &&
-		s.status != http.StatusTooEarly && s.status != http.StatusTooManyRequests
+	return errors.As(err, &s) && s.status >= 400 && s.status < 500 &&
+		s.status != http.StatusRequestTimeout && s.status != http.StatusTooEarly &&
+		s.status != http.StatusTooManyRequests
 }
-
-// noAnswer is an exchange that failed on the network: the text is
-// networkError's, which leaves the URL out, the cause is for errors.Is.
-type noAnswer struct{ text, cause error }
-
-func (n noAnswer) Error() string   { return n.text.Error() }
-func (n noAnswer) Unwrap() []error { return []error{n.text, n.cause} }
 
 func alsoFailed(before, err error) error {
 	if before == nil || strings.Contains(before.Error(), err.Error()) {
@@ -592,10 +492,9 @@ func alsoFailed(before, err error) error {
 	return fmt.Errorf("%w; %w", before, err)
 }
 
-// selectScope follows the Scope Selection Strategy of the specification; an
-// empty result means no scope parameter. What the user gave is not added to.
-// offline_access alone would replace the server's default scopes, so it only
-// joins others.
+// selectScope follows the Scope Selection Strategy of the specification; an empty result means no
+// scope parameter. What the user gave is not added to. offline_access alone would replace the
+// server's default scopes, so it only joins others.
 func selectScope(given string, c challenge, published string, m *serverMetadata) string {
 	if given != "" {
 		return given
@@ -620,34 +519,32 @@ func unionScope(a, b string) string {
 	}), " ")
 }
 
-// boundedScope ignores a scope that is too long to mean anything.
-func boundedScope(scope, from string, log *logger) string {
-	if len(scope) > maxScope {
-		log.warnf("the scope %s is ignored: it has %d bytes, more than %d", from, len(scope), maxScope)
-		return ""
-	}
-	return scope
-}
-
-const offlineAccess = "offline_access"
-
-func hasScope(scope, one string) bool { return slices.Contains(strings.Fields(scope), one) }
-
 // withoutScope is scope without those of less.
 func withoutScope(scope, less string) string {
 	gone := map[string]bool{}
 	for _, s := range strings.Fields(less) {
 		gone[s] = true
 	}
-	return strings.Join(slices.DeleteFunc(strings.Fields(scope), func(s string) bool { return gone[s] }), " ")
+	rest := slices.DeleteFunc(strings.Fields(scope), func(s string) bool { return gone[s] })
+	return strings.Join(rest, " ")
 }
 
-// parseChallenge finds the Bearer challenge of all WWW-Authenticate lines: the
-// first one that has resource_metadata, else the first one. Where it has none,
-// another scheme's counts (RFC 9728, section 5.1: Cloudflare Access has a scheme
-// of its own). ok is also true where there is no challenge at all; it is false
-// where the server only wants what we do not do: Basic, or DPoP, which is a kind
-// of token that we do not make.
+func hasScope(scope, one string) bool { return slices.Contains(strings.Fields(scope), one) }
+
+// boundedScope ignores a scope that is too long to mean anything.
+func boundedScope(scope, from string, log *logger) string {
+	if len(scope) > maxScope {
+		log.warnf("the scope %s is ignored: %d bytes, more than %d", from, len(scope), maxScope)
+		return ""
+	}
+	return scope
+}
+
+// parseChallenge finds the Bearer challenge of all WWW-Authenticate lines: the first one that has
+// resource_metadata, else the first one. If it has none, another scheme's counts (RFC 9728, section
+// 5.1: Cloudflare Access has a scheme of its own). ok is also true if there is no challenge at all;
+// it is false if the server only wants what we do not do: Basic, or DPoP, which is a kind of token
+// that we do not make.
 func parseChallenge(h http.Header) (c challenge, ok bool) {
 	bearer, none := false, true
 	elsewhere := ""
@@ -681,12 +578,13 @@ type authChallenge struct {
 //	challenge  = auth-scheme [ 1*SP ( token68 / #auth-param ) ]
 //	auth-param = token BWS "=" BWS ( token / quoted-string )
 //
-// Servers write URLs without quotes although these are no tokens, so an
-// unquoted value ends only at white space or a comma.
+// Servers write URLs without quotes although these are no tokens, so an unquoted value ends only at
+// white space or a comma.
 const authToken = "([!#$%&'*+.^_`|~0-9A-Za-z-]+)"
 
 var (
-	authParam  = onceNeeded(`^` + authToken + `[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^ \t,"]+))[ \t]*(?:,|$)`)
+	authParam = onceNeeded(`^` + authToken +
+		`[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^ \t,"]+))[ \t]*(?:,|$)`)
 	authScheme = onceNeeded(`^` + authToken + `(?:[ \t]+[^= \t]|[ \t]*(?:,|$))`)
 	token68    = onceNeeded(`^[0-9A-Za-z._~+/-]+=*[ \t]*(?:,|$)`)
 	quotedPair = onceNeeded(`\\(.)`)
@@ -697,9 +595,9 @@ func onceNeeded(expr string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
 }
 
-// parseChallengeLine returns what it understood before the first thing that it
-// does not understand. Commas divide challenges as well as parameters; only
-// "=" after a name tells a parameter from a scheme.
+// parseChallengeLine returns what it understood before the first thing that it does not understand.
+// Commas divide challenges as well as parameters; only "=" after a name tells a parameter from a
+// scheme.
 func parseChallengeLine(line string) (all []authChallenge) {
 	for {
 		line = strings.TrimLeft(line, ", \t")
@@ -717,4 +615,172 @@ func parseChallengeLine(line string) (all []authChallenge) {
 			return all
 		}
 	}
+}
+
+// registrationRefused is an answer, and not the network's failure.
+type registrationRefused struct {
+	error
+	aboutMetadata bool // something in the request is refused, not the client
+	aboutRedirect bool // it may be the redirect URI
+}
+
+func (r registrationRefused) Unwrap() error { return r.error }
+
+// register makes a client at m's registration endpoint (RFC 7591) that is sent back to redirectURI
+// and will ask for scope. Its AuthMethod is always set.
+func (d *discoverer) register(
+	ctx context.Context, m *serverMetadata, redirectURI, scope string, moreGrants ...string,
+) (client, error) {
+	endpoint, err := checkEndpoint(m.RegistrationEndpoint, d.allowHTTP)
+	if err != nil {
+		err = fmt.Errorf("authorization server %q registers no clients: registration_endpoint %w",
+			excerpt(m.Issuer), err)
+		return client{}, withHint(err, "set GOOGLE_CLIENT_ID or give --client-id")
+	}
+	host := excerpt(endpoint.Host)
+	request := newRegistration(m, redirectURI, scope, moreGrants)
+	c, answer, err := d.registerAt(ctx, endpoint, m, request)
+	if err == nil {
+		if c.RedirectURI = redirectURI; c.Scope == "" {
+			c.Scope = scope
+		}
+		return c, nil
+	}
+	err = fmt.Errorf("register a client: %w%s", err, refusal(answer, redirectURI))
+	if errors.As(err, new(noAnswer)) {
+		return client{}, err
+	}
+	var status statusError
+	refused := registrationRefused{error: err}
+	if errors.As(err, &status) {
+		refused.aboutMetadata = status.status == http.StatusBadRequest ||
+			status.status == http.StatusUnprocessableEntity
+		refused.aboutRedirect = strings.Contains(strings.ToLower(err.Error()), "redirect")
+	}
+	return client{}, withHint(refused, "give --client-id (register a client at %s by hand)", host)
+}
+
+// newRegistration is the request. Its scope is what will be asked for: servers of the MCP SDK for
+// Python hold a client to it. It has no software_version: a registration outlives the version that
+// made it.
+func newRegistration(
+	m *serverMetadata, redirectURI, scope string, moreGrants []string,
+) map[string]any {
+	method, supported := methodBasic, m.TokenEndpointAuthMethods // RFC 8414, section 2: the default
+	if len(supported) > 0 {
+		i := slices.IndexFunc(authMethods, func(known string) bool {
+			return slices.Contains(supported, known)
+		})
+		if method = ""; i >= 0 {
+			method = authMethods[i]
+		}
+	}
+	grants := []string{grantCode}
+	// A strict server refuses a grant type that it has not; without the list nobody knows, and the
+	// specification (2026-07-28, Refresh Tokens) wants refresh_token there.
+	if all := m.GrantTypesSupported; len(all) == 0 || slices.Contains(all, grantRefresh) {
+		grants = append(grants, grantRefresh)
+	}
+	request := map[string]any{
+		"client_name":                "mcp-proxy",
+		"client_uri":                 projectPage,
+		"software_id":                strings.TrimPrefix(projectPage, "https://"),
+		"application_type":           "native", // "web", the default, forbids loopback (OpenID Connect)
+		"redirect_uris":              []string{redirectURI},
+		"grant_types":                append(grants, moreGrants...),
+		"response_types":             []string{"code"},
+		"token_endpoint_auth_method": method,
+	}
+	if scope != "" {
+		request["scope"] = scope
+	}
+	return request
+}
+
+// registerAt returns the answer also with an error. Redirect URIs in it are ignored: gateways send
+// their own back (LiteLLM's did), and the one we asked for is the one we listen on.
+func (d *discoverer) registerAt(
+	ctx context.Context, endpoint *url.URL, m *serverMetadata, request map[string]any,
+) (_ client, answer []byte, err error) {
+	if request["token_endpoint_auth_method"] == "" {
+		return client{}, nil, fmt.Errorf("the token endpoint wants %s, which mcp-proxy does not do",
+			excerpt(strings.Join(m.TokenEndpointAuthMethods, ", ")))
+	}
+	body, err := json.Marshal(request)
+	if err == nil {
+		body, err = d.registerAs.over(body)
+	}
+	if err != nil {
+		return client{}, nil, err
+	}
+	req, err := http.NewRequest(http.MethodPost, endpoint.String(), bytes.NewReader(body))
+	if err != nil {
+		return client{}, nil, errors.New("not a URL")
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	status, answer, err := boundedRequest(ctx, d.http, req, fetchTimeout, noRedirect)
+	host := excerpt(endpoint.Host)
+	switch {
+	case err != nil:
+		return client{}, nil, err
+	case status != http.StatusOK && status != http.StatusCreated:
+		return client{}, answer, statusError{host, status}
+	}
+	c, err := registeredClient(answer, m)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", host, err)
+	}
+	return c, answer, err
+}
+
+// registeredClient reads an answer. client_secret_expires_at is ignored: the token endpoint says
+// whether a secret is still good (invalid_client, then the client is registered anew), and our
+// clock may be wrong.
+func registeredClient(body []byte, m *serverMetadata) (client, error) {
+	var answer struct {
+		ClientID     string `json:"client_id"`
+		ClientSecret string `json:"client_secret"`
+		AuthMethod   string `json:"token_endpoint_auth_method"`
+		Scope        any    `json:"scope"` // a string; other forms are none of RFC 7591's
+	}
+	// RFC 6749, appendix A: both are visible ASCII. Anything else has no place in a header or a form.
+	switch err := decodeObject(body, &answer); {
+	case err != nil:
+		return client{}, errors.New("the answer is not a JSON object of a registration")
+	case answer.ClientID == "" || !isVisible(answer.ClientID) || !isVisible(answer.ClientSecret):
+		return client{}, errors.New("the answer has no valid client_id and client_secret")
+	case answer.AuthMethod != "" && !slices.Contains(authMethods, answer.AuthMethod):
+		return client{}, fmt.Errorf("the answer wants %s, which mcp-proxy does not do",
+			excerpt(answer.AuthMethod))
+	}
+	c := client{
+		ID: answer.ClientID, Secret: answer.ClientSecret, Source: sourceRegistered,
+		AuthMethod: answer.AuthMethod,
+	}
+	c.AuthMethod = authMethod(c, m.TokenEndpointAuthMethods)
+	if scope, _ := answer.Scope.(string); len(scope) <= maxScope {
+		c.Scope = unionScope(scope, "")
+	}
+	return c, nil
+}
+
+// refusal reads what RFC 7591, section 3.2.2 lets a server say, at any status; other bodies, HTML
+// above all, are ignored.
+func refusal(body []byte, redirectURI string) string {
+	var answer struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	if decodeObject(body, &answer) != nil || answer.Error == "" {
+		return ""
+	}
+	text := ": " + excerpt(answer.Error)
+	if answer.Description != "" {
+		text += ": " + excerpt(answer.Description)
+	}
+	if answer.Error == "invalid_redirect_uri" {
+		text += " (the redirect URI was " + redirectURI + ")"
+	}
+	return text
 }

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"os"
 	"strconv"
@@ -36,6 +37,7 @@ const (
 	// flight every one beyond would dial anew (measured: 12,600 instead of 793 calls/s).
 	maxIdlePerHost = 256
 	maxRedirects   = 5
+	maxDocument    = 1 << 20 // bytes, of an answer that is read whole
 	// sleepSlack is how far the wall clock may outrun the monotonic one before
 	// the machine must have slept: the monotonic clock stands still meanwhile.
 	sleepSlack = 5 * time.Second
@@ -365,4 +367,110 @@ func notSent(err error) bool {
 	// net/http exports no value for it: the server had closed the kept
 	// connection before the request went out on it.
 	return err != nil && strings.HasSuffix(err.Error(), "http: server closed idle connection")
+}
+
+// boundedRequest sends one request to an authorization server or for metadata and returns the
+// answer, both bounded. It carries no cookie of the MCP server's and follows only what redirect
+// allows.
+func boundedRequest(
+	ctx context.Context, client *http.Client, req *http.Request, timeout time.Duration,
+	redirect func(*http.Request, []*http.Request) error,
+) (status int, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	c := *client
+	c.CheckRedirect, c.Jar = redirect, nil
+	resp, err := c.Do(req.WithContext(ctx))
+	if err != nil {
+		return 0, nil, networkFailure(excerpt(req.URL.Host), err)
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	if err == nil {
+		err = ctx.Err() // a server that sees us hang up may end its answer as if it were whole
+	}
+	switch {
+	case err != nil:
+		return 0, nil, networkFailure(excerpt(req.URL.Host), err)
+	case len(body) > maxDocument:
+		return 0, nil, fmt.Errorf("%s: the answer is larger than 1 MiB", excerpt(req.URL.Host))
+	}
+	return resp.StatusCode, body, nil
+}
+
+// noRedirect is for requests that hold secrets, or that would register us somewhere else.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// noAnswer is an exchange that failed on the network: the text is networkError's, which leaves the
+// URL out, the cause is for errors.Is.
+type noAnswer struct{ text, cause error }
+
+func (n noAnswer) Error() string   { return n.text.Error() }
+func (n noAnswer) Unwrap() []error { return []error{n.text, n.cause} }
+
+func networkFailure(host string, err error) error { return noAnswer{networkError(host, err), err} }
+
+// checkEndpoint accepts an absolute https URL, or http on a loopback host with allowHTTP, of
+// characters that RFC 3986 allows, without user info and fragment. Its errors follow on a name of
+// the URL ("token_endpoint is …") and hold nothing of it.
+func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
+	if raw == "" {
+		return nil, errors.New("is missing")
+	}
+	if strings.IndexFunc(raw, notInURL) >= 0 {
+		return nil, errors.New("has characters that no URL has")
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return nil, errors.New("is not a URL")
+	case u.Scheme != "https" && !(allowHTTP && u.Scheme == "http" && isLoopback(u.Hostname())):
+		return nil, errors.New("is not https")
+	case u.Hostname() == "":
+		return nil, errors.New("has no host")
+	case strings.IndexFunc(u.Host, notInHost) >= 0:
+		return nil, errors.New("has characters that no host name has")
+	case !isAddress(u):
+		return nil, errors.New("has a host that is no name and no address, or a port that cannot be")
+	case u.User != nil:
+		return nil, errors.New("has user info")
+	case strings.Contains(raw, "#"):
+		return nil, errors.New("has a fragment")
+	}
+	return u, nil
+}
+
+func notInURL(r rune) bool {
+	return !isAlphanumeric(r) && !strings.ContainsRune("-._~:/?#[]@!$&'()*+,;=%", r)
+}
+
+// notInHost allows names of the DNS and addresses with a port. net/url lets $( ) and & through, and
+// control characters that were percent-encoded.
+func notInHost(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._:[]", r) }
+
+// isAddress wants a name or an address, and a port that there can be (RFC 3986, section 3.2).
+// net/url takes "a::", whose host would be "a:".
+func isAddress(u *url.URL) bool {
+	if port := u.Port(); port != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return false
+		}
+	}
+	if strings.HasPrefix(u.Host, "[") {
+		ip, err := netip.ParseAddr(u.Hostname())
+		return err == nil && ip.Is6()
+	}
+	return u.Hostname() != "" && !strings.ContainsAny(u.Hostname(), ":[]")
+}
+
+func isAlphanumeric(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+}
+
+// origin is in the canonical form: lower case, no default port.
+func origin(u *url.URL) string {
+	scheme := strings.ToLower(u.Scheme)
+	port := map[string]string{"https": ":443", "http": ":80"}[scheme]
+	host := strings.TrimSuffix(strings.ToLower(u.Host), port)
+	return scheme + "://" + strings.TrimSuffix(host, ":")
 }

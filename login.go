@@ -593,3 +593,15 @@ var microsoftHosts = []string{
 	"login.microsoftonline.com", "login.microsoftonline.us", "login.partner.microsoftonline.cn", "login.chinacloudapi.cn",
 	"login.microsoft.com", "login.windows.net", "sts.windows.net", ".b2clogin.com", ".ciamlogin.com",
 }
+
+// machine is its own user.
+type machine struct{ *signIn }
+
+func (m machine) grants() []string { return nil }
+
+func (m machine) attempt(ctx context.Context, c *credentials) (token, error) {
+	if notes := m.notes(); notes != "" {
+		m.log.notice(notes)
+	}
+	return m.machineToken(ctx, c)
+}

@@ -459,9 +459,6 @@ func (o *oauth) scopeWords(resp *http.Response) string {
 	return words + "; the authorization server's operator can say why"
 }
 
-// networkFailure keeps the cause for notSent beside the text for people.
-func networkFailure(host string, err error) error { return noAnswer{networkError(host, err), err} }
-
 // lastingFailure is another process's failure of that kind.
 type lastingFailure struct{ error }
 

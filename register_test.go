@@ -56,9 +56,9 @@ func TestRegistrationFollowsTheServer(t *testing.T) {
 		"post":          {[]string{"client_secret_jwt", "client_secret_basic", "client_secret_post"}, nil, "client_secret_post", []string{"authorization_code", "refresh_token"}},
 		"no refreshing": {nil, []string{"authorization_code", "implicit"}, "client_secret_basic", []string{"authorization_code"}},
 	} {
-		r, err := newRegistration(&serverMetadata{TokenEndpointAuthMethods: test.methods, GrantTypesSupported: test.grants}, testRedirect)
-		if err != nil || r.AuthMethod != test.wantMethod || !reflect.DeepEqual(r.GrantTypes, test.wantGrants) {
-			t.Errorf("%s: got %+v (%v)", name, r, err)
+		r := newRegistration(&serverMetadata{TokenEndpointAuthMethods: test.methods, GrantTypesSupported: test.grants}, testRedirect, "", nil)
+		if r["token_endpoint_auth_method"] != test.wantMethod || !reflect.DeepEqual(r["grant_types"], test.wantGrants) {
+			t.Errorf("%s: got %+v", name, r)
 		}
 	}
 }

@@ -1,16 +1,22 @@
 package main
 
-// The token endpoint: one request whatever the grant, how the client shows who
-// it is, what an answer and a refusal mean. It does not know what a token is
-// for, nor when one is needed.
+// The token endpoint: one form whatever the grant, how the client authenticates (with a secret, or
+// with a key and private_key_jwt), what an answer and a refusal mean, and the client credentials
+// grant. It does not know what a token is for, nor when one is needed.
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -21,14 +27,21 @@ import (
 
 const (
 	tokenTimeout     = 30 * time.Second // for one request to the token endpoint
-	maxTokenAnswer   = 1 << 20          // bytes
 	maxTokenAttempts = 3                // while the token endpoint is out of order
 	maxTokenLife     = 10 * 365 * 24 * time.Hour
-	grantRefresh     = "refresh_token"
-	grantCode        = "authorization_code"
+
+	grantRefresh           = "refresh_token"
+	grantCode              = "authorization_code"
+	grantClientCredentials = "client_credentials"
+
 	methodBasic      = "client_secret_basic"
 	methodPost       = "client_secret_post"
 	methodNone       = "none"
+	methodPrivateKey = "private_key_jwt"
+
+	assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+	assertionLife = 2 * time.Minute // long enough for clocks that differ a little
+	minRSABits    = 2048            // RFC 7518, section 3.3
 )
 
 // addResource names the server that the token is for (RFC 8707, section 2).
@@ -41,7 +54,7 @@ func addResource(form url.Values, resource string) {
 // tokenError is an answer of an endpoint that is an error.
 type tokenError struct {
 	Endpoint    string
-	Code        string // RFC 6749, section 5.2; "" when the answer was none of it
+	Code        string // RFC 6749, section 5.2; "" if the answer had none
 	Description string
 	Status      int
 	Host        string
@@ -50,28 +63,26 @@ type tokenError struct {
 
 func (e *tokenError) Error() string {
 	text := e.Endpoint + " of " + e.Host
-	if e.Code == "" && e.Status < 300 {
+	switch {
+	case e.Code == "" && e.Status < 300:
 		return text + ": the answer is no token"
-	}
-	if e.Code == "" {
+	case e.Code == "":
 		return fmt.Sprintf("%s: status %d", text, e.Status)
+	case e.Description == "":
+		return text + ": " + e.Code
 	}
-	text += ": " + e.Code
-	if e.Description != "" {
-		text += " (" + e.Description + ")"
-	}
-	return text
+	return text + ": " + e.Code + " (" + e.Description + ")"
 }
 
-// outOfOrder: the server's trouble, not the token's.
+// outOfOrder reports whether it is about the server and not about the token.
 func (e *tokenError) outOfOrder() bool {
-	return e.Status >= 500 || e.Status == http.StatusTooManyRequests || e.Code == "temporarily_unavailable" || e.Code == "server_error"
+	return e.Status >= 500 || e.Status == http.StatusTooManyRequests ||
+		e.Code == "temporarily_unavailable" || e.Code == "server_error"
 }
 
-// isRejected tells whether err is the authorization server's word that this
-// grant or client is no good: only then may a token be given up. Where the
-// words are not those of RFC 6749, section 5.2, its statuses say it: with
-// nothing taken for a refusal no start would ever lead to a sign-in.
+// isRejected reports whether the authorization server refuses this grant or client: only then may a
+// token be given up. Without an error code of RFC 6749, section 5.2, the status decides: else no
+// start would ever lead to a sign-in.
 func isRejected(err error) bool {
 	var e *tokenError
 	if !errors.As(err, &e) || e.outOfOrder() || e.unusable {
@@ -80,15 +91,16 @@ func isRejected(err error) bool {
 	return e.Code != "" || e.Status == http.StatusBadRequest || e.Status == http.StatusUnauthorized
 }
 
-// aboutClient tells whether the server may not have understood who the client
-// is. Not all say so with invalid_client: Nextcloud's OpenID provider sends a
-// 401 of its own form, and who reads the form alone, as WordPress's OAuth 2
-// plugin, misses parameters.
+// aboutClient reports whether the server may not have understood who the client is. Not all say
+// invalid_client: Nextcloud's OpenID provider sends a 401 of its own form, and servers that read
+// the form alone, as WordPress's OAuth 2 plugin, miss parameters.
 func (e *tokenError) aboutClient() bool {
-	return e.Code == "invalid_client" || e.Code == "invalid_request" || e.Status == http.StatusUnauthorized
+	return e.Code == "invalid_client" || e.Code == "invalid_request" ||
+		e.Status == http.StatusUnauthorized
 }
 
-// errorCode is what an endpoint of the authorization server calls its refusal; "" for any other error.
+// errorCode is the code of a refusal by an endpoint of the authorization server; "" for any other
+// error.
 func errorCode(err error) string {
 	var atToken *tokenError
 	var atAuthorize *responseError
@@ -101,19 +113,19 @@ func errorCode(err error) string {
 	return ""
 }
 
-// isUnknownClient: the registration is gone at the server.
+// isUnknownClient reports whether the server has lost the registration.
 func isUnknownClient(err error) bool {
 	code := errorCode(err)
 	return code == "invalid_client" || code == "unauthorized_client"
 }
 
-// errorCodes are those of RFC 6749, sections 4.1.2.1 and 5.2, RFC 8707, section
-// 2, RFC 8628, section 3.5, and our own. What else stands in their place may be anything.
+// errorCodes are those of RFC 6749, sections 4.1.2.1 and 5.2, RFC 8707, section 2, RFC 8628,
+// section 3.5, and our own. Anything else in their place may be any text.
 var errorCodes = []string{
-	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
-	"access_denied", "unsupported_response_type", "server_error", "temporarily_unavailable", "invalid_target",
-	"invalid_response", "unsupported_token_type",
-	codePending, codeSlowDown, codeExpired,
+	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client",
+	"unsupported_grant_type", "invalid_scope", "access_denied", "unsupported_response_type",
+	"server_error", "temporarily_unavailable", "invalid_target", "invalid_response",
+	"unsupported_token_type", codePending, codeSlowDown, codeExpired,
 }
 
 func errorType(err error) string {
@@ -129,13 +141,33 @@ func errorType(err error) string {
 	return strconv.Itoa(e.Status)
 }
 
-// tokenWithRetry asks again while the endpoint is out of order, and in the
-// other way of client authentication where the first is refused. A request
-// that may have been processed is not repeated: it would use a rotated refresh
-// token twice.
-func (o *oauth) tokenWithRetry(ctx context.Context, c *credentials, form url.Values) (token, error) {
-	var t token
-	err := o.withRetry(ctx, c, func() (err error) {
+// machineToken asks for a token by the client credentials grant (OAuth 2.1, section 4.2; MCP, OAuth
+// Client Credentials Extension): the client is its own user.
+func (o *oauth) machineToken(ctx context.Context, c *credentials) (token, error) {
+	form := url.Values{"grant_type": {grantClientCredentials}}
+	addResource(form, c.Resource)
+	addScope(form, c.scope())
+	t, err := o.tokenWithRetry(ctx, c, form)
+	t.Refresh = "" // RFC 6749, section 4.4.3: it should not be there, and is not needed
+	if err == nil && t.Scope == "" {
+		t.Scope = c.scope()
+	}
+	return t, err
+}
+
+func addScope(form url.Values, scope string) {
+	if scope != "" {
+		form.Set("scope", scope)
+	}
+}
+
+// tokenWithRetry asks again while the endpoint is out of order, and with the other method of client
+// authentication if the first is refused. A request that may have been processed is not repeated:
+// it would use a rotated refresh token twice.
+func (o *oauth) tokenWithRetry(
+	ctx context.Context, c *credentials, form url.Values,
+) (t token, err error) {
+	err = o.withRetry(ctx, c, func() (err error) {
 		t, err = o.requestToken(ctx, c, form)
 		return err
 	})
@@ -153,14 +185,17 @@ func (o *oauth) withRetry(ctx context.Context, c *credentials, request func() er
 		case err == nil:
 			return nil
 		case isAnswer && refused.aboutClient() && firstRefusal == nil && c.Client.Secret != "":
-			// Servers that accept only one of the two, whatever their metadata name:
-			// Nextcloud's OpenID provider the form, Kanidm the header.
+			// Servers that accept only one of the two, whatever their metadata says: Nextcloud's
+			// OpenID provider the form, Kanidm the header.
 			firstRefusal = err
-			c.Client.AuthMethod = otherMethod(c.Client.AuthMethod)
+			if c.Client.AuthMethod = methodPost; method == methodPost {
+				c.Client.AuthMethod = methodBasic
+			}
 			continue
-		case firstRefusal != nil && isAnswer && !refused.outOfOrder() && refused.Code != "invalid_grant":
+		case firstRefusal != nil && isAnswer && !refused.outOfOrder() &&
+			refused.Code != "invalid_grant":
 			c.Client.AuthMethod = method
-			return firstRefusal // the way that the metadata named: its reason is the one to mend
+			return firstRefusal // of the method that the metadata names
 		case !(isAnswer && refused.outOfOrder() || notSent(err)) || attempt >= maxTokenAttempts:
 			return err
 		}
@@ -168,13 +203,6 @@ func (o *oauth) withRetry(ctx context.Context, c *credentials, request func() er
 			return ctx.Err()
 		}
 	}
-}
-
-func otherMethod(method string) string {
-	if method == methodPost {
-		return methodBasic
-	}
-	return methodPost
 }
 
 // requestToken sends one request to the token endpoint, whatever the grant.
@@ -188,30 +216,33 @@ func (o *oauth) requestToken(ctx context.Context, c *credentials, form url.Value
 	return t, a.explain(err)
 }
 
-// endpointAnswer is what an endpoint of the authorization server says to a form.
+// endpointAnswer is the answer of an endpoint of the authorization server to a form.
 type endpointAnswer struct {
 	endpoint, host string
-	secrets        []string // what it was told in confidence
+	secrets        []string // in the request
 	status         int
 	body           []byte
 }
 
 // confidential are the parameters whose values an answer must not repeat.
-var confidential = []string{"client_assertion", "client_secret", "code", "code_verifier", "device_code", "refresh_token", "token"}
+var confidential = []string{
+	"client_assertion", "client_secret", "code", "code_verifier", "device_code", "refresh_token",
+	"token",
+}
 
-// postForm sends a form, and with it what shows who the client is.
-func (o *oauth) postForm(ctx context.Context, name, address string, c *credentials, form url.Values) (*endpointAnswer, error) {
+// postForm sends a form with what authenticates the client.
+func (o *oauth) postForm(
+	ctx context.Context, name, address string, c *credentials, form url.Values,
+) (*endpointAnswer, error) {
 	endpoint, err := checkEndpoint(address, o.cfg.acceptsHTTP())
 	if err != nil {
 		return nil, fmt.Errorf("%s %w", name, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
-	defer cancel()
 	body, basic, err := o.authenticated(c, form)
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint.String(), strings.NewReader(body.Encode()))
+	req, err := http.NewRequest(http.MethodPost, endpoint.String(), strings.NewReader(body.Encode()))
 	if err != nil {
 		return nil, err
 	}
@@ -221,26 +252,15 @@ func (o *oauth) postForm(ctx context.Context, name, address string, c *credentia
 	if basic != "" {
 		req.Header.Set("Authorization", basic)
 	}
-	// A redirected request would show the secrets in it to another address.
-	noRedirect := *o.http
-	noRedirect.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	resp, err := noRedirect.Do(req)
+	status, answer, err := boundedRequest(ctx, o.http, req, tokenTimeout, noRedirect)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, networkFailure(endpoint.Host, err))
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer))
-	if err == nil {
-		err = ctx.Err() // hung up at the bound, a body may look complete
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, networkFailure(endpoint.Host, err))
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	secrets := []string{c.Client.Secret, strings.TrimPrefix(basic, "Basic ")}
 	for _, parameter := range confidential {
 		secrets = append(secrets, body.Get(parameter))
 	}
-	return &endpointAnswer{name, endpoint.Host, secrets, resp.StatusCode, answer}, nil
+	return &endpointAnswer{name, endpoint.Host, secrets, status, answer}, nil
 }
 
 // explain says in a refusal where it comes from.
@@ -248,21 +268,66 @@ func (a *endpointAnswer) explain(err error) error {
 	var refused *tokenError
 	if errors.As(err, &refused) {
 		refused.Endpoint, refused.Host = a.endpoint, excerpt(a.host)
-		refused.hide(a.secrets...)
+		refused.hide(a.secrets)
 	}
 	return err
 }
 
-func (o *oauth) authenticated(c *credentials, form url.Values) (body url.Values, basic string, err error) {
-	if c.Client.AuthMethod == methodPrivateKey {
-		body, err = o.asserted(c, form)
-		return body, "", err
+// authenticated adds to a form what authenticates the client.
+func (o *oauth) authenticated(
+	c *credentials, form url.Values,
+) (body url.Values, basic string, err error) {
+	if c.Client.AuthMethod != methodPrivateKey {
+		body, basic = authenticate(c.Client, form)
+		return body, basic, nil
 	}
-	body, basic = authenticate(c.Client, form)
-	return body, basic, nil
+	if o.cfg.privateKey == nil {
+		return nil, "", authErrorf("%s authenticates with a private key, which is not kept here: "+
+			"add --client-id and --private-key", excerpt(c.Client.ID))
+	}
+	assertion, err := newAssertion(
+		o.cfg.privateKey, c.Client.SigningAlg, c.Client.ID, c.Issuer, time.Now())
+	if err != nil {
+		return nil, "", fmt.Errorf("sign with --private-key: %w", err)
+	}
+	// client_id is not sent: the sub claim says it (MCP, OAuth Client Credentials Extension, "JWT
+	// Authentication Example").
+	body = url.Values{"client_assertion_type": {assertionType}, "client_assertion": {assertion}}
+	for name, values := range form {
+		body[name] = values
+	}
+	return body, "", nil
 }
 
-// authenticate adds what shows who the client is (RFC 6749, section 2.3.1).
+// authMethods are those with a secret or nothing, the preferred first: a secret that this machine
+// does not hold cannot be stolen from it. Then post: servers of the MCP SDK for Python want
+// client_id in the form even beside Basic, and Okta refuses it there.
+var authMethods = []string{methodNone, methodPost, methodBasic}
+
+// authMethod chooses how c authenticates at a token endpoint with these
+// token_endpoint_auth_methods_supported. An absent list means client_secret_basic (RFC 8414,
+// section 2), and so does one without any that we know: RFC 6749, section 2.3.1 obliges every
+// server that gives secrets to take it.
+func authMethod(c client, supported []string) string {
+	switch {
+	case c.Secret == "":
+		return methodNone
+	case c.AuthMethod != "":
+		return c.AuthMethod
+	}
+	for _, method := range []string{methodBasic, methodPost, methodNone} {
+		if slices.Contains(supported, method) {
+			return method
+		}
+	}
+	return methodBasic
+}
+
+func isVisible(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0
+}
+
+// authenticate adds the client's id and secret (RFC 6749, section 2.3.1).
 func authenticate(c client, form url.Values) (body url.Values, basic string) {
 	body = url.Values{}
 	for name, values := range form {
@@ -280,9 +345,9 @@ func authenticate(c client, form url.Values) (body url.Values, basic string) {
 	return body, ""
 }
 
-// hide drops what the server says where it repeats what it was told in
-// confidence: an error goes to the client, to logs and to the user's screen.
-func (e *tokenError) hide(secrets ...string) {
+// hide drops what the server says if it repeats a secret of the request: an error goes to the
+// client, to logs and to the user's screen.
+func (e *tokenError) hide(secrets []string) {
 	e.Description = excerpt(e.Description)
 	if repeats(e.Description, secrets) {
 		e.Description = ""
@@ -292,10 +357,10 @@ func (e *tokenError) hide(secrets ...string) {
 	}
 }
 
-// leastPiece is how much of a secret tells something; servers like to print its beginning.
+// leastPiece is the shortest piece of a secret that is hidden; servers like to print its beginning.
 const leastPiece = 8 // bytes
 
-// repeats tells whether text holds a piece of a secret, plain or as a form has it.
+// repeats reports whether text holds a piece of a secret, plain or as a form has it.
 func repeats(text string, secrets []string) bool {
 	for _, secret := range secrets {
 		for _, s := range []string{secret, url.QueryEscape(secret)} {
@@ -323,12 +388,12 @@ type tokenAnswer struct {
 	AuthedUser *tokenAnswer `json:"authed_user"` // Slack's place for a user's token
 }
 
-// tokenTypes are those that are sent as Bearer. OpenAuth and others leave it
-// out; Slack calls its own user and bot.
+// tokenTypes are those that are sent as Bearer. OpenAuth and others leave the type out; Slack calls
+// its own user and bot.
 var tokenTypes = []string{"bearer", "", "user", "bot"}
 
-// parseTokenAnswer returns the refresh token also of an answer that is of no
-// other use: the one before it may be worth nothing by now.
+// parseTokenAnswer returns the refresh token also of an answer that is of no other use: the one
+// before it may be revoked by now.
 func parseTokenAnswer(status int, body []byte, now time.Time, useIDToken bool) (token, error) {
 	a, ok := readTokenAnswer(body)
 	if !ok {
@@ -342,15 +407,18 @@ func parseTokenAnswer(status int, body []byte, now time.Time, useIDToken bool) (
 		name, sent = "id_token", a.IDToken
 	}
 	if !isVisible(a.RefreshToken) {
-		a.RefreshToken = "" // RFC 6749, appendix A.17: it is none, and a file of JSON might keep another
+		a.RefreshToken = "" // RFC 6749, appendix A.17: it is none, and JSON might change it
 	}
-	unusable := func(code, description string) (token, error) {
-		return token{Refresh: a.RefreshToken}, &tokenError{Code: code, Description: description, Status: status, unusable: true}
+	unusable := func(code, why string) (token, error) {
+		return token{Refresh: a.RefreshToken},
+			&tokenError{Code: code, Description: why, Status: status, unusable: true}
 	}
 	switch {
 	case a.Error != "":
 		// GitHub and Slack send errors with status 200.
-		return token{}, &tokenError{Code: excerpt(a.Error), Description: a.ErrorDescription, Status: status}
+		return token{}, &tokenError{
+			Code: excerpt(a.Error), Description: a.ErrorDescription, Status: status,
+		}
 	case status != http.StatusOK && status != http.StatusCreated:
 		return token{}, &tokenError{Status: status}
 	case sent == "" || !isVisible(sent):
@@ -359,8 +427,7 @@ func parseTokenAnswer(status int, body []byte, now time.Time, useIDToken bool) (
 		// RFC 6749, section 7.1: a token of a type that is not understood must not be used.
 		return unusable("unsupported_token_type", excerpt(a.TokenType))
 	}
-	// The monotonic clock stands still while the machine sleeps, and tokens grow old.
-	now = now.Round(0)
+	now = now.Round(0) // the monotonic clock stands still while the machine sleeps
 	t := token{Access: sent, Refresh: a.RefreshToken, Type: "Bearer", Scope: a.Scope, Obtained: now}
 	if life := expiresIn(a.ExpiresIn); life > 0 {
 		t.Expiry = now.Add(life)
@@ -368,7 +435,7 @@ func parseTokenAnswer(status int, body []byte, now time.Time, useIDToken bool) (
 	return t, nil
 }
 
-// readTokenAnswer is false for what no token endpoint says.
+// readTokenAnswer returns false for what no token endpoint says.
 func readTokenAnswer(body []byte) (a tokenAnswer, ok bool) {
 	// A member of another type counts as absent: Twitch sends the scopes as a list.
 	err := json.Unmarshal(body, &a)
@@ -381,13 +448,15 @@ func readTokenAnswer(body []byte) (a tokenAnswer, ok bool) {
 		return tokenAnswer{}, false
 	}
 	return tokenAnswer{
-		AccessToken: form.Get("access_token"), TokenType: form.Get("token_type"), RefreshToken: form.Get("refresh_token"),
-		Scope: form.Get("scope"), IDToken: form.Get("id_token"), ExpiresIn: form.Get("expires_in"), Error: form.Get("error"), ErrorDescription: form.Get("error_description"),
+		AccessToken: form.Get("access_token"), TokenType: form.Get("token_type"),
+		RefreshToken: form.Get("refresh_token"), Scope: form.Get("scope"),
+		ExpiresIn: form.Get("expires_in"), IDToken: form.Get("id_token"),
+		Error: form.Get("error"), ErrorDescription: form.Get("error_description"),
 	}, true
 }
 
-// expiresIn reads the seconds; 0 means unknown, and then only a 401 tells. At
-// least PayPal and older Azure AD send a string, GitHub nothing.
+// expiresIn reads the seconds; 0 means unknown, and then only a 401 tells. PayPal and older Azure
+// AD send a string, GitHub nothing.
 func expiresIn(v any) time.Duration {
 	seconds, ok := v.(float64)
 	if s, isString := v.(string); isString {
@@ -395,11 +464,152 @@ func expiresIn(v any) time.Duration {
 		seconds, err = strconv.ParseFloat(strings.TrimSpace(s), 64)
 		ok = err == nil
 	}
-	if !ok || !(seconds > 0) {
+	switch {
+	case !ok || !(seconds > 0): // NaN is none
 		return 0
-	}
-	if seconds > maxTokenLife.Seconds() {
+	case seconds > maxTokenLife.Seconds():
 		return maxTokenLife
 	}
 	return time.Duration(seconds * float64(time.Second))
+}
+
+// signingAlgorithm is one of RFC 7518, section 3.1, or of RFC 8037.
+type signingAlgorithm struct {
+	name string
+	hash crypto.Hash
+	pss  bool
+}
+
+var rsaAlgorithms = []signingAlgorithm{
+	{"RS256", crypto.SHA256, false}, {"PS256", crypto.SHA256, true},
+	{"RS384", crypto.SHA384, false}, {"PS384", crypto.SHA384, true},
+	{"RS512", crypto.SHA512, false}, {"PS512", crypto.SHA512, true},
+}
+
+// algorithmsFor returns those that a key can sign with, the most usual first.
+func algorithmsFor(key crypto.Signer) []signingAlgorithm {
+	switch key := key.(type) {
+	case *ecdsa.PrivateKey:
+		switch key.Curve.Params().BitSize {
+		case 256:
+			return []signingAlgorithm{{"ES256", crypto.SHA256, false}}
+		case 384:
+			return []signingAlgorithm{{"ES384", crypto.SHA384, false}}
+		case 521:
+			return []signingAlgorithm{{"ES512", crypto.SHA512, false}}
+		}
+	case *rsa.PrivateKey:
+		if key.N.BitLen() >= minRSABits {
+			return rsaAlgorithms
+		}
+	case ed25519.PrivateKey:
+		return []signingAlgorithm{{"EdDSA", 0, false}, {"Ed25519", 0, false}} // RFC 8037, RFC 9864
+	}
+	return nil
+}
+
+// parsePrivateKey takes the first private key of a PEM text. Its errors follow on the name of the
+// file.
+func parsePrivateKey(text []byte) (crypto.Signer, error) {
+	for {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			return nil, withHint(errors.New("holds no private key in PEM"),
+				"it begins with -----BEGIN PRIVATE KEY-----")
+		}
+		text = rest
+		var key any
+		var err error
+		switch block.Type {
+		case "PRIVATE KEY":
+			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+		case "EC PRIVATE KEY":
+			key, err = x509.ParseECPrivateKey(block.Bytes)
+		case "RSA PRIVATE KEY":
+			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+		case "ENCRYPTED PRIVATE KEY":
+			return nil, withHint(errors.New("is encrypted"),
+				"openssl pkey -in FILE -out PLAIN, and keep that file to yourself")
+		default:
+			continue // a certificate, the parameters of a curve
+		}
+		signer, ok := key.(crypto.Signer)
+		if err != nil || !ok || algorithmsFor(signer) == nil {
+			return nil, withHint(errors.New("holds no key that signs assertions"),
+				"an RSA key of %d bits or more, an EC key on P-256, P-384 or P-521, or an Ed25519 key",
+				minRSABits)
+		}
+		return signer, nil
+	}
+}
+
+// chooseAlgorithm takes the first that the authorization server lists in
+// token_endpoint_auth_signing_alg_values_supported; any if there is no list.
+func chooseAlgorithm(key crypto.Signer, supported []string) (string, error) {
+	var names []string
+	for _, a := range algorithmsFor(key) {
+		if len(supported) == 0 || slices.Contains(supported, a.name) {
+			return a.name, nil
+		}
+		names = append(names, a.name)
+	}
+	err := authErrorf("the authorization server takes assertions signed with %s, and the key of "+
+		"--private-key makes %s", excerpt(strings.Join(supported, ", ")), strings.Join(names, ", "))
+	return "", withHint(err, "register a key of another kind there")
+}
+
+// newAssertion is RFC 7523, section 3. The audience is the issuer and nothing else: an assertion
+// made for a token endpoint could be used at another server that names the same endpoint
+// (draft-ietf-oauth-rfc7523bis, section 4).
+func newAssertion(
+	key crypto.Signer, algorithm, clientID, issuer string, now time.Time,
+) (string, error) {
+	known := algorithmsFor(key)
+	i := slices.IndexFunc(known, func(a signingAlgorithm) bool { return a.name == algorithm })
+	if i < 0 {
+		return "", fmt.Errorf("the key makes no %s", excerpt(algorithm))
+	}
+	header, err := json.Marshal(map[string]string{"alg": algorithm, "typ": "JWT"})
+	if err != nil {
+		return "", err
+	}
+	claims, err := json.Marshal(map[string]any{
+		"iss": clientID, "sub": clientID, "aud": issuer, "jti": newState(),
+		"iat": now.Unix(), "exp": now.Add(assertionLife).Unix(),
+	})
+	if err != nil {
+		return "", err
+	}
+	encoding := base64.RawURLEncoding
+	input := encoding.EncodeToString(header) + "." + encoding.EncodeToString(claims)
+	signature, err := sign(key, known[i], []byte(input))
+	return input + "." + encoding.EncodeToString(signature), err
+}
+
+func sign(key crypto.Signer, a signingAlgorithm, input []byte) ([]byte, error) {
+	digest := input // Ed25519 signs the text itself
+	if a.hash != 0 {
+		h := a.hash.New()
+		h.Write(input)
+		digest = h.Sum(nil)
+	}
+	switch key := key.(type) {
+	case *ecdsa.PrivateKey:
+		r, s, err := ecdsa.Sign(rand.Reader, key, digest)
+		if err != nil {
+			return nil, err
+		}
+		// RFC 7518, section 3.4: two numbers of the curve's size, not ASN.1.
+		size := (key.Curve.Params().BitSize + 7) / 8
+		signature := make([]byte, 2*size)
+		r.FillBytes(signature[:size])
+		s.FillBytes(signature[size:])
+		return signature, nil
+	case *rsa.PrivateKey:
+		if a.pss { // RFC 7518, section 3.5: the salt is as long as the hash
+			return rsa.SignPSS(rand.Reader, key, a.hash, digest,
+				&rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+		}
+	}
+	return key.Sign(rand.Reader, digest, a.hash)
 }
