@@ -1,8 +1,8 @@
 package main
 
-// The device authorization grant (RFC 8628): the user signs in with any browser
-// on any machine, and types a short code there. For where no browser could come
-// back to this one: SSH, containers. There is no callback and no PKCE.
+// The device authorization grant (RFC 8628): the user signs in with any browser on any machine, and
+// types a short code there. For where no browser could come back to this one: SSH, containers.
+// There is no callback and no PKCE.
 
 import (
 	"context"
@@ -35,24 +35,24 @@ func isContainer(getenv func(string) string) bool {
 	return err == nil || namesContainer(getenv)
 }
 
-// namesContainer: podman and systemd set container, Kubernetes its own variable.
-// Flatpak sets container as well, for programs of the desktop, whose browser
-// comes back to them.
+// namesContainer: podman and systemd set container, Kubernetes its own variable. Flatpak sets
+// container as well, for programs of the desktop, whose browser comes back to them.
 func namesContainer(getenv func(string) string) bool {
 	kind := getenv("container")
 	return kind != "" && kind != "flatpak" || getenv("KUBERNETES_SERVICE_HOST") != ""
 }
 
-// prefersDevice: no browser can come back to this machine. --no-browser alone
-// does not say so, for the user may open the address by hand; nor does a missing
-// display, for hosts start their servers with few variables of the desktop's.
-// Whoever gives --redirect-uri has set up the way back.
+// prefersDevice: no browser can come back to this machine. --no-browser alone does not say so, for
+// the user may open the address by hand; nor does a missing display, for hosts start their servers
+// with few variables of the desktop's. Whoever gives --redirect-uri has set up the way back.
 func (c *config) prefersDevice() bool {
 	return c.device || (c.sshServer != "" || c.container) && c.browser == "" && c.redirectURI == nil
 }
 
 func (m *serverMetadata) offersDevice() bool {
-	return m.DeviceAuthorizationEndpoint != "" && (len(m.GrantTypesSupported) == 0 || slices.Contains(m.GrantTypesSupported, grantDevice))
+	grants := m.GrantTypesSupported
+	return m.DeviceAuthorizationEndpoint != "" &&
+		(len(grants) == 0 || slices.Contains(grants, grantDevice))
 }
 
 // usesDevice tells whether the user is to sign in by a device code here.
@@ -64,7 +64,8 @@ func (m *serverMetadata) checkDevice() error {
 	if m.offersDevice() {
 		return nil
 	}
-	return withHint(authErrorf("%s does not offer the device authorization grant", excerpt(m.Issuer)), "leave out --device; --no-browser prints the address to sign in at")
+	err := authErrorf("%s does not offer the device authorization grant", excerpt(m.Issuer))
+	return withHint(err, "leave out --device; --no-browser prints the address to sign in at")
 }
 
 // deviceAuthorization is RFC 8628, section 3.2.
@@ -101,14 +102,14 @@ func (d device) attempt(ctx context.Context, c *credentials) (token, error) {
 	return token{}, deviceRefused{err}
 }
 
-// askForCode is the device authorization request. The client shows who it is
-// as at the token endpoint (section 3.1).
-func (o *oauth) askForCode(ctx context.Context, c *credentials, m *serverMetadata) (d *deviceAuthorization, err error) {
+// askForCode is the device authorization request. The client shows who it is as at the token
+// endpoint (section 3.1).
+func (o *oauth) askForCode(
+	ctx context.Context, c *credentials, m *serverMetadata,
+) (d *deviceAuthorization, err error) {
 	form := url.Values{}
 	addResource(form, c.Resource)
-	if scope := c.scope(); scope != "" {
-		form.Set("scope", scope)
-	}
+	addScope(form, c.scope())
 	err = o.withRetry(ctx, c, func() error {
 		a, err := o.postForm(ctx, deviceEndpoint, m.DeviceAuthorizationEndpoint, c, form)
 		if err != nil {
@@ -120,9 +121,9 @@ func (o *oauth) askForCode(ctx context.Context, c *credentials, m *serverMetadat
 	return d, err
 }
 
-// parseDeviceAnswer lets through what can be shown to a user: an https address
-// to type or click, and a code of letters, digits and what may divide them:
-// words between blanks would be a text to the user.
+// parseDeviceAnswer lets through what can be shown to a user: an https address to type or click,
+// and a code of letters, digits and what may divide them: words between blanks would be a text to
+// the user.
 func parseDeviceAnswer(status int, body []byte, allowHTTP bool) (*deviceAuthorization, error) {
 	d := &deviceAuthorization{}
 	switch err := decodeObject(body, d); {
@@ -139,7 +140,8 @@ func parseDeviceAnswer(status int, body []byte, allowHTTP bool) (*deviceAuthoriz
 	if _, err := checkEndpoint(d.URI, allowHTTP); err != nil {
 		return nil, authErrorf("%s: verification_uri %w", deviceEndpoint, err)
 	}
-	if d.DeviceCode == "" || d.UserCode == "" || len(d.UserCode) > maxUserCode || strings.IndexFunc(d.UserCode, notInUserCode) >= 0 {
+	if d.DeviceCode == "" || d.UserCode == "" || len(d.UserCode) > maxUserCode ||
+		strings.IndexFunc(d.UserCode, notInUserCode) >= 0 {
 		return nil, authErrorf("%s: the answer has no usable device_code and user_code", deviceEndpoint)
 	}
 	if _, err := checkEndpoint(d.URIComplete, allowHTTP); err != nil {
@@ -151,7 +153,9 @@ func parseDeviceAnswer(status int, body []byte, allowHTTP bool) (*deviceAuthoriz
 func notInUserCode(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._", r) }
 
 // await shows the code and polls until the user has decided.
-func (d device) await(ctx context.Context, c *credentials, code *deviceAuthorization) (token, error) {
+func (d device) await(
+	ctx context.Context, c *credentials, code *deviceAuthorization,
+) (token, error) {
 	bound := ctx
 	if life := expiresIn(code.ExpiresIn); life > 0 {
 		var cancel context.CancelFunc
@@ -161,7 +165,7 @@ func (d device) await(ctx context.Context, c *credentials, code *deviceAuthoriza
 	asking, stopAsking := context.WithCancel(bound)
 	defer stopAsking()
 	start := ""
-	if code.URIComplete != "" && d.cfg.opensBrowser() { // without the code in it there is nothing to be gained
+	if code.URIComplete != "" && d.cfg.opensBrowser() { // another address would not save typing
 		if cb, err := listenForRegistration(nil, false, "127.0.0.1", ownRedirectPath); err == nil {
 			defer cb.close()
 			// Without a state it only leads on.
@@ -177,7 +181,8 @@ func (d device) await(ctx context.Context, c *credentials, code *deviceAuthoriza
 	case ctx.Err() != nil:
 		return token{}, d.nobodySignedIn()
 	case bound.Err() != nil || errorType(err) == codeExpired:
-		return token{}, withHint(authErrorf("nobody entered the code before it expired"), "%s, to get another code", d.cfg.typed("login"))
+		return token{}, withHint(authErrorf("nobody entered the code before it expired"),
+			"%s, to get another code", d.cfg.typed("login"))
 	case errorType(err) == codeDenied:
 		return token{}, refusedByUser(codeDenied, "")
 	}
@@ -205,9 +210,8 @@ func (o *oauth) poll(ctx context.Context, c *credentials, d *deviceAuthorization
 	return token{}, ctx.Err()
 }
 
-// nextPoll is RFC 8628, section 3.5: "the interval MUST be increased by 5
-// seconds for this and all subsequent requests" at slow_down, and doubled where
-// the connection times out.
+// nextPoll is RFC 8628, section 3.5: "the interval MUST be increased by 5 seconds for this and all
+// subsequent requests" at slow_down, and doubled where the connection times out.
 func nextPoll(interval time.Duration, err error) (time.Duration, bool) {
 	var refused *tokenError
 	isAnswer := errors.As(err, &refused)
@@ -228,7 +232,8 @@ func nextPoll(interval time.Duration, err error) (time.Duration, bool) {
 
 // deviceWords tell the user what to do, each address on a line of its own.
 func (p signInPage) deviceWords(host string) string {
-	text := "mcp-proxy: to sign in to " + host + ", open this address in any browser and enter the code " + p.UserCode + ":\n" + p.URL
+	text := "mcp-proxy: to sign in to " + host + ", open this address in any browser and enter the code " +
+		p.UserCode + ":\n" + p.URL
 	if p.Complete != "" {
 		text += "\nor this one, which holds the code; it must show the same:\n" + p.Complete
 	}

@@ -19,8 +19,8 @@ const (
 	maxOtherTokens    = 3                // tokens of other processes that a message tries
 	maxRefreshMargin  = time.Minute      // before expiry
 	refreshTime       = 2 * tokenTimeout // for all of a refresh, the wait for other processes included
-	refreshPause      = 10 * time.Second // from a failure to the next attempt if the token is still good
-	retryPause        = time.Minute      // after new tokens that the server refused, and lasting failures
+	refreshPause      = 10 * time.Second // from a failure to the next attempt, while the token is good
+	retryPause        = time.Minute      // after new tokens that were refused, and lasting failures
 	sourceGiven       = "given"
 	sourceDocument    = "metadata-document"
 	sourceRegistered  = "registered"
@@ -125,8 +125,9 @@ func (o *oauth) usable(c *credentials) bool {
 	return o.cfg.clientID == "" || c.Client.Source != sourceGiven || c.Client.ID == o.cfg.clientID
 }
 
-// keep makes c the credentials of all processes or, after an error, of this one. It is stored before
-// it is used: a process killed in between would lose what the authorization server gives once.
+// keep makes c the credentials of all processes or, after an error, of this one. It is stored
+// before it is used: a process killed in between would lose what the authorization server gives
+// once.
 func (o *oauth) keep(c *credentials) error {
 	o.storing.Lock()
 	defer o.storing.Unlock()
@@ -211,9 +212,11 @@ type authAttempts struct {
 	otherTokens int
 }
 
-// challenged acts on a 401 or 403 about the token used. It returns true if the message is to be sent
-// again; false without an error if the server's answer stands.
-func (o *oauth) challenged(ctx context.Context, resp *http.Response, used string, a *authAttempts) (bool, error) {
+// challenged acts on a 401 or 403 about the token used. It returns true if the message is to be
+// sent again; false without an error if the server's answer stands.
+func (o *oauth) challenged(
+	ctx context.Context, resp *http.Response, used string, a *authAttempts,
+) (bool, error) {
 	ch, ours := parseChallenge(resp.Header)
 	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+o.cfg.server.Host, o.log)
 	forbidden := resp.StatusCode == http.StatusForbidden
@@ -243,8 +246,10 @@ func (o *oauth) challenged(ctx context.Context, resp *http.Response, used string
 		return false, nil
 	case machine || a.signedIn || !o.maySignIn(ch, used, revoked):
 		o.giveUp()
-		err := authErrorf("%s answers 401 to the token that its authorization server has just given", o.cfg.server.Host)
-		return false, withHint(err, "the two disagree, about the resource or the scope: try --resource or --scope, or tell the server's operator; the next sign-in is possible in a minute")
+		err := authErrorf("%s answers 401 to the token that its authorization server has just given",
+			o.cfg.server.Host)
+		return false, withHint(err, "the two disagree, about the resource or the scope: try --resource "+
+			"or --scope, or tell the server's operator; the next sign-in is possible in a minute")
 	}
 	a.signedIn = true
 	return true, o.signIn(ctx, ch, used)
@@ -252,15 +257,16 @@ func (o *oauth) challenged(ctx context.Context, resp *http.Response, used string
 
 // stepUp asks for the scopes that a request needs beyond those asked for before (MCP 2026-07-28,
 // Authorization, "Step-Up Authorization Flow").
-func (o *oauth) stepUp(ctx context.Context, ch challenge, used string, a *authAttempts) (bool, error) {
-	asked := o.current().RequestedScope
+func (o *oauth) stepUp(
+	ctx context.Context, ch challenge, used string, a *authAttempts,
+) (bool, error) {
 	switch {
 	case a.stepUps >= maxStepUps:
 		o.giveUp()
 		return false, nil
 	case a.noSignIn || o.hasGivenUp():
 		return false, nil
-	case used != "" && unionScope(asked, ch.Scope) == asked:
+	case used != "" && o.current().hasAsked(ch.Scope):
 		return false, nil // all of it was asked for already, and not granted
 	}
 	a.stepUps++
@@ -278,7 +284,7 @@ func (o *oauth) maySignIn(ch challenge, used string, revoked bool) bool {
 	o.mu.Lock()
 	accepted := used == o.accepted
 	o.mu.Unlock()
-	justSignedIn := last.Error == "" && time.Since(last.Ended) >= 0 && time.Since(last.Ended) < retryPause
+	since := time.Since(last.Ended)
 	switch {
 	case used == "" || used != now.Token.Access:
 		return true
@@ -286,16 +292,21 @@ func (o *oauth) maySignIn(ch challenge, used string, revoked bool) bool {
 		return false
 	case accepted:
 		return true
-	case ch.Error == insufficientScope && unionScope(now.RequestedScope, ch.Scope) != now.RequestedScope:
+	case ch.Error == insufficientScope && !now.hasAsked(ch.Scope):
 		return true
 	}
-	return !justSignedIn || revoked
+	return revoked || last.Error != "" || since < 0 || since >= retryPause
+}
+
+func (c *credentials) hasAsked(scope string) bool {
+	return withoutScope(scope, c.RequestedScope) == ""
 }
 
 // refresh replaces the token used by a new one, once for all goroutines and processes that want it:
 // a rotated refresh token used twice would revoke the whole grant (OAuth 2.1, section 4.3.1).
 // Callers that wait together share one failure: a token endpoint that hangs is not waited for by
-// one after the other. A machine's token is asked for where the challenge leads to, if there is one.
+// one after the other. A machine's token is asked for where the challenge leads to, if there is
+// one.
 func (o *oauth) refresh(ctx context.Context, used string, ch *challenge) error {
 	asked := time.Now()
 	if err := o.refreshing.take(ctx); err != nil {
@@ -386,8 +397,8 @@ func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) erro
 			_ = o.keep(&c)
 		}
 		if isUnknownClient(err) && c.Client.Source == sourceRegistered {
-			// With this registration the user would only see an error page, which never comes
-			// back to us.
+			// With this registration the user would only see an error page, which never comes back
+			// to us.
 			c.Client.Doubtful = true
 			_ = o.keep(&c)
 		}
@@ -408,9 +419,9 @@ func (c *credentials) renewal() string {
 	return c.Token.Refresh
 }
 
-// refreshed asks for the successor of a token. A refresh sends no scope, and if that is refused once
-// more the one that was asked for: Entra ID wants it (AADSTS90009), others refuse it. What worked is
-// remembered with the credentials.
+// refreshed asks for the successor of a token. A refresh sends no scope, and if that is refused
+// once more the one that was asked for: Entra ID wants it (AADSTS90009), others refuse it. What
+// worked is remembered with the credentials.
 func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
 	if c.renewal() == "" || c.TokenEndpoint == "" || c.renewal() == o.rejected {
 		return token{}, &tokenError{Code: "invalid_grant"}
@@ -427,7 +438,8 @@ func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
 		return o.tokenWithRetry(ctx, c, form)
 	}
 	t, err := attempt(c.ScopeAtRefresh)
-	if code := errorCode(err); c.scope() != "" && (code == "invalid_request" || code == "invalid_scope") {
+	code := errorCode(err)
+	if c.scope() != "" && (code == "invalid_request" || code == "invalid_scope") {
 		other, otherErr := attempt(!c.ScopeAtRefresh)
 		if !isRejected(otherErr) { // else the reason of the usual way is the one to mend
 			t, err, c.ScopeAtRefresh = other, otherErr, !c.ScopeAtRefresh
@@ -452,7 +464,8 @@ func (o *oauth) scopeWords(resp *http.Response) string {
 	if ch.Error != insufficientScope || c.Token.Access == "" {
 		return ""
 	}
-	words := fmt.Sprintf("the token's scope is too narrow: asked for %q, granted %q", excerpt(c.scope()), excerpt(c.Token.Scope))
+	words := fmt.Sprintf("the token's scope is too narrow: asked for %q, granted %q",
+		excerpt(c.scope()), excerpt(c.Token.Scope))
 	if ch.Scope != "" {
 		words += fmt.Sprintf(", the server wants %q", excerpt(ch.Scope))
 	}
@@ -475,5 +488,6 @@ func isLasting(err error) bool {
 	if errors.As(err, &answer) {
 		return answer.code != "server_error" && answer.code != "temporarily_unavailable"
 	}
-	return isRejected(err) || errors.As(err, &t) && t.unusable || errors.As(err, &told) || errors.As(err, &refused)
+	return isRejected(err) || errors.As(err, &t) && t.unusable || errors.As(err, &told) ||
+		errors.As(err, &refused)
 }
