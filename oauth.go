@@ -465,7 +465,10 @@ func (o *oauth) scopeWords(resp *http.Response) string {
 		return ""
 	}
 	words := fmt.Sprintf("the token's scope is too narrow: asked for %q, granted %q",
-		excerpt(c.scope()), excerpt(c.Token.Scope))
+		excerpt(c.RequestedScope), excerpt(c.Token.Scope))
+	if c.RefusedScope != "" {
+		words += fmt.Sprintf(", refused %q", excerpt(c.RefusedScope))
+	}
 	if ch.Scope != "" {
 		words += fmt.Sprintf(", the server wants %q", excerpt(ch.Scope))
 	}
