@@ -276,7 +276,7 @@ func TestGooglesClientAtGoogle(t *testing.T) {
 	server, google, user := startGoogle(t)
 	google.methods = []string{"client_secret_basic"}
 	user.googlesClient(google)
-	user.env["KUBERNETES_SERVICE_HOST"] = "" // a device endpoint of somebody else's must not be used anyway
+
 	p := user.start("-u", server.url)
 	p.initialize()
 	q := google.requests("authorize")[0].URL.Query()
@@ -288,15 +288,18 @@ func TestGooglesClientAtGoogle(t *testing.T) {
 	}
 	google.expireAccess()
 	p.echo("refreshed")
-	user.env["container"] = "podman"
+	user.env["container"], user.env["BROWSER"], google.device = "podman", "", func(map[string]any) {}
 	second := newFakeMCP(startOrigin(t)) // the same client at another server that names Google
 	second.auth, second.resource, second.scope = google, second.url, "tools"
 	google.resource, google.issuer = second.url, google.base+"/other"
 	google.metadataPath += "/other"
-	user.start("-u", second.url).initialize()
-	if google.count("device/code") != 0 || google.count("authorize") != 2 {
+	p = user.start("-u", second.url)
+	id := p.request("initialize", initializeParams)
+	if page := p.awaitURL(1); !strings.HasPrefix(page, "https://accounts.google.com/") || google.count("device/code") != 0 {
 		t.Errorf("got %q, want no code asked of a device endpoint that is not Google's", google.labels())
 	}
+	p.closeStdin()
+	p.failure(id)
 }
 
 // Elsewhere a client of Google's from the environment is as if it were not there.
@@ -324,7 +327,10 @@ func TestGooglesClientElsewhere(t *testing.T) {
 			c := a.addClient("of-mine", "client_secret_basic")
 			u.env["GOOGLE_CLIENT_ID"], u.env["GOOGLE_CLIENT_SECRET"] = c.id, c.secret
 		}, nil, "of-mine", ""},
-		"the secret of another": {func(a *fakeAuth, _ *testUser) { a.addClient("public", "none") }, []string{"-i", "public"}, "public", ""},
+		"the secret of another": {func(a *fakeAuth, _ *testUser) {
+			a.addClient("public", "none")
+			a.methods = []string{"client_secret_post"}
+		}, []string{"-i", "public"}, "public", ""},
 	} {
 		test := test
 		t.Run(name, func(t *testing.T) {
