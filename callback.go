@@ -440,8 +440,9 @@ func (cb *callback) check(q url.Values) authorizationAnswer {
 	a := authorizationAnswer{page: make(chan error, 1)}
 	switch failure := q.Get("error"); {
 	case !cb.isFromIssuer(q):
-		a.err = authErrorf("the authorization response does not come from %s: refused",
+		err := authErrorf("the authorization response does not come from %s: refused",
 			excerpt(cb.issuer))
+		a.err = errorKind{err, "issuer_mismatch"}
 	case failure != "":
 		a.err = refusedByUser(failure, q.Get("error_description"))
 	default:
@@ -450,7 +451,7 @@ func (cb *callback) check(q url.Values) authorizationAnswer {
 	return a
 }
 
-var errDenied = authErrorf("the sign-in was denied (%s)", codeDenied)
+var errDenied = errorKind{authErrorf("the sign-in was denied (%s)", codeDenied), codeDenied}
 
 func refusedByUser(code, description string) error {
 	if code == codeDenied {

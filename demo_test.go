@@ -128,7 +128,9 @@ func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 // exchange sends a request and shows what it set in motion.
 func (d *demoStory) exchange(method, params string) {
 	id := d.proxy.request(method, params)
-	fmt.Printf("\n    client  -> %s\n", demoCut(fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":%q%s}`, id, method, paramsOf(params))))
+	fmt.Printf("\n    client  -> %s\n",
+		demoCut(fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":%q%s}`, id, method,
+			paramsOf(params))))
 	result := d.proxy.answer(id)
 	d.requests()
 	fmt.Printf("    client  <- %s\n", demoCut(result.line))
@@ -192,7 +194,8 @@ func (d *demoStory) leftovers() {
 		fmt.Printf("    %s\n", demoCut(line))
 	}
 	say("\nWhat is kept, for the next start to need none of this:\n")
-	for _, file := range []string{d.user.cache, d.user.credentialsFile(d.server.url), d.user.tracesFile()} {
+	for _, file := range []string{d.user.cache, d.user.credentialsFile(d.server.url),
+		d.user.tracesFile()} {
 		info, err := os.Stat(file)
 		fatal(d.user.t, err)
 		fmt.Printf("    %s  %s\n", info.Mode(), filepath.Base(file))
@@ -208,7 +211,8 @@ func printSpans(spans []testSpan, parent, indent string) {
 	for _, s := range spans {
 		here[s.SpanID] = true
 	}
-	sort.SliceStable(spans, func(i, j int) bool { return spans[i].StartTimeUnixNano < spans[j].StartTimeUnixNano })
+	sort.SliceStable(spans,
+		func(i, j int) bool { return spans[i].StartTimeUnixNano < spans[j].StartTimeUnixNano })
 	for _, s := range spans {
 		if s.ParentSpanID == parent || parent == "" && !here[s.ParentSpanID] {
 			fmt.Println(strings.TrimRight(indent+s.Name+" "+s.attribute("http.response.status_code"), " "))

@@ -75,10 +75,11 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	}()
 	err := o.follow(waiting, detachedOrder{Challenge: ch, Used: used}, false)
 	if errors.Is(context.Cause(waiting), errLeft) {
+		span.fail(errLeft.kind)
 		return errLeft
 	}
 	if err != nil {
-		span.fail("sign-in")
+		span.fail(errorType(err))
 		if ctx.Err() == nil {
 			o.failure, o.failedAt = err, time.Now()
 		}
@@ -88,9 +89,10 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	return nil
 }
 
-var errCancelled = authErrorf("sign-in cancelled")
+var errCancelled = errorKind{authErrorf("sign-in cancelled"), "cancelled"}
 
-var errLeft = errors.New("the client closed stdin before anybody signed in; the sign-in page stays good for a while, so sign in and start again")
+var errLeft = errorKind{errors.New("the client closed stdin before anybody signed in; " +
+	"the sign-in page stays good for a while, so sign in and start again"), "cancelled"}
 
 // leave ends the waiting for a sign-in; the detached process goes on with it.
 func (o *oauth) leave() { close(o.leaving) }
@@ -177,7 +179,7 @@ func (st loginState) failure() error {
 	if st.Error == "" {
 		return errors.New("the sign-in ended without a token that the server takes")
 	}
-	err := error(authError{errors.New(st.Error)})
+	err := error(errorKind{authError{errors.New(st.Error)}, st.Type})
 	if st.Lasting {
 		err = lastingFailure{err}
 	}
@@ -359,7 +361,7 @@ func (o *oauth) lead(ctx context.Context, order detachedOrder, login bool) error
 			note.Window = time.Time{}
 			return
 		}
-		note.Error, note.Hint = err.Error(), hintOf(err)
+		note.Error, note.Hint, note.Type = err.Error(), hintOf(err), errorType(err)
 		note.Code, note.Lasting = exitCode(err), isLasting(err)
 	})
 	return err

@@ -363,8 +363,9 @@ func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 	// RFC 8414, section 3.3: "If these values are not identical, the data contained in the response
 	// MUST NOT be used."
 	if !sameIssuer(m.Issuer, issuer) {
-		return fmt.Errorf("authorization server metadata is of issuer %q, not of %q",
+		err := fmt.Errorf("authorization server metadata is of issuer %q, not of %q",
 			excerpt(m.Issuer), excerpt(issuer))
+		return errorKind{err, "issuer_mismatch"}
 	}
 	// RFC 8414, section 2: authorization_endpoint "is REQUIRED unless no grant types are supported
 	// that use the authorization endpoint"; without a list these are authorization_code and

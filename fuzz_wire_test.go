@@ -7,6 +7,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/big"
@@ -248,19 +249,23 @@ func FuzzText(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		checkSaid(t, excerpt(s), 1)
 		var said string
-		quoted := appendString(nil, s)
+		quoted := appendString(nil, traceString(s))
 		if bytes.ContainsAny(quoted, "\r\n") || json.Unmarshal(quoted, &said) != nil || len(said) > 3*maxTraceString {
 			t.Fatalf("%q became %q", s, quoted)
 		}
 		if utf8.ValidString(s) && !strings.HasPrefix(s, said) || len(s) < maxTraceString && utf8.ValidString(s) && said != s {
 			t.Fatalf("%q became %q", s, said)
 		}
-		tr := &tracer{head: traceHead("v1")}
-		sp := &span{tracer: tr, name: s, attrs: []spanAttribute{{key: attrToolName, text: s}, {key: attrHTTPStatus, num: 200, isNum: true}}}
-		if line := sp.appendLine(nil, time.Second); !json.Valid(line) || bytes.IndexByte(line, '\n') != len(line)-1 {
+		tr := newTracer("", "v1", nil)
+		tr.close()
+		_, sp := tr.start(context.Background(), s, spanClient)
+		sp.setString(attrToolName, s)
+		sp.setInt(attrHTTPStatus, 200)
+		line := sp.appendLine(nil)
+		if !json.Valid(line) || bytes.IndexByte(line, '\n') != len(line)-1 {
 			t.Fatalf("%q: the line is %q", s, line)
 		}
-		line := errorAnswer(nil, asRPCError(fmt.Errorf("%s", s)))
+		line = errorAnswer(nil, asRPCError(fmt.Errorf("%s", s)))
 		if !json.Valid(line) || bytes.ContainsAny(line, "\r\n") {
 			t.Fatalf("%q: the answer is %q", s, line)
 		}

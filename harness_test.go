@@ -27,6 +27,8 @@ import (
 // name instead: it inherits the environment of the program.
 const testRole = "MCP_PROXY_TEST_AS"
 
+var largeSize = 64 << 20 // bytes of a large message; race_test.go wants less
+
 // testProxy is one process of the program, serving, and the host at its pipes.
 type testProxy struct {
 	watched

@@ -58,6 +58,9 @@ func (o *oauth) authorize(ctx context.Context, ch challenge, used string, ask as
 	err := o.authorization(ctx, ch, used, ask)
 	if err != nil {
 		span.fail(errorType(err))
+		if errors.Is(ctx.Err(), context.Canceled) {
+			span.fail("cancelled")
+		}
 	}
 	return err
 }
@@ -200,7 +203,7 @@ func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, e
 		err = o.checkGrant(&found.server)
 	}
 	if err != nil {
-		span.fail("discovery")
+		span.fail(errorType(err))
 		return nil, unusable(err)
 	}
 	return found, nil
@@ -308,7 +311,7 @@ func (s *signIn) registered(ctx context.Context, grants []string) error {
 	defer span.end()
 	s.registrations++
 	if err := s.register(ctx, grants); err != nil {
-		span.fail("registration")
+		span.fail(errorType(err))
 		return err
 	}
 	if old.Token.Access == "" {
@@ -365,7 +368,8 @@ func (s *signIn) register(ctx context.Context, grants []string) (err error) {
 }
 
 func (o *oauth) noClient(m *serverMetadata) error {
-	return withHint(authErrorf("%s needs a client id: its authorization server offers no registration", o.cfg.server.Host), "%s", o.clientHint(excerpt(m.Issuer)))
+	err := authErrorf("%s needs a client id: its authorization server offers no registration", o.cfg.server.Host)
+	return withHint(errorKind{err, "no_client"}, "%s", o.clientHint(excerpt(m.Issuer)))
 }
 
 // clientHint says how to give a client, where none could be registered.
@@ -480,9 +484,9 @@ func (s *signIn) notes() string {
 
 func (o *oauth) nobodySignedIn() error {
 	if o.cfg.unattended() {
-		return authErrorf("there was no token for %s within %v", o.cfg.server.Host, o.cfg.loginTimeout)
+		return errorKind{authErrorf("there was no token for %s within %v", o.cfg.server.Host, o.cfg.loginTimeout), "timeout"}
 	}
-	return withHint(authErrorf("nobody signed in to %s within %v", o.cfg.server.Host, o.cfg.loginTimeout), "%s", o.cfg.typed("login"))
+	return withHint(errorKind{authErrorf("nobody signed in to %s within %v", o.cfg.server.Host, o.cfg.loginTimeout), "timeout"}, "%s", o.cfg.typed("login"))
 }
 
 // keepNew stores what a sign-in brought. A refresh that is going on would

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -424,8 +425,28 @@ func TestTraces(t *testing.T) {
 	if children(call) < 1 || children(hello) < 3 { // its attempts, and the sign-in between them
 		t.Errorf("got %d children of the call and %d of initialize", children(call), children(hello))
 	}
-	if got := call.attribute("mcp.method.name"); got != "tools/call" {
-		t.Errorf("mcp.method.name: got %q", got)
+	session := hello.attribute("mcp.session.id")
+	if len(session) != 12 {
+		t.Errorf("mcp.session.id of initialize: got %q, want a short hash", session)
+	}
+	post := spans[slices.IndexFunc(spans, func(s testSpan) bool { return s.ParentSpanID == call.SpanID })]
+	for _, want := range []struct {
+		span       testSpan
+		key, value string
+	}{
+		{call, "mcp.method.name", "tools/call"},
+		{call, "mcp.protocol.version", "2025-11-25"},
+		{call, "mcp.session.id", session},
+		{call, "network.transport", "pipe"},
+		{call, "rpc.system.name", ""},
+		{hello, "mcp.protocol.version", "2025-11-25"},
+		{post, "http.request.method", "POST"},
+		{post, "network.protocol.name", "http"},
+		{post, "network.protocol.version", "2"},
+	} {
+		if got := want.span.attribute(want.key); got != want.value {
+			t.Errorf("%s of %s: got %q, want %q", want.key, want.span.Name, got, want.value)
+		}
 	}
 	if header := server.requests("initialize")[0].Header.Get("Traceparent"); header != "" {
 		t.Errorf("traceparent: got %q in a trace that the client did not begin", header)
@@ -439,6 +460,59 @@ func TestTraces(t *testing.T) {
 		if !id.MatchString(s.SpanID) || len(s.TraceID) != 32 || s.Kind < 1 || len(s.StartTimeUnixNano) < 19 || s.EndTimeUnixNano < s.StartTimeUnixNano {
 			t.Errorf("malformed span %+v", s)
 		}
+	}
+}
+
+// The spans of a failed sign-in say what kind of failure it was, also that of a process that waits
+// for another one's.
+func TestTracesOfFailedSignIn(t *testing.T) {
+	for want, prepare := range map[string]func(u *testUser, a *fakeAuth){
+		"access_denied": func(u *testUser, _ *fakeAuth) { u.browser = "deny" },
+		"timeout":       func(u *testUser, _ *fakeAuth) { u.browser = "ignore" },
+		"no_client":     func(_ *testUser, a *fakeAuth) { a.registers = false },
+		"issuer_mismatch": func(_ *testUser, a *fakeAuth) {
+			a.responds = func(back url.Values) { back.Set("iss", "https://other.example") }
+		},
+		"invalid_target": func(_ *testUser, a *fakeAuth) {
+			a.responds = func(back url.Values) { back.Del("code"); back.Set("error", "invalid_target") }
+		},
+		"unsupported_grant_type": func(_ *testUser, a *fakeAuth) {
+			a.answers = func(w http.ResponseWriter, _ *fakeRequest, _ oauthReply) bool {
+				writeJSON(w, http.StatusBadRequest, map[string]any{"error": "unsupported_grant_type"})
+				return true
+			}
+		},
+		"cancelled": func(u *testUser, _ *fakeAuth) { u.browser = "ignore" },
+	} {
+		want, prepare := want, prepare
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			user := newUser(t, auth, server)
+			prepare(user, auth)
+			args := []string{"-u", server.url}
+			if want == "timeout" {
+				args = append(args, "--login-timeout", "1s")
+			}
+			p := user.start(args...)
+			id := p.request("initialize", initializeParams)
+			spans := []string{"oauth sign-in", "oauth wait for sign-in"}
+			if want == "cancelled" { // the sign-in itself goes on
+				user.awaitOpenings(1)
+				spans = spans[1:]
+			} else {
+				p.failure(id)
+			}
+			p.closeStdin()
+			p.wait()
+			for _, name := range spans {
+				eventually(t, name+" with "+want, func() bool {
+					return slices.ContainsFunc(user.spans(), func(s testSpan) bool {
+						return s.Name == name && s.Status.Code == 2 && s.attribute("error.type") == want
+					})
+				})
+			}
+		})
 	}
 }
 

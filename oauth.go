@@ -63,8 +63,9 @@ type oauth struct {
 
 	mu        sync.Mutex // guards what follows
 	cached    *credentials
-	accepted  string    // the last token that the server took
-	refusedAt time.Time // when it last refused a message all the tokens that were made for it
+	unsaved   credentials // what the store held when cached could not be saved
+	accepted  string      // the last token that the server took
+	refusedAt time.Time   // when it last refused a message all the tokens that were made for it
 }
 
 func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tracer) *oauth {
@@ -103,7 +104,7 @@ func (o *oauth) reread() *credentials {
 	c := o.load()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if c.Client.ID != "" || o.cached == nil {
+	if o.cached == nil || c.Client.ID != "" && *c != o.unsaved {
 		o.cached = c
 	}
 	return o.cached
@@ -132,12 +133,14 @@ func (o *oauth) keep(c *credentials) error {
 	o.storing.Lock()
 	defer o.storing.Unlock()
 	err := o.store.save(o.key, c)
+	var unsaved credentials
 	if err != nil {
 		o.log.debugf("the token lives in memory only: %v", err) // the store has warned
+		unsaved = *o.load()                                     // older than c until it changes
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.cached = c
+	o.cached, o.unsaved = c, unsaved
 	return err
 }
 

@@ -16,26 +16,6 @@ import (
 	"time"
 )
 
-// proc reads a file of a process under /proc, "" when it has ended.
-func proc(pid int, name string) string {
-	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
-	return string(data)
-}
-
-// descriptors lists what a process has open, by number.
-func descriptors(t *testing.T, pid int) map[string]string {
-	t.Helper()
-	open := map[string]string{}
-	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	fatal(t, err)
-	for _, link := range links {
-		if target, err := os.Readlink(link); err == nil {
-			open[filepath.Base(link)] = target
-		}
-	}
-	return open
-}
-
 // halfPipes lists a process's descriptors that are one end of a pipe, the other
 // end being somebody else's. Go's own poller has both ends of one, up to Go 1.22.
 func halfPipes(t *testing.T, pid int) map[string]string {

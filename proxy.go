@@ -296,7 +296,6 @@ func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *sp
 	}
 	ctx, span := p.trace.start(ctx, name, spanServer)
 	span.setString(attrMCPMethod, m.method)
-	span.setString(attrRPCSystem, "jsonrpc")
 	span.setString(attrTransport, "pipe")
 	switch m.method {
 	case "tools/call":
@@ -308,10 +307,24 @@ func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *sp
 	if m.id != nil {
 		span.setString(attrRequestID, string(bytes.Trim(m.id, `"`)))
 	}
-	if id := p.session.state().id; id != "" && m.version == "" {
-		span.setHash(attrSessionID, id)
+	if m.method != "initialize" {
+		p.setSession(span, m)
 	}
 	return ctx, span
+}
+
+// setSession notes what the session of a message is, if it has one, and its protocol version.
+func (p *proxy) setSession(span *span, m *message) {
+	now := p.session.state()
+	if m.version != "" {
+		now = sessionState{version: m.version}
+	}
+	if now.id != "" {
+		span.setHash(attrSessionID, now.id)
+	}
+	if now.version != "" {
+		span.setString(attrMCPVersion, now.version)
+	}
 }
 
 // endSpan notes how a call ended.
@@ -407,6 +420,9 @@ func (p *proxy) finishWith(c *call, d *document) {
 	if c.own {
 		c.answer = d
 		return
+	}
+	if c.m.method == "initialize" && d.error == nil {
+		p.setSession(c.span, c.m)
 	}
 	c.endSpan(d)
 	answer := inOrder(d, c.m.id)

@@ -25,7 +25,8 @@ func wantNothingOf(t *testing.T, owner *fakeAuth, other *fakeOrigin, words ...st
 	for _, r := range seen {
 		for _, secret := range append(owner.secrets(), words...) {
 			for _, sent := range []string{r.URL.String(), string(r.body), fmt.Sprint(r.Header)} {
-				if text, err := url.QueryUnescape(sent); strings.Contains(sent, secret) || err == nil && strings.Contains(text, secret) {
+				if text, err := url.QueryUnescape(sent); strings.Contains(sent, secret) ||
+					err == nil && strings.Contains(text, secret) {
 					t.Errorf("%s of %s holds %.12s… of %s", r.label, other.base, secret, owner.base)
 				}
 			}
@@ -76,7 +77,8 @@ func TestTokenGoesNowhereElse(t *testing.T) {
 			if got := fakeStory(evil, plain); len(got) != 0 {
 				t.Errorf("another origin was asked: %q", got)
 			}
-			if r := server.await("initialize", 1); !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+			if r := server.await("initialize", 1); !strings.HasPrefix(r.Header.Get("Authorization"),
+				"Bearer ") {
 				t.Errorf("the server itself got no token")
 			}
 		})
@@ -90,10 +92,15 @@ func TestOthersAreToldNothing(t *testing.T) {
 	server, auth := startProtected(t)
 	gateway, evil := startOrigin(t), startOrigin(t)
 	gateway.on("GET /prm", func(w http.ResponseWriter, r *fakeRequest) bool {
-		writeJSON(w, http.StatusOK, map[string]any{"resource": server.resource, "authorization_servers": []string{auth.issuer}})
+		writeJSON(w, http.StatusOK,
+			map[string]any{"resource": server.resource,
+				"authorization_servers": []string{auth.issuer}})
 		return true
 	})
-	server.challenge = func(string) string { return bearerChallenge(gateway.base+"/prm", "invalid_token", "tools") }
+	server.challenge = func(string) string {
+		return bearerChallenge(gateway.base+"/prm",
+			"invalid_token", "tools")
+	}
 	server.on("initialize", func(w http.ResponseWriter, r *fakeRequest) bool {
 		http.SetCookie(w, &http.Cookie{Name: "SENTINEL-cookie", Value: "1", Path: "/"})
 		return false
@@ -122,7 +129,8 @@ func TestOthersAreToldNothing(t *testing.T) {
 	for _, o := range []*fakeOrigin{gateway, auth.fakeOrigin} {
 		o.mu.Lock()
 		for _, r := range o.seen {
-			if all := fmt.Sprint(r.Header); r.label != "authorize" && (strings.Contains(all, "SENTINEL") || r.Header.Get("Authorization") != "") {
+			if all := fmt.Sprint(r.Header); r.label != "authorize" &&
+				(strings.Contains(all, "SENTINEL") || r.Header.Get("Authorization") != "") {
 				t.Errorf("%s: got %v", r.label, r.Header)
 			}
 			if r.URL.RawQuery != "" && r.label != "authorize" {
@@ -137,13 +145,23 @@ func TestOthersAreToldNothing(t *testing.T) {
 // A token endpoint that repeats what it was told, as many do to be helpful,
 // does not bring it into an error, a log, a trace or the page.
 func TestEchoedSecrets(t *testing.T) {
-	for name, echo := range map[string]func(r *fakeRequest, form url.Values) (code, description string){
-		"all of it": func(r *fakeRequest, _ url.Values) (string, string) { return "invalid_grant", string(r.body) },
+	for name, echo := range map[string]func(r *fakeRequest, form url.Values) (code,
+		description string){
+		"all of it": func(r *fakeRequest, _ url.Values) (string, string) {
+			return "invalid_grant",
+				string(r.body)
+		},
 		"the code, cut": func(_ *fakeRequest, f url.Values) (string, string) {
 			return "invalid_grant", "bad code " + f.Get("code")[:20] + "..."
 		},
-		"the verifier":  func(_ *fakeRequest, f url.Values) (string, string) { return "invalid_grant", f.Get("code_verifier") },
-		"as error code": func(_ *fakeRequest, f url.Values) (string, string) { return f.Get("code"), "" },
+		"the verifier": func(_ *fakeRequest, f url.Values) (string,
+			string) {
+			return "invalid_grant", f.Get("code_verifier")
+		},
+		"as error code": func(_ *fakeRequest, f url.Values) (string, string) {
+			return f.Get("code"),
+				""
+		},
 		"authentication": func(r *fakeRequest, _ url.Values) (string, string) {
 			return "invalid_grant", r.Header.Get("Authorization")
 		},
@@ -165,7 +183,8 @@ func TestEchoedSecrets(t *testing.T) {
 					header = strings.TrimPrefix(r.Header.Get("Authorization"), "Basic ")
 					auth.known = append(auth.known, header) // the harness looks for it everywhere
 				})
-				writeJSON(w, http.StatusBadRequest, map[string]any{"error": code, "error_description": description})
+				writeJSON(w, http.StatusBadRequest,
+					map[string]any{"error": code, "error_description": description})
 				return true
 			}
 			user := newUser(t, auth, server)
@@ -178,7 +197,8 @@ func TestEchoedSecrets(t *testing.T) {
 			for _, secret := range auth.secrets() {
 				piece := secret[len(secret)-20 : len(secret)-10]
 				for where, text := range map[string]string{
-					"the answer": got.Message, "stderr": printedURL.ReplaceAllString(p.stderr(), ""), "the page": page.Body, "the traces": string(traces),
+					"the answer": got.Message, "stderr": printedURL.ReplaceAllString(p.stderr(),
+						""), "the page": page.Body, "the traces": string(traces),
 				} {
 					if strings.Contains(text, piece) {
 						t.Errorf("%s holds a piece of the secret %.10s…", where, secret)

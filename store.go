@@ -1,9 +1,8 @@
 package main
 
-// The cache directory: one credentials file per server and profile, the locks that processes take to
-// refresh or sign in one at a time, and the note of the sign-in that is going on. It knows names and
-// formats; how a file is read and written safely is private.go's business, whether a token is still good
-// and what a lock is for the caller's.
+// The cache directory: one credentials file per server and profile, the locks that processes take
+// to refresh or sign in one at a time, the note of a sign-in, and how a private file is opened,
+// replaced and removed. It does not know whether a token is still good, nor what a lock is for.
 
 import (
 	"context"
@@ -13,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,13 +21,16 @@ import (
 )
 
 const (
-	storeVersion = 1
-	maxFileName  = 200                    // bytes; file systems stop at 255, and the names of locks are longer
-	maxLockPoll  = 500 * time.Millisecond // the next holder takes over within a second
+	storeVersion   = 1
+	maxFileName    = 200                    // bytes; file systems stop at 255
+	maxLockPoll    = 500 * time.Millisecond // the next holder takes over within a second
+	maxPrivateFile = 1 << 20                // bytes; the tokens of some issuers have several KiB
+	tempPattern    = ".mcp-proxy-*.tmp"
+	tempLife       = 10 * time.Minute // an older temporary file belongs to a writer that was killed
 )
 
-// credentials is the content of NAME.json, where NAME is base64url of what storeKey.id returns, or its
-// SHA-256 in hex if that name would be too long:
+// credentials is the content of NAME.json, where NAME is base64url of what storeKey.id returns, or
+// its SHA-256 in hex if that name would be too long:
 //
 //	{
 //	  "version": 1,
@@ -35,7 +38,7 @@ const (
 //	  "issuer": "https://auth.example.com",
 //	  "token_endpoint": "https://auth.example.com/token",
 //	  "resource": "https://mcp.example.com/mcp",
-//	  "client": {"id": "…", "source": "registered", "redirect_uri": "http://127.0.0.1:41234/callback"},
+//	  "client": {"id": "…", "source": "registered", "redirect_uri": "http://127.0.0.1:41234/…"},
 //	  "token": {"access_token": "…", "refresh_token": "…", "token_type": "Bearer",
 //	            "obtained_at": "2026-07-28T10:00:00Z", "expires_at": "2026-07-28T11:00:00Z"}
 //	}
@@ -51,10 +54,10 @@ type credentials struct {
 	TokenEndpoint      string `json:"token_endpoint,omitempty"`
 	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
 	Resource           string `json:"resource,omitempty"`         // sent as the RFC 8707 resource
-	RequestedScope     string `json:"requested_scope,omitempty"`  // what was asked for, for the union at step-up
-	RefusedScope       string `json:"refused_scope,omitempty"`    // what of it the authorization server refused
-	ScopeAtRefresh     bool   `json:"scope_at_refresh,omitempty"` // the token endpoint wants the scope there
-	Grant              string `json:"grant,omitempty"`            // client_credentials; none: a user has signed in
+	RequestedScope     string `json:"requested_scope,omitempty"`  // for the union at step-up
+	RefusedScope       string `json:"refused_scope,omitempty"`    // what of it was refused
+	ScopeAtRefresh     bool   `json:"scope_at_refresh,omitempty"` // the endpoint wants it there
+	Grant              string `json:"grant,omitempty"`            // client_credentials, or a user's
 	Client             client `json:"client"`
 	Token              token  `json:"token"`
 }
@@ -65,9 +68,9 @@ type client struct {
 	Source      string `json:"source"` // given | metadata-document | registered
 	RedirectURI string `json:"redirect_uri,omitempty"`
 	AuthMethod  string `json:"token_endpoint_auth_method,omitempty"`
-	SigningAlg  string `json:"token_endpoint_auth_signing_alg,omitempty"` // with private_key_jwt
-	Scope       string `json:"scope,omitempty"`                           // that a registration is good for; "": nobody said
-	Doubtful    bool   `json:"doubtful,omitempty"`                        // a registration that may be lost: the next sign-in makes another
+	SigningAlg  string `json:"token_endpoint_auth_signing_alg,omitempty"` // of private_key_jwt
+	Scope       string `json:"scope,omitempty"`                           // of a registration, if it said
+	Doubtful    bool   `json:"doubtful,omitempty"`                        // perhaps lost: make another
 }
 
 // token's times are the year 1 where they are unknown.
@@ -81,7 +84,7 @@ type token struct {
 }
 
 // loginState is the content of NAME.login: the sign-in that is going on or ended last for a server.
-// Other processes tell their users the URL and the outcome by it.
+// Other processes show their users the URL and the outcome.
 type loginState struct {
 	Entry   string    `json:"entry"` // hash of the key: file systems that fold case mix up names
 	PID     int       `json:"pid"`
@@ -90,8 +93,9 @@ type loginState struct {
 	signInPage
 	Error   string    `json:"error,omitempty"`
 	Hint    string    `json:"hint,omitempty"`
-	Code    int       `json:"code,omitempty"`    // the exit code that the failure stands for
-	Lasting bool      `json:"lasting,omitempty"` // the same would come out if it were tried again at once
+	Type    string    `json:"type,omitempty"`    // the failure's error.type
+	Code    int       `json:"code,omitempty"`    // its exit code
+	Lasting bool      `json:"lasting,omitempty"` // trying again at once would fail the same way
 	Notices []string  `json:"notices,omitempty"` // what else the user should know
 	Window  time.Time `json:"window"`            // the last browser window, unless it led to a token
 }
@@ -105,8 +109,8 @@ type signInPage struct {
 }
 
 // storeKey identifies cached credentials. grant is empty for a user's: a machine's token must not
-// replace a user's refresh token. scope and resource are those given on the command line: whoever asks
-// for less than another entry holds must not get that entry's token.
+// replace a user's refresh token. scope and resource are those given on the command line: whoever
+// asks for less than another entry holds must not get that entry's token.
 type storeKey struct{ server, profile, grant, scope, resource string }
 
 func keyOf(c *credentials) storeKey {
@@ -114,11 +118,13 @@ func keyOf(c *credentials) storeKey {
 }
 
 // id is the server's URL, #PROFILE, and a zero byte before each of the grant, scope=SCOPE and
-// resource=RESOURCE that are set. It is unambiguous: the URL never holds a fragment, and no argument
-// holds a zero byte.
+// resource=RESOURCE that are set. It is unambiguous: the URL never holds a fragment, and no
+// argument holds a zero byte.
 func (k storeKey) id() string {
 	id := k.server
-	for _, part := range [][2]string{{"#", k.profile}, {"\x00", k.grant}, {"\x00scope=", k.scope}, {"\x00resource=", k.resource}} {
+	for _, part := range [][2]string{
+		{"#", k.profile}, {"\x00", k.grant}, {"\x00scope=", k.scope}, {"\x00resource=", k.resource},
+	} {
 		if part[1] != "" {
 			id += part[0] + part[1]
 		}
@@ -142,58 +148,98 @@ func (k storeKey) hash() string {
 func (k storeKey) file() string  { return k.base() + ".json" }
 func (k storeKey) login() string { return k.base() + ".login" }
 
-// store keeps what cannot be written in memory, so that a full disk or a read-only home costs the next
-// process a sign-in but not this one its session.
+// lock is a name in lower case: on a file system that folds case, two servers must not share a
+// lock.
+func (k storeKey) lock(purpose string) string { return k.hash() + "." + purpose + ".lock" }
+
 type store struct {
 	dir  string
 	warn func(format string, args ...any)
 
 	once    sync.Once
-	problem error // why the directory cannot be written; set once by usable
+	problem error // why the directory cannot be used; set once by usable
 
-	locked sync.Map // names of locks this process has
+	locked sync.Map // names of the locks that this process holds
 	said   sync.Map // what was warned about
-
-	mu      sync.Mutex // guards unsaved
-	unsaved map[string]unsavedFile
-}
-
-// unsavedFile is content that stands for a file until the file changes: then another process had more
-// luck, and its content is the newer one. No data means that the file could not be removed.
-type unsavedFile struct {
-	data []byte
-	seen fs.FileInfo // the file when writing it failed, nil if there was none
+	notes  sync.Map // by name, the loginState that could not be saved: limits must hold
 }
 
 // openStore touches nothing yet: a server without authorization leaves no directory behind.
 func openStore(dir string, log *logger) *store {
-	return &store{dir: dir, warn: log.warnf, unsaved: map[string]unsavedFile{}}
+	return &store{dir: dir, warn: log.warnf}
 }
 
-// persistent tells whether other processes will see what this one saves.
-func (s *store) persistent() bool { return s.usable() == nil }
-
-// keeps tells whether credentials saved for the key will be found by other
-// processes: no newer program's file is in their place, nor a directory, and
-// there is room. What can be tried is tried with the note of the sign-in, whose
-// lock the caller has.
-func (s *store) keeps(k storeKey) bool {
-	info, err := os.Lstat(s.path(k.file()))
-	return s.persistent() && !(err == nil && info.IsDir()) && !s.isNewer(k.file()) && s.saveLogin(k, s.loadLogin(k)) == nil
-}
-
+// usable returns why nothing can be saved, nil if it can.
 func (s *store) usable() error {
 	s.once.Do(func() {
-		if err := makePrivateDir(s.dir, s.warn); err != nil {
-			s.problem = withHint(err, "set MCP_PROXY_CACHE_DIR to a directory that can be written")
-			s.warnOnce("unsaved", "signing in will be necessary again after this process ends: %v", s.problem)
+		if err := s.prepare(); err != nil {
+			s.problem = withHint(err, "set MCP_PROXY_CACHE_DIR to a directory of your own")
+			s.warnOnce("unsaved", "a sign-in is kept only until this process ends: %v", s.problem)
 		}
 	})
 	return s.problem
 }
 
-// load returns a copy of the credentials, nil if there are none that can be used. What is wrong with a
-// file is said once; a damaged one is set aside as NAME.json.corrupt.
+// prepare makes the directory if there is none and removes what killed writers left in it.
+func (s *store) prepare() error {
+	if s.dir == "" {
+		return errors.New("no cache directory is known")
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	if err := checkDir(s.dir); err != nil {
+		return err
+	}
+	entries, _ := os.ReadDir(s.dir)
+	for _, e := range entries {
+		info, err := e.Info()
+		if temp, _ := filepath.Match(tempPattern, e.Name()); temp && err == nil &&
+			acceptable(info) == nil && time.Since(info.ModTime()) > tempLife {
+			os.Remove(s.path(e.Name()))
+		}
+	}
+	return probe(s.dir)
+}
+
+// checkDir returns an error if another user can replace what is in the directory. Its mode is not
+// changed: if others can write to it, its owner may have wanted that.
+func checkDir(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return err
+	case !isOurs(info):
+		return fmt.Errorf("%s belongs to another user", dir)
+	case isLoose(info) && info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("others can write to %s (mode %#o)", dir, info.Mode().Perm())
+	}
+	return nil
+}
+
+// probe reports whether a file can be made in the directory, which its mode alone does not tell.
+func probe(dir string) error {
+	f, err := os.CreateTemp(dir, tempPattern)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return os.Remove(f.Name())
+}
+
+// keeps reports whether other processes will find credentials that are saved for the key: there is
+// room, and neither a newer program's file nor a directory is in their place. The caller holds the
+// lock of the sign-in, whose note is saved to find out.
+func (s *store) keeps(k storeKey) bool {
+	info, err := os.Lstat(s.path(k.file()))
+	if err == nil && info.IsDir() || s.isNewer(k) {
+		return false
+	}
+	return s.saveLogin(k, s.loadLogin(k)) == nil
+}
+
+// load returns the credentials, nil if there are none that can be used. It warns once about a file
+// that it ignores, and renames a damaged one to NAME.json.corrupt.
 func (s *store) load(k storeKey) *credentials {
 	c, seen, err := s.parse(k.file())
 	switch {
@@ -209,8 +255,7 @@ func (s *store) load(k storeKey) *credentials {
 	return nil
 }
 
-// look returns the credentials as they are and touches nothing, not even a damaged file; nil if there are
-// none.
+// look returns the credentials and changes nothing; nil without an error if there are none.
 func (s *store) look(k storeKey) (*credentials, error) {
 	c, _, err := s.parse(k.file())
 	switch {
@@ -225,24 +270,19 @@ func (s *store) look(k storeKey) (*credentials, error) {
 	return c, nil
 }
 
-// save writes the credentials under the key's name. After an error, which has been said, load returns
-// them all the same in this process.
+// save writes the credentials under the key's name. It warns once about an error.
 func (s *store) save(k storeKey, c *credentials) error {
 	file := *c
 	file.Version, file.Server, file.Profile, file.Grant = storeVersion, k.server, k.profile, k.grant
 	file.GivenScope, file.GivenResource = k.scope, k.resource
 	file.Token = c.Token.storable()
-	data, err := json.MarshalIndent(&file, "", "  ")
-	if err != nil {
-		return err
+	if s.isNewer(k) {
+		return s.unsaved(fmt.Errorf("%s: %w", s.path(k.file()), errNewer))
 	}
-	if s.isNewer(k.file()) {
-		return s.settle(k.file(), data, fmt.Errorf("%s: %w", s.path(k.file()), errNewer))
-	}
-	return s.write(k.file(), data)
+	return s.write(k.file(), &file)
 }
 
-// knows tells whether there is anything to forget, were it unreadable.
+// knows reports whether there is anything to remove, even if it cannot be read.
 func (s *store) knows(k storeKey) bool {
 	for _, name := range []string{k.file(), k.file() + ".corrupt", k.login()} {
 		if _, err := os.Lstat(s.path(name)); err == nil {
@@ -252,16 +292,16 @@ func (s *store) knows(k storeKey) bool {
 	return false
 }
 
-// remove forgets the credentials, and the damaged file that may still hold a token.
+// remove removes the credentials, and the damaged file that may still hold a token.
 func (s *store) remove(k storeKey) error {
 	err := removePrivate(s.path(k.file() + ".corrupt"))
 	if gone := removePrivate(s.path(k.file())); gone != nil {
 		err = gone
 	}
-	return s.settle(k.file(), nil, err)
+	return err
 }
 
-// list returns every file that can be used, in the order of their names.
+// list returns the content of every credentials file that can be used, in the order of their names.
 func (s *store) list() ([]*credentials, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil && s.dir != "" && !errors.Is(err, fs.ErrNotExist) {
@@ -285,44 +325,44 @@ func (s *store) list() ([]*credentials, error) {
 	return all, nil
 }
 
-// loadLogin returns the zero value when there is no note or it cannot be read.
-func (s *store) loadLogin(k storeKey) loginState {
-	var st loginState
+// loadLogin returns the zero value if there is no note of the server's or it cannot be read.
+func (s *store) loadLogin(k storeKey) (st loginState) {
 	data, _, err := s.read(k.login())
 	if err == nil {
 		err = json.Unmarshal(data, &st)
 	}
-	if err != nil {
-		s.ignore(k.login(), err)
-		return loginState{}
+	s.ignore(k.login(), err)
+	if err != nil || st.Entry != k.hash() {
+		st = loginState{}
 	}
-	if st.Entry != k.hash() {
-		return loginState{}
+	if own, ok := s.notes.Load(k.login()); ok && own.(loginState).Started.After(st.Started) {
+		return own.(loginState)
 	}
 	return st
 }
 
-// removeLogin leaves the note of a sign-in that is going on, and says so: others find its page by it.
+func (s *store) saveLogin(k storeKey, st loginState) error {
+	st.Entry = k.hash()
+	err := s.write(k.login(), &st)
+	if s.notes.Delete(k.login()); err != nil {
+		s.notes.Store(k.login(), st)
+	}
+	return err
+}
+
+// removeLogin leaves the note of a sign-in that is going on, and reports it: others find its page
+// there.
 func (s *store) removeLogin(k storeKey) (going bool, err error) {
 	unlock, free, err := s.tryLock(k, lockLogin)
 	if err != nil || !free {
 		return !free, err
 	}
 	defer unlock()
-	return false, s.settle(k.login(), nil, removePrivate(s.path(k.login())))
+	return false, removePrivate(s.path(k.login()))
 }
 
-func (s *store) saveLogin(k storeKey, st loginState) error {
-	st.Entry = k.hash()
-	data, err := json.MarshalIndent(&st, "", "  ")
-	if err != nil {
-		return err
-	}
-	return s.write(k.login(), data)
-}
-
-// lock waits for the lock of that purpose until ctx ends. It asks again and again instead of blocking in
-// the kernel, because ctx could not end such a wait; what twice a second costs is the waking up, 0.5 ms.
+// lock waits for the lock of that purpose until ctx ends. It polls, because ctx could not end a
+// wait in the kernel; polling twice a second costs 0.5 ms of CPU.
 func (s *store) lock(ctx context.Context, k storeKey, purpose string) (release func(), err error) {
 	for wait := 4 * time.Millisecond; ctx.Err() == nil; wait = min(wait*3/2, maxLockPoll) {
 		release, ok, err := s.tryLock(k, purpose)
@@ -337,12 +377,11 @@ func (s *store) lock(ctx context.Context, k storeKey, purpose string) (release f
 	return nil, ctx.Err()
 }
 
-// tryLock takes the lock of that purpose ("refresh", "login") if nobody has it, in this process or in
-// another; ok tells. Where the directory cannot be written it excludes this process's callers alone.
+// tryLock takes the lock of that purpose ("refresh", "login") if nobody holds it, in this process
+// or in another; ok reports that. If the directory cannot be used, it excludes only callers in this
+// process.
 func (s *store) tryLock(k storeKey, purpose string) (release func(), ok bool, err error) {
-	name := k.base() + "." + purpose + ".lock"
-	// The kernel's lock would exclude the callers in this process too, except where it belongs to the
-	// process (lock_fcntl.go) and where there is no directory to lock in.
+	name := k.lock(purpose)
 	if _, taken := s.locked.LoadOrStore(name, true); taken {
 		return nil, false, nil
 	}
@@ -362,19 +401,16 @@ func (s *store) tryLock(k storeKey, purpose string) (release func(), ok bool, er
 	}, true, nil
 }
 
-// kernelLock returns true and no file where there is nothing to lock with. The lock file is never removed:
-// a process that has opened it already would lock the file that is gone, the next one a new file of the
-// same name, and both would hold the lock.
+// kernelLock returns true and no file if there is nothing to lock with. It never removes a lock
+// file: a process that has opened it already would lock the removed file, the next one a new file
+// of the same name, and both would hold the lock.
 func (s *store) kernelLock(name string) (*os.File, bool, error) {
 	if s.usable() != nil {
 		return nil, true, nil
 	}
-	f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|warily, 0o600)
-	if errors.Is(err, fs.ErrNotExist) && os.MkdirAll(s.dir, 0o700) == nil { // removed meanwhile
-		f, err = os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|warily, 0o600)
-	}
+	f, _, err := openPrivate(s.path(name), os.O_RDWR|os.O_CREATE)
 	if err != nil {
-		if probe(s.dir) != nil { // filled up or made read-only meanwhile
+		if probe(s.dir) != nil { // the disk has filled up or became read-only
 			return nil, true, nil
 		}
 		return nil, false, withHint(err, "remove %s", s.path(name))
@@ -397,42 +433,33 @@ var (
 	errForeign = errors.New("it is for another server or profile")
 )
 
+// parse looks at the version first: a newer file may not even have our types. There is no older
+// format, so a file without a version is not ours.
 func (s *store) parse(name string) (*credentials, fs.FileInfo, error) {
 	data, seen, err := s.read(name)
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := decodeCredentials(data)
-	return c, seen, err
-}
-
-// isNewer looks at the disk, whatever stands for the file in memory.
-func (s *store) isNewer(name string) bool {
-	data, _, err := readPrivate(s.path(name), func(string, ...any) {})
-	if err == nil {
-		_, err = decodeCredentials(data)
-	}
-	return errors.Is(err, errNewer)
-}
-
-// decodeCredentials looks at the version first: a newer file need not even have our types. There is no
-// older format, so a file without a version is none of ours.
-func decodeCredentials(data []byte) (*credentials, error) {
 	var head struct{ Version int }
 	if json.Unmarshal(data, &head) != nil || head.Version < 1 {
-		return nil, errDamaged
+		return nil, seen, errDamaged
 	}
 	if head.Version > storeVersion {
-		return nil, errNewer
+		return nil, seen, errNewer
 	}
 	c := new(credentials)
 	if json.Unmarshal(data, c) != nil {
-		return nil, errDamaged
+		return nil, seen, errDamaged
 	}
-	return c, nil
+	return c, seen, nil
 }
 
-// storable brings times into the years that RFC 3339 can write: "expires_in": 999999999999 exists.
+func (s *store) isNewer(k storeKey) bool {
+	_, _, err := s.parse(k.file())
+	return errors.Is(err, errNewer)
+}
+
+// storable limits times to the years that RFC 3339 can write: "expires_in": 999999999999 exists.
 func (t token) storable() token {
 	for _, at := range []*time.Time{&t.Obtained, &t.Expiry} {
 		if *at = at.UTC(); at.Year() > 9999 {
@@ -442,54 +469,53 @@ func (t token) storable() token {
 	return t
 }
 
-// read returns the file's content, or what stands for it because it could not be written.
+// read returns the content of a file and its state at that moment. It makes the file private.
 func (s *store) read(name string) ([]byte, fs.FileInfo, error) {
-	now, err := os.Lstat(s.path(name))
-	s.mu.Lock()
-	left, ok := s.unsaved[name]
-	if ok && !unchanged(left.seen, now) {
-		delete(s.unsaved, name)
-		ok = false
+	path := s.path(name)
+	if _, err := os.Lstat(path); err != nil {
+		return nil, nil, fs.ErrNotExist // write says why a directory cannot be used
 	}
-	s.mu.Unlock()
-	switch {
-	case ok && left.data != nil:
-		return left.data, nil, nil
-	case ok, err != nil: // why the directory cannot be looked into is said when it is written to
-		return nil, nil, fs.ErrNotExist
+	if err := checkDir(s.dir); err != nil {
+		return nil, nil, err
 	}
-	return readPrivate(s.path(name), func(format string, args ...any) {
-		s.warnOnce("mode of "+name, format, args...) // some file systems have one mode for all, and keep it
-	})
+	f, info, err := openPrivate(path, os.O_RDONLY)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	if isLoose(info) { // some file systems have one mode for all files: once
+		s.warnOnce("mode of "+name, "closing %s to others (mode %#o)", path, info.Mode().Perm())
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxPrivateFile+1))
+	if len(data) > maxPrivateFile {
+		err = fmt.Errorf("it is larger than %d bytes", maxPrivateFile)
+	}
+	return data, info, err
 }
 
-func (s *store) write(name string, data []byte) error {
-	err := s.usable()
+func (s *store) write(name string, content any) error {
+	data, err := json.MarshalIndent(content, "", "  ")
+	if err == nil {
+		err = s.usable()
+	}
 	if err == nil {
 		err = replacePrivate(s.path(name), data)
 	}
-	return s.settle(name, data, err)
+	return s.unsaved(err)
 }
 
-// settle ends a change of the file: what could not be written lives on in memory. No data: removed.
-func (s *store) settle(name string, data []byte, err error) error {
+func (s *store) unsaved(err error) error {
 	if err != nil {
 		s.warnOnce("unsaved", "a change of the cache is lost when this process ends: %v", err)
-	}
-	now, _ := os.Lstat(s.path(name))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.unsaved, name)
-	if err != nil {
-		s.unsaved[name] = unsavedFile{data, now}
 	}
 	return err
 }
 
-// setAside takes a damaged file out of the way, unless another process has replaced it by now.
+// setAside renames a damaged file, unless another process has replaced it by now.
 func (s *store) setAside(name string, seen fs.FileInfo) {
 	path := s.path(name)
-	if now, _ := os.Lstat(path); seen == nil || !unchanged(seen, now) {
+	now, err := os.Lstat(path)
+	if err != nil || !os.SameFile(seen, now) || !seen.ModTime().Equal(now.ModTime()) {
 		return
 	}
 	if patiently(func() error { return os.Rename(path, path+".corrupt") }) != nil {
@@ -500,14 +526,14 @@ func (s *store) setAside(name string, seen fs.FileInfo) {
 }
 
 func (s *store) ignore(name string, err error) {
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.warnOnce(name, "ignoring %s: %v", s.path(name), err)
 	}
 }
 
-// warnOnce prints the last argument's hint too, if that is an error with a remedy.
+// warnOnce prints the last argument's hint too, if that is an error with one.
 func (s *store) warnOnce(about, format string, args ...any) {
-	if _, told := s.said.LoadOrStore(about, true); told {
+	if _, said := s.said.LoadOrStore(about, true); said {
 		return
 	}
 	if err, ok := args[len(args)-1].(error); ok && hintOf(err) != "" {
@@ -516,10 +542,94 @@ func (s *store) warnOnce(about, format string, args ...any) {
 	s.warn(format, args...)
 }
 
-// path is empty, which no call accepts, where no directory is known: the working directory is none.
+// path is empty, which no call accepts, if no directory is known: it must not be the working
+// directory.
 func (s *store) path(name string) string {
 	if s.dir == "" {
 		return ""
 	}
 	return filepath.Join(s.dir, name)
+}
+
+// openPrivate opens a regular file of this user's and closes it to others; the FileInfo has the
+// mode from before. It refuses a symbolic link, which could lead to any file of the user's, and
+// does not wait for a fifo. With O_CREATE it makes the file and its directory if they are missing.
+func openPrivate(path string, flags int) (*os.File, fs.FileInfo, error) {
+	info, err := os.Lstat(path) // before any open: opening a device may do something
+	if err == nil {
+		err = acceptable(info)
+	} else if errors.Is(err, fs.ErrNotExist) && flags&os.O_CREATE != 0 {
+		err = os.MkdirAll(filepath.Dir(path), 0o700)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var f *os.File
+	err = patiently(func() error {
+		f, err = os.OpenFile(path, flags|warily, 0o600)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if info, err = f.Stat(); err == nil {
+		err = acceptable(info) // the path may lead elsewhere by now
+	}
+	if err == nil && isLoose(info) {
+		err = f.Chmod(0o600)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+func acceptable(info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return errors.New("it is no regular file")
+	}
+	if !isOurs(info) {
+		return errors.New("it belongs to another user")
+	}
+	return nil
+}
+
+// replacePrivate replaces the file in one step: whoever reads it, or kills this process, finds the
+// old content or the new.
+func replacePrivate(path string, data []byte) error {
+	if len(data) > maxPrivateFile {
+		return fmt.Errorf("%s would be larger than %d bytes", path, maxPrivateFile)
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil { // the user may have removed it
+		return err
+	}
+	f, err := os.CreateTemp(dir, tempPattern) // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync() // else a power cut may leave the new name with nothing in it
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = patiently(func() error { return os.Rename(f.Name(), path) })
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// removePrivate returns nil if there is no such file.
+func removePrivate(path string) error {
+	err := patiently(func() error { return os.Remove(path) })
+	if _, gone := os.Lstat(path); gone != nil {
+		return nil
+	}
+	return err
 }

@@ -128,17 +128,28 @@ var errorCodes = []string{
 	"unsupported_token_type", codePending, codeSlowDown, codeExpired,
 }
 
+// errorType is the low-cardinality error.type of a span, also of one that is not about HTTP.
 func errorType(err error) string {
+	var known errorKind
 	var e *tokenError
+	var answer *responseError
+	var code string
 	switch {
+	case errors.As(err, &known):
+		return known.kind
+	case errors.As(err, &answer):
+		code = answer.code
 	case !errors.As(err, &e):
 		return networkErrorType(err)
-	case slices.Contains(errorCodes, e.Code):
-		return e.Code
-	case e.Code != "":
-		return "refused"
+	case e.Code == "":
+		return strconv.Itoa(e.Status)
+	default:
+		code = e.Code
 	}
-	return strconv.Itoa(e.Status)
+	if slices.Contains(errorCodes, code) {
+		return code
+	}
+	return "refused"
 }
 
 // machineToken asks for a token by the client credentials grant (OAuth 2.1, section 4.2; MCP, OAuth

@@ -1,16 +1,17 @@
 package main
 
-// This file knows spans: how they are named and related (W3C Trace Context), what may be said in
-// them, and how they come to be lines of a file that several processes share. It does not know
-// what is worth a span, nor anything of MCP, HTTP or OAuth but the names of attributes.
+// Spans: how they are named and related (W3C Trace Context), what may be said in them, and how they
+// become lines of a file that several processes share. It does not know what is worth a span.
 //
 // The file, traces.jsonl, is what the OpenTelemetry file exporter writes and the Collector's
 // otlpjsonfile receiver reads: each line is one TracesData, here always with one span.
 //
-//	{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"mcp-proxy"}},…]},
+//	{"resourceSpans":[{"resource":{"attributes":[
+//	    {"key":"service.name","value":{"stringValue":"mcp-proxy"}},…]},
 //	  "scopeSpans":[{"scope":{"name":"mcp-proxy","version":"…"},"spans":[{
-//	    "traceId":"32 hex digits","spanId":"16 hex digits","parentSpanId":"16 hex digits","flags":257,
-//	    "name":"tools/call search","kind":2,"startTimeUnixNano":"…","endTimeUnixNano":"…",
+//	    "traceId":"32 hex digits","spanId":"16 hex digits","parentSpanId":"16 hex digits",
+//	    "flags":257,"name":"tools/call search","kind":2,
+//	    "startTimeUnixNano":"…","endTimeUnixNano":"…",
 //	    "attributes":[{"key":"mcp.method.name","value":{"stringValue":"tools/call"}},…],
 //	    "status":{"code":2}}]}]}]}
 //
@@ -18,21 +19,18 @@ package main
 // (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding).
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -40,50 +38,35 @@ import (
 // An attribute is one of the constants below and nothing else: that is the redaction. There is no
 // constant for a header, a body, a URL, a path, a query, a parameter (a resource's URI is one), a
 // token or a code, so none of them can be written.
-type attribute uint8
+type attribute string
 
 // A hashedAttribute cannot be set in clear: setString does not take it.
-type hashedAttribute attribute
+type hashedAttribute string
 
 const (
-	attrMCPMethod attribute = iota
-	attrRequestID
-	attrOperation // "execute_tool" for tools/call, else absent
-	attrToolName
-	attrPromptName
-	attrRPCStatus // the JSON-RPC error code, as a string
-	attrRPCSystem // "jsonrpc"
-	attrErrorType // set by fail
-	attrHTTPMethod
-	attrHTTPStatus
-	attrServerAddress
-	attrServerPort
-	attrTransport // "pipe" for stdio
+	// Of a message: the conventions for MCP.
+	attrMCPMethod  attribute = "mcp.method.name"
+	attrMCPVersion attribute = "mcp.protocol.version"
+	attrRequestID  attribute = "jsonrpc.request.id"
+	attrOperation  attribute = "gen_ai.operation.name" // "execute_tool" for tools/call, else absent
+	attrToolName   attribute = "gen_ai.tool.name"
+	attrPromptName attribute = "gen_ai.prompt.name"
+	attrRPCStatus  attribute = "rpc.response.status_code" // the JSON-RPC error code, as a string
+	attrTransport  attribute = "network.transport"        // "pipe" for stdio
+	attrErrorType  attribute = "error.type"               // set by fail
 
-	// A session id lets its holder act in the session, so that it is a secret; its hash still
-	// tells which messages belong together.
-	attrSessionID hashedAttribute = iota
-)
-
-var attributeNames = [...]string{
-	// Of a message: the conventions for MCP, and for JSON-RPC where those refer to it.
-	attrMCPMethod:  "mcp.method.name",
-	attrSessionID:  "mcp.session.id",
-	attrRequestID:  "jsonrpc.request.id",
-	attrOperation:  "gen_ai.operation.name",
-	attrToolName:   "gen_ai.tool.name",
-	attrPromptName: "gen_ai.prompt.name",
-	attrRPCStatus:  "rpc.response.status_code",
-	attrRPCSystem:  "rpc.system.name",
-	attrErrorType:  "error.type",
-	attrTransport:  "network.transport",
+	// A session id lets its holder act in the session, so it is a secret; its hash still shows
+	// which messages belong together.
+	attrSessionID hashedAttribute = "mcp.session.id"
 
 	// Of an HTTP request: the conventions for HTTP client spans, without url.full.
-	attrHTTPMethod:    "http.request.method",
-	attrHTTPStatus:    "http.response.status_code",
-	attrServerAddress: "server.address",
-	attrServerPort:    "server.port",
-}
+	attrHTTPMethod      attribute = "http.request.method"
+	attrHTTPStatus      attribute = "http.response.status_code"
+	attrServerAddress   attribute = "server.address"
+	attrServerPort      attribute = "server.port"
+	attrProtocolName    attribute = "network.protocol.name"
+	attrProtocolVersion attribute = "network.protocol.version"
+)
 
 // A spanKind has the numbers of OTLP's SpanKind.
 type spanKind uint8
@@ -96,11 +79,11 @@ const (
 
 const (
 	maxTraceFile    = 10 << 20
-	rotationSlack   = 256 << 10 // how far past its limit a file may grow while it cannot be renamed
-	maxTraceBatch   = 64 << 10  // one write: larger ones are likelier to be torn by a full disk
-	maxTracePending = 1 << 20   // what a slow disk may cost in memory
+	rotationSlack   = 256 << 10 // how far the file may exceed that while it cannot be renamed
+	maxTraceBatch   = 64 << 10  // bytes of one write, and a line: a full disk tears larger ones
+	maxTraceQueue   = 4096      // spans; more are lost
 	maxTraceString  = 256       // bytes of a name or a value, before escaping
-	traceDelay      = 500 * time.Millisecond
+	traceDelay      = 100 * time.Millisecond
 	traceCloseBound = 500 * time.Millisecond
 	traceRetryPause = time.Minute // after a failed write
 )
@@ -110,52 +93,39 @@ type tracer struct {
 	path  string
 	limit int64 // maxTraceFile
 	log   *logger
-	head  []byte // of every line, up to the span
+	head  string // of every line, up to the span
 
-	begun   chan struct{} // pending is no longer empty
-	full    chan struct{} // pending holds a batch, do not wait any longer
+	ended   chan *span
+	dropped atomic.Int64 // spans that found the channel full
 	stop    chan struct{}
 	stopped chan struct{}
 
-	mu      sync.Mutex // guards what follows
-	pending []byte     // whole lines
-	dropped int
-	closed  bool
-
-	// Only the writing goroutine touches these.
-	spare      []byte    // becomes pending at the next flush
+	// Only the writing goroutine uses these.
 	torn       bool      // the last write ended within a line
 	retry      time.Time // nothing is written before
 	complained bool
 }
 
-// newTracer does no I/O: a program that ends without a span leaves no file.
+// newTracer does no I/O: a program that ends without a span leaves no file. The head names the
+// program and the process, but neither the host nor the command line: that may hold secrets.
 func newTracer(path, version string, log *logger) *tracer {
+	quoted := appendString(nil, version)
 	t := &tracer{
-		path:    path,
-		limit:   maxTraceFile,
-		log:     log,
-		head:    traceHead(version),
-		begun:   make(chan struct{}, 1),
-		full:    make(chan struct{}, 1),
+		path:  path,
+		limit: maxTraceFile,
+		log:   log,
+		head: fmt.Sprintf(`{"resourceSpans":[{"resource":{"attributes":[`+
+			`{"key":"service.name","value":{"stringValue":"mcp-proxy"}},`+
+			`{"key":"service.version","value":{"stringValue":%s}},`+
+			`{"key":"process.pid","value":{"intValue":"%d"}}]},`+
+			`"scopeSpans":[{"scope":{"name":"mcp-proxy","version":%s},"spans":[{"traceId":"`,
+			quoted, os.Getpid(), quoted),
+		ended:   make(chan *span, maxTraceQueue),
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
-	go t.write()
+	go t.run()
 	return t
-}
-
-// traceHead names the program and the process, but neither the host nor the command line: that
-// may hold secrets.
-func traceHead(version string) []byte {
-	b := []byte(`{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"mcp-proxy"}},` +
-		`{"key":"service.version","value":{"stringValue":`)
-	b = appendString(b, version)
-	b = append(b, `}},{"key":"process.pid","value":{"intValue":"`...)
-	b = strconv.AppendInt(b, int64(os.Getpid()), 10)
-	b = append(b, `"}}]},"scopeSpans":[{"scope":{"name":"mcp-proxy","version":`...)
-	b = appendString(b, version)
-	return append(b, `},"spans":[{"traceId":"`...)
 }
 
 // A spanContext is the part of a span that travels.
@@ -167,8 +137,8 @@ type spanContext struct {
 
 const (
 	flagSampled = 1
-	// https://www.w3.org/TR/trace-context-2/#trace-flags: besides sampled there is random, to be
-	// passed on; bits that are not known are not.
+	// https://www.w3.org/TR/trace-context-2/#trace-flags: "sampled" and "random" are passed on;
+	// unknown bits must not be.
 	knownFlags = 3
 	// OTLP's Span.flags says beside the W3C flags whether the parent is in another process.
 	flagKnowsRemote = 0x100
@@ -187,19 +157,17 @@ type span struct {
 	name   string
 	start  time.Time
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards what follows, which end makes final
 	attrs  []spanAttribute
-	room   [8]spanAttribute // of attrs, so that most spans are one allocation
 	failed bool
 	ended  bool
+	took   time.Duration
 }
 
-// A spanAttribute is small: every message has some ten.
 type spanAttribute struct {
-	text  string
-	num   int32
-	isNum bool
 	key   attribute
+	value string
+	isInt bool
 }
 
 type spanKey struct{}   // of a *span in a context
@@ -210,29 +178,19 @@ func (t *tracer) start(ctx context.Context, name string, kind spanKind) (context
 	if t == nil {
 		return ctx, nil
 	}
-	s := &span{tracer: t, name: name, kind: kind, start: time.Now()}
-	s.attrs = s.room[:0]
+	s := &span{tracer: t, name: traceString(name), kind: kind, start: time.Now()}
+	s.attrs = make([]spanAttribute, 0, 10)
 	if parent := spanOf(ctx); parent != nil {
 		s.spanContext, s.parent, s.shared = parent.spanContext, parent.span, parent.shared
 	} else if parent, ok := ctx.Value(remoteKey{}).(spanContext); ok {
 		s.spanContext, s.parent, s.remote, s.shared = parent, parent.span, true, true
 	} else {
-		binary.BigEndian.PutUint64(s.trace[:8], randomID())
-		binary.BigEndian.PutUint64(s.trace[8:], randomID())
+		binary.BigEndian.PutUint64(s.trace[:8], rand.Uint64()) // unique, not secret
+		binary.BigEndian.PutUint64(s.trace[8:], rand.Uint64())
 		s.flags = flagSampled
 	}
-	binary.BigEndian.PutUint64(s.span[:], randomID())
+	binary.BigEndian.PutUint64(s.span[:], rand.Uint64())
 	return context.WithValue(ctx, spanKey{}, s), s
-}
-
-// randomID is never 0, which means "no id". Ids have to be unique, not secret, so the cheap
-// source will do: it is seeded by the runtime and takes no lock.
-func randomID() uint64 {
-	for {
-		if id := rand.Uint64(); id != 0 {
-			return id
-		}
-	}
 }
 
 // withRemoteParent returns a context whose spans belong to the caller's trace. A traceparent that
@@ -244,14 +202,16 @@ func withRemoteParent(ctx context.Context, traceparent string) context.Context {
 	return ctx
 }
 
-// parseTraceparent reads version-trace-parent-flags (https://www.w3.org/TR/trace-context/#traceparent-header).
-// A later version may append to it what we do not know, after a further dash.
+// parseTraceparent reads version-trace-parent-flags
+// (https://www.w3.org/TR/trace-context/#traceparent-header). A later version may append to it what
+// we do not know, after a further dash.
 func parseTraceparent(s string) (c spanContext, ok bool) {
 	const length = 2 + 1 + 32 + 1 + 16 + 1 + 2
 	if len(s) < length || s[2] != '-' || s[35] != '-' || s[52] != '-' {
 		return c, false
 	}
-	if len(s) > length && (s[:2] == "00" || s[length] != '-') || strings.ToLower(s[:length]) != s[:length] {
+	if len(s) > length && (s[:2] == "00" || s[length] != '-') ||
+		strings.ToLower(s[:length]) != s[:length] {
 		return c, false
 	}
 	raw, err := hex.DecodeString(s[:2] + s[3:35] + s[36:52] + s[53:55])
@@ -264,51 +224,46 @@ func parseTraceparent(s string) (c spanContext, ok bool) {
 	return c, c.trace != [16]byte{} && c.span != [8]byte{}
 }
 
-// spanOf is the span that ctx is in, nil if there is none.
+// spanOf returns the span that ctx is in, nil if there is none.
 func spanOf(ctx context.Context) *span {
 	s, _ := ctx.Value(spanKey{}).(*span)
 	return s
 }
 
-// traceparent is the header that makes this span the parent of what the server does. A caller
-// that did not sample its trace still gets a span in our file, which is there for the user of
-// this machine; but its decision is passed on.
+// traceparent is the header that makes this span the parent of what the server does. A caller that
+// did not sample its trace still gets a span in our file, which is there for the user of this
+// machine; but its decision is passed on.
 func (s *span) traceparent() string {
 	if s == nil {
 		return ""
 	}
-	b := make([]byte, 0, 55)
-	b = append(b, "00-"...)
-	b = appendHex(b, s.trace[:])
-	b = append(b, '-')
-	b = appendHex(b, s.span[:])
-	b = append(b, '-')
-	return string(appendHex(b, []byte{s.flags}))
+	return fmt.Sprintf("00-%x-%x-%02x", s.trace, s.span, s.flags)
 }
 
 func (s *span) setString(key attribute, v string) {
-	s.set(spanAttribute{key: key, text: v})
+	s.set(spanAttribute{key: key, value: v})
 }
 
 func (s *span) setInt(key attribute, v int) {
-	s.set(spanAttribute{key: key, num: int32(v), isNum: true})
-}
-
-// setHash writes 12 hex digits of the SHA-256 of v: enough to tell values apart, too few to
-// be worth anything.
-func (s *span) setHash(key hashedAttribute, v string) {
-	if s == nil {
-		return
+	if s != nil { // which formats no number
+		s.set(spanAttribute{key: key, value: strconv.Itoa(v), isInt: true})
 	}
-	sum := sha256.Sum256([]byte(v))
-	s.setString(attribute(key), hex.EncodeToString(sum[:6]))
 }
 
-// set replaces what key had before: the keys of a span are unique.
+// setHash writes 12 hex digits of the SHA-256 of v: enough to tell values apart, too few to use.
+func (s *span) setHash(key hashedAttribute, v string) {
+	if s != nil {
+		sum := sha256.Sum256([]byte(v))
+		s.setString(attribute(key), hex.EncodeToString(sum[:6]))
+	}
+}
+
+// set replaces the attribute of that key: the keys of a span are unique.
 func (s *span) set(a spanAttribute) {
 	if s == nil {
 		return
 	}
+	a.value = traceString(a.value)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -332,10 +287,21 @@ func (s *span) fail(errorType string) {
 	s.setString(attrErrorType, errorType)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.failed = true
+	if !s.ended {
+		s.failed = true
+	}
 }
 
-// end hands the span over and returns at once. A second end does nothing.
+// An errorKind gives an error the error.type of the spans that fail by it.
+type errorKind struct {
+	error
+	kind string
+}
+
+func (e errorKind) Unwrap() error { return e.error }
+
+// end queues the span and returns at once: if spans come faster than they can be written, they are
+// lost. A second end does nothing.
 func (s *span) end() {
 	if s == nil {
 		return
@@ -345,12 +311,16 @@ func (s *span) end() {
 	if s.ended {
 		return
 	}
-	s.ended = true
-	s.tracer.add(s, time.Since(s.start))
+	s.ended, s.took = true, time.Since(s.start) // monotonic: the wall clock may be set meanwhile
+	select {
+	case s.tracer.ended <- s:
+	default:
+		s.tracer.dropped.Add(1)
+	}
 }
 
-// appendLine takes the duration from the monotonic clock: the wall clock may be set meanwhile.
-func (s *span) appendLine(b []byte, took time.Duration) []byte {
+// appendLine is for a span that has ended.
+func (s *span) appendLine(b []byte) []byte {
 	b = append(b, s.tracer.head...)
 	b = appendHex(b, s.trace[:])
 	b = append(b, `","spanId":"`...)
@@ -372,32 +342,24 @@ func (s *span) appendLine(b []byte, took time.Duration) []byte {
 	b = append(b, `,"startTimeUnixNano":"`...)
 	b = strconv.AppendInt(b, s.start.UnixNano(), 10)
 	b = append(b, `","endTimeUnixNano":"`...)
-	b = strconv.AppendInt(b, s.start.UnixNano()+int64(took), 10)
+	b = strconv.AppendInt(b, s.start.UnixNano()+int64(s.took), 10)
 	b = append(b, `","attributes":[`...)
-	for i := range s.attrs {
+	for i, a := range s.attrs {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = s.attrs[i].append(b)
+		b = append(append(b, `{"key":"`...), a.key...)
+		if a.isInt {
+			b = append(append(append(b, `","value":{"intValue":"`...), a.value...), `"}}`...)
+		} else {
+			b = append(appendString(append(b, `","value":{"stringValue":`...), a.value), `}}`...)
+		}
 	}
 	b = append(b, `],"status":{`...)
 	if s.failed {
 		b = append(b, `"code":2`...) // STATUS_CODE_ERROR
 	}
 	return append(b, "}}]}]}]}\n"...)
-}
-
-func (a *spanAttribute) append(b []byte) []byte {
-	b = append(b, `{"key":"`...)
-	b = append(b, attributeNames[a.key]...)
-	if a.isNum {
-		b = append(b, `","value":{"intValue":"`...)
-		b = strconv.AppendInt(b, int64(a.num), 10)
-		return append(b, `"}}`...)
-	}
-	b = append(b, `","value":{"stringValue":`...)
-	b = appendString(b, a.text)
-	return append(b, `}}`...)
 }
 
 func appendHex(b, id []byte) []byte {
@@ -408,69 +370,36 @@ func appendHex(b, id []byte) []byte {
 	return b
 }
 
-// appendString appends s, at most maxTraceString bytes of it, as a JSON string of valid UTF-8.
-func appendString(b []byte, s string) []byte {
-	if len(s) > maxTraceString {
-		n := maxTraceString
-		for n > maxTraceString-utf8.UTFMax && !utf8.RuneStart(s[n]) {
-			n--
-		}
-		s = s[:n]
+// traceString cuts s to maxTraceString bytes. The copy lets go of what it was cut from.
+func traceString(s string) string {
+	if len(s) <= maxTraceString {
+		return s
 	}
+	n := maxTraceString
+	for n > maxTraceString-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return strings.Clone(s[:n])
+}
+
+// appendString appends s as a JSON string of valid UTF-8.
+func appendString(b []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
 			quoted, _ := json.Marshal(s) // no string fails; what is not UTF-8 becomes U+FFFD
 			return append(b, quoted...)
 		}
 	}
-	b = append(b, '"')
-	b = append(b, s...)
-	return append(b, '"')
+	return append(append(append(b, '"'), s...), '"')
 }
 
-// add never waits for the disk: where spans come faster than they can be written, they are lost.
-func (t *tracer) add(s *span, took time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	before := len(t.pending)
-	if t.closed {
-		return
-	}
-	if before >= maxTracePending {
-		t.dropped++
-		return
-	}
-	t.pending = s.appendLine(t.pending, took)
-	if before == 0 {
-		nudge(t.begun)
-	}
-	if before < maxTraceBatch && len(t.pending) >= maxTraceBatch {
-		nudge(t.full)
-	}
-}
-
-// nudge leaves a token in c, whose buffer has room for one.
-func nudge(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// close writes what has ended so far, as far as that takes no longer than traceCloseBound.
+// close writes the spans that have ended, if that takes no longer than traceCloseBound.
 func (t *tracer) close() {
 	if t == nil {
 		return
 	}
-	t.mu.Lock()
-	again, dropped := t.closed, t.dropped
-	t.closed = true
-	t.mu.Unlock()
-	if again {
-		return
-	}
-	if dropped > 0 {
-		t.log.debugf("%d spans were lost: they came faster than they could be written", dropped)
+	if n := t.dropped.Load(); n > 0 {
+		t.log.debugf("%d spans were lost: they came faster than they could be written", n)
 	}
 	close(t.stop)
 	bound := time.NewTimer(traceCloseBound)
@@ -482,90 +411,74 @@ func (t *tracer) close() {
 	}
 }
 
-// write sleeps until there is something to write, with no timer running, and then waits a little
-// longer, so that many spans are one write.
-func (t *tracer) write() {
+// run sleeps without a timer until a span has ended, then a little longer, so that many spans are
+// one write. The channel holds what comes meanwhile.
+func (t *tracer) run() {
 	defer close(t.stopped)
-	for {
+	for going := true; going; {
+		var lines []byte
 		select {
-		case <-t.begun:
+		case s := <-t.ended:
+			lines = s.appendLine(nil)
 		case <-t.stop:
-			t.flush()
-			return
 		}
 		delay := time.NewTimer(traceDelay)
 		select {
 		case <-delay.C:
-		case <-t.full:
 		case <-t.stop:
+			going = false
 		}
 		delay.Stop()
-		t.flush()
-	}
-}
-
-// flush writes what is pending, or loses it: traces are not worth a message.
-func (t *tracer) flush() {
-	t.mu.Lock()
-	lines := t.pending
-	t.pending, t.spare = t.spare, nil
-	t.mu.Unlock()
-	if time.Now().After(t.retry) {
-		if err := t.appendLines(lines); err != nil {
-			t.retry = time.Now().Add(traceRetryPause)
-			t.complain(err)
+		for n := len(t.ended); n > 0; n-- {
+			if lines = (<-t.ended).appendLine(lines); len(lines) >= maxTraceBatch {
+				t.write(lines)
+				lines = lines[:0]
+			}
 		}
-	}
-	if cap(lines) <= 4*maxTraceBatch { // a burst's buffer goes back to the system
-		t.spare = lines[:0]
+		t.write(lines)
 	}
 }
 
-// complain warns once. The disk may recover, and then there are traces again.
-func (t *tracer) complain(err error) {
+// write appends the lines to the file, or loses them: traces are not worth a message. It warns
+// once; the disk may recover, and then there are traces again.
+func (t *tracer) write(lines []byte) {
+	if len(lines) == 0 || time.Now().Before(t.retry) {
+		return
+	}
+	err := t.append(lines)
+	if err == nil {
+		return
+	}
+	t.retry = time.Now().Add(traceRetryPause)
 	if !t.complained {
-		t.log.warnf("cannot write traces: %v", err)
+		t.complained = true
+		t.log.warnf("cannot write traces to %s: %v", t.path, err)
 	}
-	t.complained = true
 }
 
-func (t *tracer) appendLines(lines []byte) error {
-	for len(lines) > 0 {
-		n := len(lines)
-		if n > maxTraceBatch {
-			n = bytes.LastIndexByte(lines[:maxTraceBatch], '\n') + 1
-		}
-		if err := t.appendBatch(lines[:n]); err != nil {
-			return err
-		}
-		lines = lines[n:]
-	}
-	return nil
-}
-
-// appendBatch opens the file anew each time. That costs little beside the write, it always finds
-// the file that is the current one, whoever rotated it, and it lets Windows rename it, which it
-// does not do with an open file.
-func (t *tracer) appendBatch(batch []byte) error {
-	f, size, err := openTraces(t.path)
-	if err == nil && size >= t.limit {
+// append opens the file anew each time: it always finds the current one, whoever rotated it, and
+// Windows can rename it, which it does not do with an open file.
+func (t *tracer) append(lines []byte) error {
+	const flags = os.O_WRONLY | os.O_APPEND | os.O_CREATE
+	f, info, err := openPrivate(t.path, flags)
+	if err == nil && info.Size() >= t.limit {
 		f.Close()
-		rotation := rotateTraces(t.path, t.limit)
-		f, size, err = openTraces(t.path)
-		if err == nil && rotation != nil && size >= t.limit+rotationSlack {
+		rotation := t.rotate()
+		f, info, err = openPrivate(t.path, flags)
+		if err == nil && rotation != nil && info.Size() >= t.limit+rotationSlack {
 			f.Close()
-			return fmt.Errorf("%s is full: %w", t.path, rotation)
+			return fmt.Errorf("the file is full: %w", rotation)
 		}
 	}
 	if err != nil {
 		return err
 	}
 	if t.torn {
-		batch = append([]byte{'\n'}, batch...)
+		lines = append([]byte{'\n'}, lines...)
 	}
-	n, err := f.Write(batch)
+	n, err := f.Write(lines)
 	if n > 0 {
-		t.torn = batch[n-1] != '\n'
+		t.torn = lines[n-1] != '\n'
 	}
 	if closing := f.Close(); err == nil {
 		err = closing
@@ -573,60 +486,22 @@ func (t *tracer) appendBatch(batch []byte) error {
 	return err
 }
 
-// openTraces opens the file at path for appending and tells its size. It makes the file and its
-// directory where they are missing. What is not a regular file of our own is refused, a symbolic
-// link above all: it could lead the lines to any file of the user's.
-func openTraces(path string) (*os.File, int64, error) {
-	before, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = os.MkdirAll(filepath.Dir(path), 0o700)
-	} else if err == nil {
-		err = acceptableTraces(path, before)
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|warily, 0o600)
-	if err != nil {
-		return nil, 0, err
-	}
-	info, err := f.Stat()
-	if err == nil {
-		err = acceptableTraces(path, info) // the path may lead elsewhere by now
-	}
-	if err == nil && isLoose(info) {
-		err = f.Chmod(0o600)
-	}
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, info.Size(), nil
-}
-
-func acceptableTraces(path string, info fs.FileInfo) error {
-	if err := acceptable(info); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
-}
-
-// rotateTraces makes the full file the only old one. Several processes find it full at the same
-// time; without the lock, the slow one would replace the file that the fast one has just put
-// aside by the fresh one in its place.
-func rotateTraces(path string, limit int64) error {
-	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|warily, 0o600)
+// rotate makes the full file the only old one. Several processes find it full at the same time;
+// without the lock, a slow one would replace the file that a fast one has just put aside by the new
+// one in its place.
+func (t *tracer) rotate() error {
+	lock, _, err := openPrivate(t.path+".lock", os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return err
 	}
 	ok, err := tryLock(lock)
 	if !ok {
 		lock.Close()
-		return err // nil: another process is at it, the file may grow a little meanwhile
+		return err // nil: another process rotates, the file may grow a little meanwhile
 	}
 	defer unlock(lock)
-	if info, err := os.Lstat(path); err != nil || info.Size() < limit {
+	if info, err := os.Lstat(t.path); err != nil || info.Size() < t.limit {
 		return nil // another process has done it
 	}
-	return os.Rename(path, path+".1")
+	return os.Rename(t.path, t.path+".1")
 }
