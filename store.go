@@ -68,9 +68,9 @@ type client struct {
 	Source      string `json:"source"` // given | metadata-document | registered
 	RedirectURI string `json:"redirect_uri,omitempty"`
 	AuthMethod  string `json:"token_endpoint_auth_method,omitempty"`
-	SigningAlg  string `json:"token_endpoint_auth_signing_alg,omitempty"` // of private_key_jwt
-	Scope       string `json:"scope,omitempty"`                           // of a registration, if it said
-	Doubtful    bool   `json:"doubtful,omitempty"`                        // perhaps lost: make another
+	SigningAlg  string `json:"token_endpoint_auth_signing_alg,omitempty"` // of a JWT
+	Scope       string `json:"scope,omitempty"`                           // as registered
+	Doubtful    bool   `json:"doubtful,omitempty"`                        // it may be lost
 }
 
 // token's times are the year 1 where they are unknown.
