@@ -3,7 +3,8 @@
 package main
 
 // What differs between systems, for all but Windows (system_windows.go): whose a file is, how to
-// open it, how to lock it, what a socket is told. It knows nothing of what these are for.
+// open it, how to lock it, what a socket is told, how a child outlives us. It knows nothing of
+// their use.
 
 import (
 	"errors"
@@ -72,4 +73,16 @@ func controlSocket(_, _ string, c syscall.RawConn) error {
 			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, o[0], o[1])
 		}
 	})
+}
+
+const maxInherited = 1024 // file descriptors beyond are not looked at
+
+// detachedProcess puts a child into a session of its own: a host that kills its server's process
+// group, or closes its terminal, does not reach it. What the host forgot to close goes no further
+// either: a pipe would have no end for the host as long as the child lives.
+func detachedProcess() []*syscall.SysProcAttr {
+	for fd := 3; fd < maxInherited; fd++ {
+		syscall.CloseOnExec(fd) // Go's own are that already
+	}
+	return []*syscall.SysProcAttr{{Setsid: true}}
 }
