@@ -90,7 +90,7 @@ var (
 	heading = regexp.MustCompile(`^(\S.*):$`)
 	// "  -u, --url URL   text": the value is in capitals, quoted, and followed by … if repeatable.
 	option = regexp.MustCompile(`^ +((?:-\w, )?--[a-z-]+` +
-		`(?: (?:'[^']*'|[A-Z][A-Z=]*)(?: …)?)?) *(.*)$`)
+		`(?: (?:'[^']*'|[A-Z][A-Z=|]*)(?: …)?)?) *(.*)$`)
 	indent = regexp.MustCompile(`^ +`)
 )
 
