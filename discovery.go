@@ -27,7 +27,7 @@ const (
 	maxServers      = 8                // authorization servers tried of one protected resource
 	maxScope        = 8 << 10          // bytes; a longer one is ignored
 	offlineAccess   = "offline_access"
-	projectPage     = "https://github.com/smorand/mcp-proxy"
+	projectName     = "github.com/smorand/mcp-proxy"
 
 	// The specification of 2025-03-26 (Server Metadata Discovery Headers) wants a version with
 	// metadata requests; the message that met the 401 may have had none yet.
@@ -654,9 +654,14 @@ func (d *discoverer) register(
 	var status statusError
 	refused := registrationRefused{error: err}
 	if errors.As(err, &status) {
-		refused.aboutMetadata = status.status == http.StatusBadRequest ||
-			status.status == http.StatusUnprocessableEntity
-		refused.aboutRedirect = strings.Contains(strings.ToLower(err.Error()), "redirect")
+		text := strings.ToLower(err.Error())
+		refused.aboutRedirect = strings.Contains(text, "redirect")
+		switch status.status {
+		case http.StatusBadRequest, http.StatusUnprocessableEntity:
+			refused.aboutMetadata = true
+		case http.StatusForbidden: // Keycloak's policies
+			refused.aboutMetadata = refused.aboutRedirect || strings.Contains(text, "scope")
+		}
 	}
 	return client{}, withHint(refused, "give --client-id (register a client at %s by hand)", host)
 }
@@ -682,10 +687,9 @@ func newRegistration(
 	if all := m.GrantTypesSupported; len(all) == 0 || slices.Contains(all, grantRefresh) {
 		grants = append(grants, grantRefresh)
 	}
-	request := map[string]any{
+	request := map[string]any{ // no client_uri: Keycloak wants one to be of a trusted host
 		"client_name":                "mcp-proxy",
-		"client_uri":                 projectPage,
-		"software_id":                strings.TrimPrefix(projectPage, "https://"),
+		"software_id":                projectName,
 		"application_type":           "native", // "web", the default, forbids loopback (OpenID Connect)
 		"redirect_uris":              []string{redirectURI},
 		"grant_types":                append(grants, moreGrants...),

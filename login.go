@@ -141,7 +141,12 @@ func (s *signIn) concede(err error) bool {
 		s.log.infof("%s does not know our registration: registering anew", excerpt(s.c.Issuer))
 		s.c.Client = client{}
 		return true
-	case errorCode(err) != "invalid_scope" || s.cfg.scope != "" || scope == "":
+	case s.cfg.scope != "" || scope == "":
+		return false
+	case refusesOfflineAccess(err) && hasScope(scope, offlineAccess):
+		s.c.RefusedScope = unionScope(s.c.RefusedScope, offlineAccess)
+		return true
+	case errorCode(err) != "invalid_scope":
 		return false
 	}
 	withoutMemory := *s.c
@@ -161,6 +166,14 @@ func (s *signIn) concede(err error) bool {
 		s.c.RefusedScope = unionScope(s.c.RefusedScope, scope)
 	}
 	return true
+}
+
+// refusesOfflineAccess: Keycloak refuses it for a user without that role, at the
+// token endpoint and with a code of its own (not_allowed).
+func refusesOfflineAccess(err error) bool {
+	var answer *tokenError
+	return errors.As(err, &answer) && answer.Code != "invalid_grant" &&
+		strings.Contains(strings.ToLower(answer.Description), "offline")
 }
 
 // scope is what to ask for: without what the server refused before, and nothing

@@ -31,7 +31,6 @@ func TestRegisterRequest(t *testing.T) {
 	}
 	want := map[string]any{
 		"client_name":                "mcp-proxy",
-		"client_uri":                 "https://github.com/smorand/mcp-proxy",
 		"software_id":                "github.com/smorand/mcp-proxy",
 		"application_type":           "native",
 		"redirect_uris":              []any{testRedirect},

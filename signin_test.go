@@ -41,6 +41,27 @@ func TestScopeRefused(t *testing.T) {
 		"offline_access is for others": {func(_ *fakeMCP, a *fakeAuth, _ *testUser) {
 			a.scopes, a.valid = []string{"tools", "offline_access"}, []string{"tools"}
 		}, nil, []string{"tools offline_access", "tools"}, 2, ""},
+		"refused at registration, by policy": {func(_ *fakeMCP, a *fakeAuth, _ *testUser) {
+			a.valid = []string{"x"}
+			a.on("register", func(w http.ResponseWriter, r *fakeRequest) bool {
+				refused := strings.Contains(string(r.body), `"scope"`)
+				if refused {
+					says(403, "application/json", `{"error":"insufficient_scope","error_description":"not permitted to use specified clientScope"}`)(w, r)
+				}
+				return refused
+			})
+		}, nil, []string{"tools", ""}, 2, ""},
+		"offline_access is for other users": {func(_ *fakeMCP, a *fakeAuth, _ *testUser) {
+			a.scopes = []string{"tools", "offline_access"}
+			a.answers = func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool {
+				all := a.asked("scope")
+				refused := strings.Contains(all[len(all)-1], "offline_access")
+				if refused {
+					writeJSON(w, 400, map[string]any{"error": "not_allowed", "error_description": "Offline tokens not allowed for the user or client"})
+				}
+				return refused
+			}
+		}, nil, []string{"tools offline_access", "tools"}, 1, ""},
 		"renamed": {func(s *fakeMCP, a *fakeAuth, u *testUser) { a.valid = []string{"tools"}; lost(old)(s, a, u) }, nil,
 			[]string{"old tools", "tools"}, 0, ""},
 		"given": {func(_ *fakeMCP, a *fakeAuth, _ *testUser) { a.valid = []string{"tools"} }, []string{"--scope", "mine"},
@@ -83,6 +104,8 @@ func TestScopeRefused(t *testing.T) {
 			if test.fails != "" {
 				return
 			}
+			p.closeStdin() // else it may lead the next sign-in, with a window
+			p.wait()
 			auth.revokeAll() // what worked is asked for at once
 			again := user.start("-u", server.url, "--no-browser")
 			id = again.request("initialize", initializeParams)
@@ -188,7 +211,8 @@ func TestRegistrationForLocalhost(t *testing.T) {
 			user := newUser(t, auth, server)
 			first := user.start("-u", server.url)
 			first.initialize()
-			first.echo("nothing is on its way")
+			first.closeStdin() // else it may lead the next sign-in, with a window
+			first.wait()
 			if got := auth.count("register"); got != refusal.requests || len(user.openings()) != 1 {
 				t.Errorf("got %d registrations and %d windows, want %d and 1", got, len(user.openings()), refusal.requests)
 			}
