@@ -1,24 +1,27 @@
 package main
 
-// A host that opens with initialize in front of a server that speaks only
-// revision 2026-07-28: how such a server is told, what it says about itself, and
-// the way of a request and of its answer across. It knows both revisions and
-// nothing of HTTP. What the server wants of the host is bridge_host.go's.
+// A host that opens with initialize in front of a server that speaks only revision 2026-07-28: how
+// such a server is recognized, what it says about itself, the translation of requests and answers,
+// what the server wants to know from the host (input_required), and one subscriptions/listen stream
+// in place of the stream that the host's revision listens to. It knows both revisions, not HTTP.
 //
-// Nothing here happens to a server that speaks what the host speaks: the host's
-// initialize goes first, as it is, and only an answer that no such server gives
-// makes the proxy ask for more.
+// Nothing here happens to a server that speaks what the host speaks: the host's initialize goes
+// first, as it is, and only an answer that no such server gives makes the proxy ask for more.
 
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // bridgeVersion is the revision that the bridge speaks to the server.
@@ -32,65 +35,90 @@ const (
 	codeResourceNotFound   = -32002 // 2025-11-25; -32602 since
 )
 
-// bridge is in use when sides is not nil.
+const (
+	maxRounds     = 100             // of input_required for one request
+	maxInputs     = 100             // in one round
+	maxRoundPause = 4 * time.Second // before a round in which the host is not asked
+	ackWait       = 10 * time.Second
+)
+
+// bridge is in use once peers is set.
 type bridge struct {
-	sides  atomic.Pointer[sides]
-	proven atomic.Bool // the server took a message of the host's revision
+	host          string // the server's
+	log           *logger
+	out           *lineWriter
+	tools         *toolHeaders
+	routines      *sync.WaitGroup
+	forgetSession func()
+	// ask sends a request of the proxy's own. heard, if not nil, is given what comes on its stream.
+	ask     func(ctx context.Context, m *message, heard heardFunc) (*document, error)
+	succeed func(c *call, answer *document)
+	finish  func(c *call, answer *document) // a call that is settled
 
-	crossing turn // one server/discover at a time, and the next field
-	refused  bool // the server was asked, and is none of tomorrow
+	peers    atomic.Pointer[peerInfo]
+	oldWorks atomic.Bool // the server took a message of the host's revision
 
-	mu    sync.Mutex // guards what follows
-	level string     // as the host set it
-	questions
-	subscriptions
+	starting    turn // one server/discover at a time, and the next field
+	unavailable bool // the server was asked, and does not speak the bridge's revision
+
+	changing  turn     // one change of the subscription at a time, and the next field
+	resources []string // that the host has subscribed to
+
+	mu       sync.Mutex               // guards what follows
+	over     bool                     // the host can answer nothing any more
+	level    string                   // of log messages, as the host set it
+	pending  map[string]chan *message // input requests that the host has not answered, by raw id
+	unlisten context.CancelFunc       // ends the subscription; nil without one
 }
 
-func (b *bridge) init() {
-	b.crossing, b.changing = newTurn(), newTurn()
-	b.asked, b.gone = map[string]chan *message{}, make(chan struct{})
+// A heardFunc takes a message that is no answer; an error is for the log.
+type heardFunc = func(method string, d *document) error
+
+// peerInfo is what the two sides said about themselves. It is never changed once made.
+type peerInfo struct {
+	clientInfo, clientCapabilities []byte // raw
+	serverCapabilities             []byte // raw
 }
 
-// sides is what the two sides said of themselves. It is never changed once made.
-type sides struct {
-	clientInfo, capabilities []byte // the host's, raw
-	offers                   []byte // the server's capabilities, raw
+func newBridge(p *proxy) *bridge {
+	return &bridge{
+		host: p.server.Host, log: p.log, out: p.out, tools: &p.tools, routines: &p.routines,
+		forgetSession: p.session.forget, ask: p.ask, succeed: p.succeed, finish: p.finishWith,
+		starting: newTurn(), changing: newTurn(), pending: map[string]chan *message{},
+	}
 }
 
-// serves tells whether a message of the host has to be bridged. A host that
-// speaks both revisions needs no bridge for a message of the newer one.
-func (b *bridge) serves(m *message) bool { return m.version == "" && b.sides.Load() != nil }
+// serves reports whether a message of the host has to be translated. A host that speaks both
+// revisions needs no bridge for a message of the newer one.
+func (b *bridge) serves(m *message) bool { return m.version == "" && b.peers.Load() != nil }
 
 // accepted notes that the server takes messages of the host's revision.
 func (b *bridge) accepted(m *message) {
 	if m.version == "" && m.method != "initialize" {
-		b.proven.Store(true)
+		b.oldWorks.Store(true)
 	}
 }
 
-// foreign tells whether an answer to initialize is one that only a server gives
-// which does not know it. Beside the codes of the revision itself:
+// isModernAnswer reports whether an answer to initialize is one that only a server gives which does
+// not know that method. Beside the codes of the revision itself:
 //   - -32601, whatever the status: there is no initialize.
 //   - -32602 that names a member of _meta: it was looked for first.
-//   - a result in a version that has no initialize: the mock servers of the
-//     conformance suite.
-func foreign(d *document) bool {
+//   - a result in a version that has no initialize: the mock servers of the conformance suite.
+func isModernAnswer(d *document) bool {
 	if d.result != nil {
-		version, _ := unquote(member(d.result, "protocolVersion"))
-		return version == bridgeVersion
+		return means(member(d.result, "protocolVersion"), bridgeVersion)
 	}
-	raw := d.error
-	switch string(member(raw, "code")) {
+	switch string(member(d.error, "code")) {
 	case strconv.Itoa(codeMethodNotFound):
 		return true
 	case strconv.Itoa(codeInvalidParams):
-		return bytes.Contains(raw, []byte("io.modelcontextprotocol/"))
+		return bytes.Contains(d.error, []byte(metaPrefix))
 	}
-	return isModernError(raw)
+	return isModernError(d.error)
 }
 
-// isModernError tells whether a raw error is one that only modern revisions
-// define, and does not rule out the one that the bridge speaks.
+// isModernError reports whether a raw error is one that only modern revisions define, and does not
+// rule out the one that the bridge speaks.
 func isModernError(raw []byte) bool {
 	switch string(member(raw, "code")) {
 	case strconv.Itoa(codeHeaderMismatch), strconv.Itoa(codeMissingCapability):
@@ -102,113 +130,77 @@ func isModernError(raw []byte) bool {
 	return false
 }
 
-// contains tells whether a raw array holds a string.
-func contains(array []byte, want string) bool {
-	found := false
+// contains reports whether a raw array holds a string.
+func contains(array []byte, want string) (found bool) {
 	each(array, func(element []byte) { found = found || means(element, want) })
 	return found
 }
 
-// judged looks at the answer to the host's initialize, which is settled and not
-// finished: true when the bridge gives the answer in its place, in its time.
-func (p *proxy) judged(ctx context.Context, c *call, d *document) bool {
-	if c.m.version != "" || p.legacy.chosen() || !foreign(d) {
+// intercept takes over the answer to the host's initialize, which is settled and not finished, if
+// it calls for a bridge.
+func (b *bridge) intercept(ctx context.Context, c *call, answer *document) bool {
+	if c.m.version != "" || !isModernAnswer(answer) {
 		return false
 	}
-	p.routines.Add(1)
+	b.routines.Add(1)
 	go func() {
-		defer p.routines.Done()
-		discovered, err := p.cross(ctx, c.m)
+		defer b.routines.Done()
+		welcome, err := b.initialize(ctx, c.m)
 		if err != nil {
-			p.log.debugf("no bridge: %v", err)
-			p.finishWith(c, d)
-			return
+			b.log.debugf("no bridge: %v", err)
+			welcome = answer
 		}
-		p.finishWith(c, newDocument(welcome(c.m, discovered)))
+		b.finish(c, welcome)
 	}()
 	return true
 }
 
-// late tells whether a refusal may mean that the session which the server
-// opened is one it does not serve: the server of the Go SDK that is made for
-// revision 2026-07-28 alone answers initialize as one of the host's revision
-// does, and everything after it with 400 and a line of text.
-func (b *bridge) late(c *call, status int, reply *document) bool {
+// mayBeNeeded reports whether a refusal may mean that the server does not serve the session that it
+// opened: the server of the Go SDK that is made for revision 2026-07-28 alone answers initialize as
+// one of the host's revision does, and everything after it with 400 and a line of text.
+func (b *bridge) mayBeNeeded(c *call, status int, reply *document) bool {
 	if c.own || c.m.version != "" || c.m.method == "initialize" || status != http.StatusBadRequest {
 		return false
 	}
 	if reply == nil {
-		return !b.proven.Load()
+		return !b.oldWorks.Load()
 	}
 	return isModernError(reply.error)
 }
 
-// crossLate goes over to the bridge in the middle of a session that the server
-// refuses; false when that is not what the refusal meant.
-func (p *proxy) crossLate(ctx context.Context) bool {
-	b := &p.bridge
-	initialize := p.session.opening()
-	if initialize == nil || b.crossing.take(ctx) != nil {
+// startLate starts the bridge in the middle of a session that the server refuses; false if that is
+// not what the refusal meant.
+func (b *bridge) startLate(ctx context.Context, initialize *message) bool {
+	if initialize == nil || b.starting.take(ctx) != nil {
 		return false
 	}
-	defer b.crossing.give()
-	if b.sides.Load() != nil {
-		return true // somebody did it
+	defer b.starting.give()
+	if b.peers.Load() != nil {
+		return true // another message did it
 	}
-	if b.refused {
+	if b.unavailable {
 		return false
 	}
-	if _, err := p.discover(ctx, initialize); err != nil {
-		p.log.debugf("no bridge: %v", err)
-		b.refused = ctx.Err() == nil
+	if _, err := b.discover(ctx, initialize); err != nil {
+		b.log.debugf("no bridge: %v", err)
+		b.unavailable = ctx.Err() == nil
 		return false
 	}
-	p.beginListening()
+	b.listen()
 	return true
 }
 
-// cross goes over to the bridge at the host's initialize.
-func (p *proxy) cross(ctx context.Context, initialize *message) (discovered []byte, err error) {
-	if err := p.bridge.crossing.take(ctx); err != nil {
+// initialize starts the bridge and answers the host with what the server says about itself.
+func (b *bridge) initialize(ctx context.Context, m *message) (*document, error) {
+	if err := b.starting.take(ctx); err != nil {
 		return nil, err
 	}
-	defer p.bridge.crossing.give()
-	return p.discover(ctx, initialize)
-}
-
-// discover asks the server what it is, in the host's name. When it speaks the
-// bridge's revision, the bridge is in use from here on.
-func (p *proxy) discover(ctx context.Context, initialize *message) ([]byte, error) {
-	s := &sides{
-		clientInfo:   objectOr(member(initialize.params, "clientInfo"), ""),
-		capabilities: objectOr(member(initialize.params, "capabilities"), "{}"),
-	}
-	answer, err := p.ask(ctx, s.request("server/discover", nil, ""), nil)
+	defer b.starting.give()
+	discovered, err := b.discover(ctx, m)
 	if err != nil {
 		return nil, err
 	}
-	result := answer.result
-	if !contains(member(result, "supportedVersions"), bridgeVersion) {
-		return nil, fmt.Errorf("%s does not speak %s", p.server.Host, bridgeVersion)
-	}
-	s.offers = objectOr(member(result, "capabilities"), "{}")
-	p.session.forget()
-	p.bridge.sides.Store(s)
-	p.log.infof("%s speaks only %s: bridging for a client that opens with initialize", p.server.Host, bridgeVersion)
-	return result, nil
-}
-
-// objectOr is raw where that is an object.
-func objectOr(raw []byte, otherwise string) []byte {
-	if len(raw) > 0 && raw[0] == '{' {
-		return raw
-	}
-	return []byte(otherwise)
-}
-
-// welcome answers the host's initialize with what the server said of itself.
-func welcome(initialize *message, discovered []byte) []byte {
-	version := member(initialize.params, "protocolVersion")
+	version := member(m.params, "protocolVersion")
 	if _, ok := unquote(version); !ok {
 		version = []byte(`"2025-11-25"`)
 	}
@@ -216,109 +208,135 @@ func welcome(initialize *message, discovered []byte) []byte {
 	if info == nil {
 		info = member(discovered, "serverInfo") // where it was in the drafts
 	}
-	result := withMember([]byte(`{}`), "protocolVersion", version)
-	result = withMember(result, "capabilities", objectOr(member(discovered, "capabilities"), "{}"))
-	result = withMember(result, "serverInfo", objectOr(info, `{"name":"unknown","version":""}`))
+	result := fmt.Appendf(nil, `{"protocolVersion":%s,"capabilities":%s,"serverInfo":%s}`, version,
+		objectOr(member(discovered, "capabilities"), "{}"),
+		objectOr(info, `{"name":"unknown","version":""}`))
 	if instructions := member(discovered, "instructions"); !isNull(instructions) {
 		result = withMember(result, "instructions", instructions)
 	}
-	return resultAnswer(initialize.id, result)
+	return resultAnswer(m.id, result), nil
 }
 
-// resultAnswer is a whole response line.
-func resultAnswer(id, result []byte) []byte {
-	return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"result":%s}`, id, result)
+// discover asks the server what it is, in the host's name. If it speaks the bridge's revision, the
+// bridge is in use from here on.
+func (b *bridge) discover(ctx context.Context, initialize *message) ([]byte, error) {
+	peers := &peerInfo{
+		clientInfo:         objectOr(member(initialize.params, "clientInfo"), ""),
+		clientCapabilities: objectOr(member(initialize.params, "capabilities"), "{}"),
+	}
+	answer, err := b.ask(ctx, peers.request("server/discover", nil, ""), nil)
+	if err != nil {
+		return nil, err
+	}
+	if !contains(member(answer.result, "supportedVersions"), bridgeVersion) {
+		return nil, fmt.Errorf("%s does not speak %s", b.host, bridgeVersion)
+	}
+	peers.serverCapabilities = objectOr(member(answer.result, "capabilities"), "{}")
+	b.forgetSession()
+	b.peers.Store(peers)
+	b.log.infof("%s speaks only %s: bridging for a client that opens with initialize",
+		b.host, bridgeVersion)
+	return answer.result, nil
 }
 
-// request is a message of the bridge's revision in the host's name. params is
-// an object or nil. The id is for whoever sends it to give.
-func (s *sides) request(method string, params []byte, level string) *message {
+// objectOr is raw if that is an object.
+func objectOr(raw []byte, otherwise string) []byte {
+	if len(raw) > 0 && raw[0] == '{' {
+		return raw
+	}
+	return []byte(otherwise)
+}
+
+// request is a message of the bridge's revision in the host's name. params is an object or nil. The
+// sender gives it an id.
+func (p *peerInfo) request(method string, params []byte, level string) *message {
 	params = objectOr(params, "{}")
 	// The host's own members stay: a progress token, the trace context.
-	meta := objectOr(member(params, "_meta"), "{}")
-	meta = withMember(meta, metaVersion, quote(bridgeVersion))
-	if len(s.clientInfo) > 0 {
-		meta = withMember(meta, metaClientInfo, s.clientInfo)
+	meta := withMember(objectOr(member(params, "_meta"), "{}"), metaVersion, quote(bridgeVersion))
+	if len(p.clientInfo) > 0 {
+		meta = withMember(meta, metaClientInfo, p.clientInfo)
 	}
-	meta = withMember(meta, metaCapabilities, s.capabilities)
+	meta = withMember(meta, metaCapabilities, p.clientCapabilities)
 	if level != "" {
 		meta = withMember(meta, metaLogLevel, quote(level))
 	}
 	params = withMember(params, "_meta", meta)
-	raw := fmt.Appendf(nil, `{"jsonrpc":"2.0","id":0,"method":%s,"params":%s}`, quote(method), params)
-	m, _, bad := parseMessage(raw)
+	m, _, bad := parseMessage(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":0,"method":%s,"params":%s}`,
+		quote(method), params))
 	if bad != nil { // made of valid JSON
 		panic(bad)
 	}
 	return m
 }
 
-// bridgeCall brings a request of the host to the server and the answer back.
-func (p *proxy) bridgeCall(ctx context.Context, c *call) error {
-	c.sent.Store(false) // nobody is told of a cancellation: its POST is closed
-	if !isNull(c.m.params) && c.m.params[0] != '{' {
-		return &rpcError{Code: codeInvalidParams, Message: "mcp-proxy: params is not an object"}
+// call brings a request of the host to the server and the answer back.
+func (b *bridge) call(ctx context.Context, c *call) error {
+	c.sent.Store(false) // the server is not told of a cancellation: its POST is closed
+	answer, err := b.answer(ctx, c)
+	if err == nil {
+		b.succeed(c, answer)
 	}
-	switch c.m.method {
-	case "initialize":
-		discovered, err := p.cross(ctx, c.m)
-		if err != nil {
-			return err
-		}
-		p.succeed(c, newDocument(welcome(c.m, discovered)))
-		return nil
-	case "ping":
-		p.succeed(c, newDocument(resultAnswer(c.m.id, []byte(`{}`))))
-		return nil
-	case "logging/setLevel":
-		return p.setLevel(c)
-	case "resources/subscribe", "resources/unsubscribe":
-		return p.subscribe(ctx, c)
-	}
-	s := p.bridge.sides.Load()
-	answer, err := p.inRounds(ctx, c, s.request(c.m.method, c.m.params, p.bridge.logLevel()))
-	if err != nil {
-		return err
-	}
-	answer, err = p.asOfOld(c.m, answer)
-	if err != nil {
-		return err
-	}
-	p.succeed(c, answer)
-	return nil
+	return err
 }
 
-// bridgeNotify takes a notification or response of the host: a server of this
-// revision wants none.
-func (p *proxy) bridgeNotify(m *message) {
+func (b *bridge) answer(ctx context.Context, c *call) (answer *document, err error) {
+	m := c.m
+	if !isNull(m.params) && m.params[0] != '{' {
+		return nil, &rpcError{Code: codeInvalidParams, Message: "mcp-proxy: params is not an object"}
+	}
+	switch m.method {
+	case "initialize":
+		return b.initialize(ctx, m)
+	case "ping":
+	case "logging/setLevel":
+		err = b.setLevel(m)
+	case "resources/subscribe", "resources/unsubscribe":
+		err = b.subscribe(ctx, m)
+	default:
+		if answer, err = b.inRounds(ctx, c); err != nil {
+			return nil, err
+		}
+		return b.downgrade(m, answer)
+	}
+	return resultAnswer(m.id, []byte(`{}`)), err
+}
+
+func resultAnswer(id, result []byte) *document {
+	return newDocument(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"result":%s}`, id, result))
+}
+
+// notify takes a notification or response of the host: a server of this revision wants none.
+func (b *bridge) notify(m *message) {
 	if m.method == "notifications/initialized" {
-		p.beginListening()
+		b.listen()
 		return
 	}
-	p.log.debugf("%s is nothing that %s is told", nameOf(m), p.server.Host)
+	b.log.debugf("%s is not forwarded: %s does not know it", nameOf(m), b.host)
 }
 
 // logLevels in ascending order (RFC 5424, section 6.2.1).
-var logLevels = []string{"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"}
+var logLevels = []string{
+	"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency",
+}
 
 // setLevel keeps the level that every later request is to carry.
-func (p *proxy) setLevel(c *call) error {
-	if member(p.bridge.sides.Load().offers, "logging") == nil {
-		return notOffered(c.m.method)
+func (b *bridge) setLevel(m *message) error {
+	if member(b.peers.Load().serverCapabilities, "logging") == nil {
+		return notOffered(m.method)
 	}
-	level, _ := unquote(member(c.m.params, "level"))
+	level, _ := unquote(member(m.params, "level"))
 	if !slices.Contains(logLevels, level) {
 		return &rpcError{Code: codeInvalidParams, Message: "mcp-proxy: there is no such log level"}
 	}
-	p.bridge.mu.Lock()
-	p.bridge.level = level
-	p.bridge.mu.Unlock()
-	p.succeed(c, newDocument(resultAnswer(c.m.id, []byte(`{}`))))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.level = level
 	return nil
 }
 
 func notOffered(method string) error {
-	return &rpcError{Code: codeMethodNotFound, Message: "mcp-proxy: the server does not offer " + method}
+	text := "mcp-proxy: the server does not offer " + method
+	return &rpcError{Code: codeMethodNotFound, Message: text}
 }
 
 func (b *bridge) logLevel() string {
@@ -327,77 +345,488 @@ func (b *bridge) logLevel() string {
 	return b.level
 }
 
-// relayed passes on what the server says on the stream of a request.
-func (p *proxy) relayed(c *call, method string, d *document) error {
+// relay passes on what the server says on the stream of a request.
+func (b *bridge) relay(c *call, method string, d *document) error {
 	switch {
 	case c.settled.Load():
-		// The host has its answer, or wants none any more.
+		return nil // the host has its answer, or wants none any more
 	case d.id != nil:
-		// MCP 2026-07-28, Streamable HTTP, "Receiving Messages": the server
-		// MUST NOT send requests, and has no way to be answered.
-		return fmt.Errorf("%s sent a request, %s, which this revision does not know", p.server.Host, excerpt(method))
-	case method == "notifications/message" && !p.bridge.wants(d):
-	default:
-		p.out.write(d.raw)
+		// MCP 2026-07-28, Streamable HTTP, "Receiving Messages": the server MUST NOT send requests,
+		// and cannot be answered.
+		return fmt.Errorf("%s sent a request, %s, that this revision lacks", b.host, excerpt(method))
+	case method == "notifications/message":
+		// The server may still work on a request that was sent before the level rose.
+		level, _ := unquote(member(d.params, "level"))
+		got, least := slices.Index(logLevels, level), slices.Index(logLevels, b.logLevel())
+		if got >= 0 && got < least {
+			return nil
+		}
 	}
+	b.out.write(d.raw)
 	return nil
 }
 
-// wants tells whether a log message has the level that the host asked for: the
-// server may still work on a request that was sent before the level rose.
-func (b *bridge) wants(d *document) bool {
-	level, _ := unquote(member(d.params, "level"))
-	got, least := slices.Index(logLevels, level), slices.Index(logLevels, b.logLevel())
-	return got < 0 || got >= least
-}
-
-// asOfOld makes an answer one of the host's revision, which knows the members
-// that are new, as any that it must ignore, but not what has another meaning.
-func (p *proxy) asOfOld(m *message, d *document) (*document, error) {
+// downgrade makes an answer one of the host's revision. That must ignore members which it does not
+// know, but not one that has another meaning.
+func (b *bridge) downgrade(m *message, d *document) (*document, error) {
 	if isError(d.error) {
-		return oldError(m, d), nil
+		return downgradeError(m, d), nil
 	}
 	// MCP 2026-07-28, Overview, "ResultType": absent is complete, unknown is invalid.
 	if kind := member(d.result, "resultType"); kind != nil && string(kind) != `"complete"` {
-		return nil, &rpcError{Code: codeInternal, Message: "mcp-proxy: " + p.server.Host + " gave a result of an unknown type"}
+		return nil, b.invalid("gave a result of an unknown type")
 	}
 	switch m.method {
 	case "tools/list":
-		return newDocument(oldTools(p.tools.learn(d.raw))), nil
+		// 2025-11-25 knows output schemas of objects only: the TypeScript SDK's client of that
+		// revision refuses the whole list for another one.
+		return newDocument(editTools(b.tools.learn(d.raw), func(tool []byte) []byte {
+			schema := member(tool, "outputSchema")
+			if schema == nil || means(member(schema, "type"), "object") {
+				return tool
+			}
+			return without(tool, "outputSchema")
+		})), nil
 	case "tools/call":
 		// Anything in 2026-07-28, an object in 2025-11-25 (Schema, CallToolResult).
-		if structured := member(d.result, "structuredContent"); structured != nil && structured[0] != '{' {
-			return newDocument(resultAnswer(m.id, without(d.result, "structuredContent"))), nil
+		structured := member(d.result, "structuredContent")
+		if structured != nil && structured[0] != '{' {
+			return resultAnswer(m.id, without(d.result, "structuredContent")), nil
 		}
 	}
 	return d, nil
 }
 
-// oldTools takes out of a response to tools/list the output schemas that are
-// not of an object, which 2025-11-25 does not know: the TypeScript SDK's client
-// of that revision refuses the whole list for one of them.
-func oldTools(response []byte) []byte {
-	return editTools(response, func(tool []byte) []byte {
-		schema := member(tool, "outputSchema")
-		if schema == nil || means(member(schema, "type"), "object") {
-			return tool
-		}
-		return without(tool, "outputSchema")
-	})
-}
-
-// oldError gives an error the code that it had in the host's revision: a
-// resource that does not exist is -32602 since 2026-07-28, and was -32002. What
-// is wrong with the params otherwise does not name the resource.
-func oldError(m *message, d *document) *document {
-	raw := d.error
-	text, _ := unquote(member(raw, "message"))
+// downgradeError gives an error the code that it had in the host's revision: a resource that does
+// not exist is -32602 since 2026-07-28, and was -32002. If the params are wrong in another way, the
+// error does not name the resource.
+func downgradeError(m *message, d *document) *document {
+	text, _ := unquote(member(d.error, "message"))
 	uri := member(m.params, "uri")
-	named := uri != nil && bytes.Equal(member(raw, "data", "uri"), uri)
+	named := uri != nil && bytes.Equal(member(d.error, "data", "uri"), uri)
 	missing := named || strings.Contains(strings.ToLower(text), "not found")
-	if m.method != "resources/read" || string(member(raw, "code")) != strconv.Itoa(codeInvalidParams) || !missing {
+	invalid := string(member(d.error, "code")) == strconv.Itoa(codeInvalidParams)
+	if m.method != "resources/read" || !invalid || !missing {
 		return d
 	}
-	raw = withMember(raw, "code", []byte(strconv.Itoa(codeResourceNotFound)))
-	return newDocument(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"error":%s}`, m.id, raw))
+	code := []byte(strconv.Itoa(codeResourceNotFound))
+	return newDocument(withMember(d.raw, "error", withMember(d.error, "code", code)))
+}
+
+// invalid is the error for what the server must not do.
+func (b *bridge) invalid(what string) error {
+	return &rpcError{Code: codeInternal, Message: "mcp-proxy: " + b.host + " " + what}
+}
+
+// inRounds sends a request until its answer is none that asks for input (MCP 2026-07-28, Multi
+// Round-Trip Requests). Each round has the original params, the answers of the host, and the
+// server's state as it is.
+func (b *bridge) inRounds(ctx context.Context, c *call) (*document, error) {
+	heard := func(method string, d *document) error { return b.relay(c, method, d) }
+	m := b.peers.Load().request(c.m.method, c.m.params, b.logLevel())
+	params, silent := m.params, 0 // silent counts rounds in a row in which the host is not asked
+	for round := 0; round < maxRounds; round++ {
+		answer, err := b.ask(ctx, m, heard)
+		if err != nil || !means(member(answer.result, "resultType"), "input_required") {
+			return answer, err
+		}
+		if !slices.Contains([]string{"tools/call", "prompts/get", "resources/read"}, m.method) {
+			return nil, b.invalid("asked for input in answer to " + m.method) // "Supported Requests"
+		}
+		inputs, err := b.readInputs(member(answer.result, "inputRequests"))
+		if err != nil {
+			return nil, err
+		}
+		next := params
+		state := member(answer.result, "requestState")
+		switch {
+		case len(inputs) > 0:
+			responses, err := b.askHost(ctx, inputs)
+			if err != nil {
+				return nil, err
+			}
+			next, silent = withMember(next, "inputResponses", responses), 0
+		case isNull(state):
+			return nil, b.invalid("asked for input without saying which")
+		default:
+			// The first retry may follow at once ("Client Requirements", 1).
+			if silent++; silent > 1 && !sleep(ctx, min(backoff(min(silent-1, 10)), maxRoundPause)) {
+				return nil, ctx.Err()
+			}
+		}
+		if !isNull(state) {
+			next = withMember(next, "requestState", state)
+		}
+		m, _, _ = parseMessage(withMember(m.raw, "params", next))
+	}
+	return nil, b.invalid(fmt.Sprintf("asked for input more than %d times", maxRounds))
+}
+
+// inputRequest is one thing that the server wants to know from the host.
+type inputRequest struct {
+	key    string // in inputRequests and inputResponses
+	method string
+	params []byte
+	id     []byte // of the request to the host
+	answer chan *message
+}
+
+// readInputs reads the inputRequests of a result. The host must offer to answer all of them: it is
+// asked nothing else.
+func (b *bridge) readInputs(raw []byte) ([]*inputRequest, error) {
+	if isNull(raw) {
+		return nil, nil
+	}
+	count := 0
+	scan(raw, func([]byte, int, int) { count++ }) // before they are decoded: they may be millions
+	var all map[string]json.RawMessage
+	if count > maxInputs || json.Unmarshal(raw, &all) != nil {
+		return nil, b.invalid("asked for input that is no object of at most 100 requests")
+	}
+	capabilities := b.peers.Load().clientCapabilities
+	var inputs []*inputRequest
+	for key, request := range all {
+		method, _ := unquote(member(request, "method"))
+		params := objectOr(member(request, "params"), "{}")
+		if !offersInput(capabilities, method, params) {
+			// "Server Requirements", 6: it MUST NOT.
+			return nil, b.invalid("asks for " + excerpt(method) + ", which this client lacks")
+		}
+		if isURLElicitation(method, params) && member(params, "elicitationId") == nil { // required until 2025-11-25
+			params = withMember(params, "elicitationId", quote(newState()))
+		}
+		inputs = append(inputs, &inputRequest{key, method, params, newOwnID(), make(chan *message, 1)})
+	}
+	sort.Slice(inputs, func(i, j int) bool { return inputs[i].key < inputs[j].key })
+	return inputs, nil
+}
+
+func isURLElicitation(method string, params []byte) bool {
+	return method == "elicitation/create" && means(member(params, "mode"), "url")
+}
+
+// offersInput reports whether a host with these capabilities may be asked.
+func offersInput(capabilities []byte, method string, params []byte) bool {
+	has := func(path ...string) bool { return !isNull(member(capabilities, path...)) }
+	switch method {
+	case "roots/list":
+		return has("roots")
+	case "sampling/createMessage":
+		return has("sampling") && (isNull(member(params, "tools")) || has("sampling", "tools"))
+	case "elicitation/create":
+		if isURLElicitation(method, params) {
+			return has("elicitation", "url")
+		}
+		// Elicitation, "Capabilities": {} is form.
+		return has("elicitation") && (has("elicitation", "form") || !has("elicitation", "url"))
+	}
+	return false
+}
+
+var errHostGone = errors.New("the client closed its input and did not answer the server's question")
+
+// askHost asks the host for all inputs at once, and returns its answers as an object with the keys
+// of the inputs.
+func (b *bridge) askHost(ctx context.Context, inputs []*inputRequest) ([]byte, error) {
+	b.mu.Lock()
+	if b.over {
+		b.mu.Unlock()
+		return nil, errHostGone
+	}
+	for _, in := range inputs {
+		b.pending[string(in.id)] = in.answer
+	}
+	b.mu.Unlock()
+	defer b.withdraw(inputs)
+	for _, in := range inputs {
+		b.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"method":%s,"params":%s}`,
+			in.id, quote(in.method), in.params))
+	}
+	responses := []byte(`{}`)
+	for _, in := range inputs {
+		select {
+		case m, ok := <-in.answer:
+			if !ok {
+				return nil, errHostGone
+			}
+			result, err := inputResult(in.method, m)
+			if err != nil {
+				return nil, err
+			}
+			responses = withMember(responses, in.key, result)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return responses, nil
+}
+
+// takeResponse takes a response of the host to an input request; it is not for the server.
+func (b *bridge) takeResponse(m *message) bool {
+	if !m.response {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	answer := b.pending[string(m.id)]
+	if answer == nil {
+		return false
+	}
+	delete(b.pending, string(m.id)) // a second response answers nothing
+	answer <- m
+	return true
+}
+
+// withdraw tells the host that nobody waits any more for the answers that it has not given.
+func (b *bridge) withdraw(inputs []*inputRequest) {
+	for _, in := range inputs {
+		b.mu.Lock()
+		open := b.pending[string(in.id)] != nil
+		delete(b.pending, string(in.id))
+		b.mu.Unlock()
+		if open {
+			b.out.write(fmt.Appendf(nil,
+				`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%s}}`, in.id))
+		}
+	}
+}
+
+// inputResult is what the server is given for an answer of the host. It takes no error: an
+// elicitation that failed was dismissed ("Response Actions", 3), and without a sample or the roots
+// the request is over (Sampling and Roots, "Error Handling").
+func inputResult(method string, m *message) ([]byte, error) {
+	answer := readMembers(m.raw)
+	switch {
+	case isError(answer.error) && method == "elicitation/create":
+		return []byte(`{"action":"cancel"}`), nil
+	case isError(answer.error):
+		code, _ := strconv.Atoi(string(member(answer.error, "code")))
+		text, _ := unquote(member(answer.error, "message"))
+		return nil, &rpcError{Code: code,
+			Message: fmt.Sprintf("mcp-proxy: the client refused %s: %s", method, excerpt(text))}
+	case answer.result == nil || answer.result[0] != '{':
+		return nil, &rpcError{Code: codeInternal,
+			Message: "mcp-proxy: the client's answer to " + method + " is no object"}
+	}
+	return answer.result, nil
+}
+
+// end stops what only the host could continue, and what it listens to.
+func (b *bridge) end() {
+	b.replaceSubscription(nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.over = true
+	for id, answer := range b.pending {
+		delete(b.pending, id)
+		close(answer)
+	}
+}
+
+// listChanges are the members of a subscription's filter and the notifications that they ask for,
+// by the capability that offers them.
+var listChanges = []struct{ capability, filter, method string }{
+	{"tools", "toolsListChanged", "notifications/tools/list_changed"},
+	{"prompts", "promptsListChanged", "notifications/prompts/list_changed"},
+	{"resources", "resourcesListChanged", "notifications/resources/list_changed"},
+}
+
+// filter is what is to be listened to, nil if that is nothing.
+func (p *peerInfo) filter(resources []string) []byte {
+	filter := []byte(`{}`)
+	for _, change := range listChanges {
+		if string(member(p.serverCapabilities, change.capability, "listChanged")) == "true" {
+			filter = withMember(filter, change.filter, []byte("true"))
+		}
+	}
+	if len(resources) > 0 {
+		list, err := json.Marshal(resources)
+		if err != nil { // strings always can be
+			panic(err)
+		}
+		filter = withMember(filter, "resourceSubscriptions", list)
+	}
+	if string(filter) == `{}` {
+		return nil
+	}
+	return filter
+}
+
+// listen opens the stream for what the server announces, as the host's revision does once the host
+// has said that it is ready. It waits a moment: the changes that the next message causes must be
+// heard.
+func (b *bridge) listen() {
+	if b.changing.take(context.Background()) != nil {
+		return
+	}
+	defer b.changing.give()
+	filter := b.peers.Load().filter(b.resources)
+	if filter == nil {
+		return
+	}
+	stop, acknowledged := b.openSubscription(filter, false, "")
+	b.replaceSubscription(stop)
+	ctx, cancel := context.WithTimeout(context.Background(), listenWait)
+	defer cancel()
+	select {
+	case <-acknowledged: // or it failed, and is tried again
+	case <-ctx.Done():
+	}
+}
+
+// subscribe serves resources/subscribe and resources/unsubscribe: the server must have acknowledged
+// a stream with the new resources before it takes the place of the one before.
+func (b *bridge) subscribe(ctx context.Context, m *message) error {
+	peers := b.peers.Load()
+	if string(member(peers.serverCapabilities, "resources", "subscribe")) != "true" {
+		return notOffered(m.method)
+	}
+	uri, ok := unquote(member(m.params, "uri"))
+	if !ok {
+		return &rpcError{Code: codeInvalidParams, Message: "mcp-proxy: uri is not a string"}
+	}
+	if err := b.changing.take(ctx); err != nil {
+		return err
+	}
+	defer b.changing.give()
+	resources := slices.DeleteFunc(slices.Clone(b.resources), func(s string) bool { return s == uri })
+	wanted := ""
+	if m.method == "resources/subscribe" {
+		wanted, resources = uri, append(resources, uri)
+	}
+	if len(resources) == len(b.resources) {
+		return nil
+	}
+	var stop context.CancelFunc
+	if filter := peers.filter(resources); filter != nil {
+		var acknowledged chan error
+		stop, acknowledged = b.openSubscription(filter, true, wanted)
+		// A server need not acknowledge a stream for it to work.
+		bounded, cancel := context.WithTimeout(ctx, ackWait)
+		defer cancel()
+		var err error
+		select {
+		case err = <-acknowledged:
+		case <-bounded.Done():
+			err = ctx.Err()
+		}
+		if err != nil {
+			stop()
+			return err
+		}
+	}
+	b.replaceSubscription(stop)
+	b.resources = resources
+	return nil
+}
+
+// replaceSubscription ends the stream that was listened to. stop ends the new one; nil is for none.
+func (b *bridge) replaceSubscription(stop context.CancelFunc) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.unlisten != nil {
+		b.unlisten()
+	}
+	if b.unlisten = stop; stop != nil && b.over {
+		stop()
+	}
+}
+
+// openSubscription opens a subscriptions/listen stream, and opens it again when it ends, until it
+// is stopped or the server refuses it. What becomes of the first attempt goes to acknowledged; the
+// server must accept the resource wanted, if any. A stream that the host asked for may lead to a
+// sign-in.
+func (b *bridge) openSubscription(filter []byte, asked bool, wanted string) (
+	stop context.CancelFunc, acknowledged chan error) {
+	ctx, stop := context.WithCancel(context.Background())
+	acknowledged = make(chan error, 1)
+	acknowledge := func(err error) {
+		select {
+		case acknowledged <- err:
+		default: // nobody waits for a further attempt
+		}
+	}
+	at := cursor{retry: -1}
+	heard := func(method string, d *document) error {
+		honored := member(d.params, "notifications", "resourceSubscriptions")
+		switch {
+		case method != "notifications/subscriptions/acknowledged":
+			if b.relayChange(filter, method, d) {
+				at.moves++
+			}
+		case wanted != "" && !contains(honored, wanted):
+			acknowledge(&rpcError{Code: codeResourceNotFound,
+				Message: "mcp-proxy: the server does not accept a subscription to this resource"})
+		default:
+			acknowledge(nil)
+		}
+		return nil
+	}
+	b.routines.Add(1)
+	go func() {
+		defer b.routines.Done()
+		defer stop()
+		for {
+			began := time.Now()
+			err := b.listenOnce(ctx, filter, asked, heard)
+			acknowledge(err)
+			if ctx.Err() != nil || errors.Is(err, errNoStream) || errors.Is(err, errStopping) {
+				return
+			}
+			asked = false
+			b.log.debugf("subscriptions/listen: %v", err)
+			if !sleep(ctx, at.pause(time.Since(began))) {
+				return
+			}
+		}
+	}()
+	return stop, acknowledged
+}
+
+// listenOnce listens until the stream ends.
+func (b *bridge) listenOnce(ctx context.Context, filter []byte, asked bool, heard heardFunc) error {
+	params := fmt.Appendf(nil, `{"notifications":%s}`, filter)
+	m := b.peers.Load().request("subscriptions/listen", params, "")
+	m.unasked = !asked
+	answer, err := b.ask(ctx, m, heard)
+	var refused *rpcError
+	switch {
+	case errors.As(err, &refused):
+		if status, _ := refused.Data["httpStatus"].(int); status >= 400 && !notNow(status) {
+			return fmt.Errorf("%w: %w", errNoStream, err)
+		}
+		return err
+	case err != nil:
+		return err
+	case answer.error != nil:
+		text := "mcp-proxy: " + b.host + " refuses subscriptions/listen"
+		err := &rpcError{Code: codeTransport, Message: text}
+		// "Subscription limit reached" is an internal error in the TypeScript SDK's server.
+		if code := string(member(answer.error, "code")); code != strconv.Itoa(codeInternal) {
+			return fmt.Errorf("%w: %w", errNoStream, err)
+		}
+		return err
+	}
+	return errors.New("ended by the server")
+}
+
+// relayChange gives the host a notification as its revision has it, without the subscription's id.
+// It reports whether the filter asks for it.
+func (b *bridge) relayChange(filter []byte, method string, d *document) bool {
+	for _, change := range listChanges {
+		if method == change.method && member(filter, change.filter) != nil {
+			b.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%s}`, quote(method)))
+			return true
+		}
+	}
+	uri := member(d.params, "uri")
+	s, ok := unquote(uri)
+	wanted := ok && contains(member(filter, "resourceSubscriptions"), s)
+	if wanted && method == "notifications/resources/updated" {
+		b.out.write(fmt.Appendf(nil,
+			`{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":%s}}`, uri))
+		return true
+	}
+	b.log.debugf("%s sent %s on a subscription that does not ask for it", b.host, excerpt(method))
+	return false
 }

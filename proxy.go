@@ -42,7 +42,7 @@ type proxy struct {
 	hidden  toolFilter
 	session session
 	legacy  legacy
-	bridge  bridge
+	bridge  *bridge
 
 	slots    chan struct{}
 	pending  sync.WaitGroup // messages not yet answered or delivered
@@ -79,7 +79,7 @@ type call struct {
 	own     bool
 	answer  *document
 	failure error
-	heard   func(method string, d *document) error // takes what comes on its stream; nil: it goes to the client
+	heard   heardFunc // takes what comes on its stream; nil: it goes to the client
 }
 
 var (
@@ -97,7 +97,7 @@ func newProxy(c *config, client *http.Client, auth *oauth, out *lineWriter, log 
 	p.tools.warn = func(format string, args ...any) { log.warnf(c.server.Host+": "+format, args...) }
 	p.session.renewing = newTurn()
 	p.legacy.mode, p.legacy.opening = c.transport, newTurn()
-	p.bridge.init()
+	p.bridge = newBridge(p)
 	return p
 }
 
@@ -144,7 +144,7 @@ func (p *proxy) drain(ctx context.Context) {
 		defer time.AfterFunc(signInDrain, p.auth.leave).Stop()
 	}
 	within(ctx, drainTime, func(ctx context.Context) {
-		p.hostGone()
+		p.bridge.end()
 		p.endSubscriptions()
 		p.pending.Wait()
 		p.auth.settle(ctx)
@@ -208,7 +208,7 @@ func (p *proxy) read(ctx context.Context, lines *lineReader) error {
 // dispatch gives a message its turn. It never blocks, so that a cancellation
 // or an answer to the server is read whatever the messages before it wait for.
 func (p *proxy) dispatch(ctx context.Context, m *message) {
-	if m.method == "notifications/cancelled" && p.cancel(m) || p.bridge.hears(m) {
+	if m.method == "notifications/cancelled" && p.cancel(m) || p.bridge.takeResponse(m) {
 		return
 	}
 	turn := []<-chan struct{}{p.delivered}
@@ -230,7 +230,7 @@ func (p *proxy) dispatch(ctx context.Context, m *message) {
 		switch m.method {
 		case "initialize":
 			p.opened = c.done
-			c.judge = func(d *document) bool { return p.judged(work, c, d) }
+			c.judge = func(d *document) bool { return !p.legacy.chosen() && p.bridge.intercept(work, c, d) }
 		case "subscriptions/listen":
 			// What the next message brings about must find the subscription.
 			c.reached = make(chan struct{})
@@ -454,7 +454,7 @@ func (p *proxy) forwardNow(ctx context.Context, c *call, turn []<-chan struct{})
 	if err == nil {
 		err = p.inSlot(ctx, func() error {
 			if p.bridge.serves(c.m) {
-				return p.bridgeCall(ctx, c)
+				return p.bridge.call(ctx, c)
 			}
 			return p.roundTrip(ctx, c)
 		})
@@ -516,7 +516,7 @@ func (p *proxy) notify(ctx context.Context, m *message, turn []<-chan struct{}) 
 		return err
 	}
 	if p.bridge.serves(m) {
-		p.bridgeNotify(m)
+		p.bridge.notify(m)
 		return nil
 	}
 	for renewed := false; ; renewed = true {
@@ -573,8 +573,8 @@ func (p *proxy) roundTrip(ctx context.Context, c *call) error {
 		}
 		reply := readRefusal(resp)
 		switch {
-		case p.bridge.late(c, resp.StatusCode, reply) && p.crossLate(ctx):
-			return p.bridgeCall(ctx, c)
+		case p.bridge.mayBeNeeded(c, resp.StatusCode, reply) && p.bridge.startLate(ctx, p.session.opening()):
+			return p.bridge.call(ctx, c)
 		case sessionGone(resp, reply, sent) && !renewed:
 			renewed = true
 			if err := p.renewSession(ctx, sent); err != nil {
@@ -652,7 +652,7 @@ func (p *proxy) cancel(m *message) bool {
 // ask sends a request of the proxy's own, made of one of the client's, and
 // returns the whole response. heard, if not nil, takes what comes before it. A
 // stream that the server keeps open after it is not waited for.
-func (p *proxy) ask(ctx context.Context, m *message, heard func(string, *document) error) (*document, error) {
+func (p *proxy) ask(ctx context.Context, m *message, heard heardFunc) (*document, error) {
 	own := *m
 	own.id = newOwnID()
 	own.raw = withMember(m.raw, "id", own.id)

@@ -52,7 +52,7 @@ func inOrder(d *document, id []byte) []byte {
 		if isError(d.error) {
 			return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"error":%s}`, id, d.error)
 		}
-		return resultAnswer(id, d.result)
+		return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"result":%s}`, id, d.result)
 	case bytes.Equal(d.id, id):
 		return d.raw
 	}

@@ -414,7 +414,7 @@ func (p *proxy) endSession(ctx context.Context) {
 		stop()
 	}
 	p.legacy.close()
-	p.bridge.endListening()
+	p.bridge.end()
 	if now.id == "" {
 		return
 	}
