@@ -1,7 +1,7 @@
 package main
 
-// JSON-RPC lines: what a line is, the reader of stdin, the one writer of
-// stdout, error answers. It knows nothing about HTTP.
+// JSON-RPC lines: what a line is, the reader of stdin, the one writer of stdout, error answers, and
+// how bytes that come in pieces become one text. It does not know HTTP.
 
 import (
 	"bufio"
@@ -56,8 +56,8 @@ type rpcError struct {
 
 func (e *rpcError) Error() string { return e.Message }
 
-// asRPCError is how any failure reaches the client. The hint goes with it: the
-// client's user sees this text and nothing else.
+// asRPCError is how any failure reaches the client. The hint goes with it: the client's user sees
+// this text and nothing else.
 func asRPCError(err error) *rpcError {
 	answer := rpcError{Code: codeTransport, Message: "mcp-proxy: " + err.Error()}
 	var rpc *rpcError
@@ -80,51 +80,52 @@ func errorAnswer(id []byte, e *rpcError) []byte {
 		panic(err)
 	}
 	// The id goes back as it was written: Marshal would escape what it likes to.
-	return bytes.Join([][]byte{[]byte(`{"jsonrpc":"2.0","id":`), id, []byte(`,"error":`), object, {'}'}}, nil)
+	return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"error":%s}`, id, object)
 }
 
-// parseMessage says what a line is. The error says why it is not a JSON-RPC
-// message; its answer goes under the id, where one can be read.
+// parseMessage says what a line is. The error says why it is not a JSON-RPC message; it is answered
+// under the id, if one can be read.
 func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
+	invalid := func(why string) *rpcError {
+		return &rpcError{Code: codeInvalidRequest, Message: "invalid request: " + why}
+	}
 	top := readMembers(line)
 	switch {
 	case top.err == errNotJSON:
 		return nil, nil, &rpcError{Code: codeParse, Message: "parse error: the line is not JSON"}
 	case top.isBatch():
 		// Batches are gone since revision 2025-06-18.
-		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: a batch is not supported, send one message a line"}
+		return nil, nil, invalid("a batch is not supported, send one message a line")
 	case top.err != nil:
-		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: not an object"}
+		return nil, nil, invalid("not an object")
 	}
 	m = &message{raw: line, params: top.params}
 	if validID(top.id) {
 		m.id = top.id
 	}
-	method, isString := unquote(top.method)
-	m.method = method
-	m.response = top.result != nil || top.error != nil
+	hasResult := top.result != nil || top.error != nil
+	isString := false
+	m.method, isString = unquote(top.method)
 	switch {
 	case !means(top.jsonrpc, "2.0"):
-		return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "jsonrpc" is not "2.0"`}
-	case top.method != nil && (!isString || method == ""):
-		return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "method" is not a string`}
-	case top.method != nil && len(top.id) > maxID:
-		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "id" is longer than 1 KiB`}
-	case top.method != nil && top.id != nil && m.id == nil:
-		return nil, nil, &rpcError{Code: codeInvalidRequest, Message: `invalid request: "id" is neither a string nor a number`}
-	case top.method == nil && !(m.response && top.id != nil):
-		return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: "invalid request: neither a request nor a response"}
+		return nil, m.id, invalid(`"jsonrpc" is not "2.0"`)
+	case top.method == nil && hasResult && top.id != nil:
+		m.response = true
+		return m, m.id, nil
+	case top.method == nil:
+		return nil, m.id, invalid("neither a request nor a response")
+	case !isString || m.method == "":
+		return nil, m.id, invalid(`"method" is not a string`)
+	case top.id != nil && m.id == nil:
+		return nil, nil, invalid(`"id" is neither a string nor a number of at most 1 KiB`)
 	}
-	m.response = top.method == nil
-	if !m.response {
-		m.meta = member(m.params, "_meta")
-		m.version = modernVersion(m.meta)
-	}
+	m.meta = member(m.params, "_meta")
+	m.version = modernVersion(m.meta)
 	return m, m.id, nil
 }
 
-// validID tells whether raw is a string or a number: null and everything else
-// is no id of a request (MCP, Base Protocol, "Requests"), nor is a very long one.
+// validID reports whether raw can be the id of a request: a string or a number (MCP, Base Protocol,
+// "Requests"), and not a very long one.
 func validID(raw []byte) bool {
 	return len(raw) > 0 && len(raw) <= maxID && (raw[0] == '"' || raw[0] == '-' || isDigit(raw[0]))
 }
