@@ -666,11 +666,19 @@ func (b *bridge) listen() {
 	}
 	stop, acknowledged := b.openSubscription(filter, false, "")
 	b.replaceSubscription(stop)
-	ctx, cancel := context.WithTimeout(context.Background(), listenWait)
+	_ = awaitFirst(context.Background(), acknowledged, listenWait) // a failure is tried again
+}
+
+// awaitFirst returns what came of the first attempt, nil if that is open after a while: a server need
+// not acknowledge a stream for it to work.
+func awaitFirst(ctx context.Context, attempt <-chan error, atMost time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, atMost)
 	defer cancel()
 	select {
-	case <-acknowledged: // or it failed, and is tried again
-	case <-ctx.Done():
+	case err := <-attempt:
+		return err
+	case <-bounded.Done():
+		return ctx.Err()
 	}
 }
 
@@ -701,16 +709,7 @@ func (b *bridge) subscribe(ctx context.Context, m *message) error {
 	if filter := peers.filter(resources); filter != nil {
 		var acknowledged chan error
 		stop, acknowledged = b.openSubscription(filter, true, wanted)
-		// A server need not acknowledge a stream for it to work.
-		bounded, cancel := context.WithTimeout(ctx, ackWait)
-		defer cancel()
-		var err error
-		select {
-		case err = <-acknowledged:
-		case <-bounded.Done():
-			err = ctx.Err()
-		}
-		if err != nil {
+		if err := awaitFirst(ctx, acknowledged, ackWait); err != nil {
 			stop()
 			return err
 		}
@@ -751,9 +750,8 @@ func (b *bridge) openSubscription(filter []byte, asked bool, wanted string) (
 		honored := member(d.params, "notifications", "resourceSubscriptions")
 		switch {
 		case method != "notifications/subscriptions/acknowledged":
-			if b.relayChange(filter, method, d) {
-				at.moves++
-			}
+			at.moves++
+			return b.relayChange(filter, method, d)
 		case wanted != "" && !contains(honored, wanted):
 			acknowledge(&rpcError{Code: codeResourceNotFound,
 				Message: "mcp-proxy: the server does not accept a subscription to this resource"})
@@ -810,13 +808,13 @@ func (b *bridge) listenOnce(ctx context.Context, filter []byte, asked bool, hear
 	return errors.New("ended by the server")
 }
 
-// relayChange gives the host a notification as its revision has it, without the subscription's id.
-// It reports whether the filter asks for it.
-func (b *bridge) relayChange(filter []byte, method string, d *document) bool {
+// relayChange gives the host a notification that the filter asks for as the host's revision has it:
+// without the subscription's id.
+func (b *bridge) relayChange(filter []byte, method string, d *document) error {
 	for _, change := range listChanges {
 		if method == change.method && member(filter, change.filter) != nil {
 			b.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%s}`, quote(method)))
-			return true
+			return nil
 		}
 	}
 	uri := member(d.params, "uri")
@@ -825,8 +823,7 @@ func (b *bridge) relayChange(filter []byte, method string, d *document) bool {
 	if wanted && method == "notifications/resources/updated" {
 		b.out.write(fmt.Appendf(nil,
 			`{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":%s}}`, uri))
-		return true
+		return nil
 	}
-	b.log.debugf("%s sent %s on a subscription that does not ask for it", b.host, excerpt(method))
-	return false
+	return fmt.Errorf("%s sent %s on a subscription that does not ask for it", b.host, excerpt(method))
 }

@@ -533,7 +533,7 @@ func (d *doctor) hello(ctx context.Context, first *firstAnswer, token string) {
 		words += excerpt(text) + " "
 	}
 	revision, _ := unquote(member(answer.result, "protocolVersion"))
-	if p.bridge.sides.Load() != nil {
+	if p.bridge.peers.Load() != nil {
 		revision = bridgeVersion
 	}
 	d.ok(step, "%s", words+"speaks revision "+excerpt(revision))

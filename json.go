@@ -35,149 +35,175 @@ type visitor func(key []byte, start, end int)
 // scan reports whether text is one valid JSON value: it accepts what json.Valid accepts. The
 // members or elements of that value, but not those of nested ones, are given to visit as they come,
 // also if the text turns out not to be valid after them.
-func scan(text []byte, visit visitor) bool {
-	end := skip(text, skipWhite(text, 0), 0, visit)
-	return end >= 0 && skipWhite(text, end) == len(text)
+func scan(text []byte, visit visitor) bool { return (&scanner{text: text}).scan(visit) }
+
+// A scanner walks a text once: each pass over a large one costs a tenth of its time.
+type scanner struct {
+	text  []byte
+	wide  uint64 // has a high bit if a string has a byte beyond ASCII
+	lines bool   // there is white space other than blanks
 }
 
-// skip returns the end of the value that begins at text[i], and -1 if no valid one does.
-func skip(text []byte, i, depth int, visit visitor) int {
-	if i >= len(text) || depth > maxNesting {
+func (s *scanner) scan(visit visitor) bool {
+	end := s.skip(s.skipWhite(0), 0, visit)
+	return end >= 0 && s.skipWhite(end) == len(s.text)
+}
+
+// at returns the byte at i, 0 behind the end of the text.
+func (s *scanner) at(i int) byte {
+	if i < len(s.text) {
+		return s.text[i]
+	}
+	return 0
+}
+
+// skip returns the end of the value that begins at i, and -1 if no valid one does.
+func (s *scanner) skip(i, depth int, visit visitor) int {
+	if depth > maxNesting {
 		return -1
 	}
-	switch c := text[i]; c {
+	switch c := s.at(i); c {
 	case '"':
-		return skipString(text, i)
+		return s.skipString(i)
 	case 't':
-		return skipWord(text, i, "true")
+		return s.skipWord(i, "true")
 	case 'f':
-		return skipWord(text, i, "false")
+		return s.skipWord(i, "false")
 	case 'n':
-		return skipWord(text, i, "null")
+		return s.skipWord(i, "null")
 	case '{', '[':
 		closing := c + 2 // in ASCII
-		if i = skipWhite(text, i+1); i < len(text) && text[i] == closing && depth < maxNesting {
+		if i = s.skipWhite(i + 1); s.at(i) == closing && depth < maxNesting {
 			return i + 1
 		}
 		for {
 			var key []byte
 			if c == '{' {
-				end := skipString(text, i)
-				colon := skipWhite(text, end)
-				if end < 0 || colon >= len(text) || text[colon] != ':' {
+				end := s.skipString(i)
+				if end < 0 {
 					return -1
 				}
-				key = text[i:end]
-				i = skipWhite(text, colon+1)
+				key = s.text[i:end]
+				if i = s.skipWhite(end); s.at(i) != ':' {
+					return -1
+				}
+				i = s.skipWhite(i + 1)
 			}
-			end := skip(text, i, depth+1, nil)
+			end := s.skip(i, depth+1, nil)
 			if end < 0 {
 				return -1
 			}
 			if visit != nil {
 				visit(key, i, end)
 			}
-			i = skipWhite(text, end)
-			switch {
-			case i < len(text) && text[i] == ',':
-				i = skipWhite(text, i+1)
-			case i < len(text) && text[i] == closing:
+			i = s.skipWhite(end)
+			switch s.at(i) {
+			case ',':
+				i = s.skipWhite(i + 1)
+			case closing:
 				return i + 1
 			default:
 				return -1
 			}
 		}
 	}
-	return skipNumber(text, i)
+	return s.skipNumber(i)
 }
 
-func skipWhite(text []byte, i int) int {
-	for i >= 0 && i < len(text) && text[i] <= ' ' && strings.IndexByte(white, text[i]) >= 0 {
-		i++
+func (s *scanner) skipWhite(i int) int {
+	for ; i < len(s.text) && s.text[i] <= ' '; i++ {
+		switch s.text[i] {
+		case '\n', '\r', '\t':
+			s.lines = true
+		case ' ':
+		default:
+			return i
+		}
 	}
 	return i
 }
 
-func skipWord(text []byte, i int, word string) int {
-	if len(text)-i < len(word) || string(text[i:i+len(word)]) != word {
+func (s *scanner) skipWord(i int, word string) int {
+	end := i + len(word)
+	if end > len(s.text) || string(s.text[i:end]) != word {
 		return -1
 	}
-	return i + len(word)
+	return end
 }
 
-func skipString(text []byte, i int) int {
-	if i >= len(text) || text[i] != '"' {
+func (s *scanner) skipString(i int) int {
+	if s.at(i) != '"' {
 		return -1
 	}
 	for i++; ; i += 2 {
-		i += plainLen(text[i:])
-		switch {
-		case i >= len(text) || text[i] < ' ':
-			return -1
-		case text[i] == '"':
+		n, wide := plainLen(s.text[i:])
+		s.wide |= wide
+		i += n
+		switch s.at(i) {
+		case '"':
 			return i + 1
-		case i+1 >= len(text):
-			return -1
-		case text[i+1] != 'u':
-			if strings.IndexByte(`"\/bfnrt`, text[i+1]) < 0 {
+		case '\\':
+			next := s.at(i + 1)
+			if next != 'u' && strings.IndexByte(`"\/bfnrt`, next) < 0 {
 				return -1
 			}
-		default:
-			for n := 0; n < 4; n, i = n+1, i+1 {
-				if i+2 >= len(text) || !isHexDigit(text[i+2]) {
+			for n := 0; next == 'u' && n < 4; n, i = n+1, i+1 {
+				if c := s.at(i + 2); !isDigit(c) && (c|0x20 < 'a' || c|0x20 > 'f') {
 					return -1
 				}
 			}
+		default:
+			return -1
 		}
 	}
 }
 
 // plainLen counts the leading bytes of p up to the first quote, backslash or control byte, eight at
-// a time. Each term has the high bit of a byte set where that byte is below 1 or below 0x20; a
-// borrow can spoil only the bytes above the first hit, which are not looked at.
-func plainLen(p []byte) int {
+// a time; wide has a high bit if one of them is beyond ASCII. Each term has the high bit of a byte
+// set where that byte is below 1 or below 0x20; a borrow can spoil only the bytes above the first
+// hit, which are not looked at.
+func plainLen(p []byte) (n int, wide uint64) {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	i := 0
-	for ; len(p)-i >= 8; i += 8 {
-		w := binary.LittleEndian.Uint64(p[i:])
+	for ; len(p)-n >= 8; n += 8 {
+		w := binary.LittleEndian.Uint64(p[n:])
 		quote, backslash := w^ones*'"', w^ones*'\\'
 		hits := ((quote-ones)&^quote | (backslash-ones)&^backslash | (w-ones*' ')&^w) & highs
 		if hits != 0 {
-			return i + bits.TrailingZeros64(hits)/8
+			before := bits.TrailingZeros64(hits) &^ 7
+			return n + before/8, (wide | w<<(63-before)<<1) & highs
 		}
+		wide |= w
 	}
-	for i < len(p) && p[i] != '"' && p[i] != '\\' && p[i] >= ' ' {
-		i++
+	for ; n < len(p) && p[n] != '"' && p[n] != '\\' && p[n] >= ' '; n++ {
+		wide |= uint64(p[n])
 	}
-	return i
+	return n, wide & highs
 }
 
-func isHexDigit(c byte) bool { return isDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }
-
-func skipNumber(text []byte, i int) int {
-	if text[i] == '-' {
+func (s *scanner) skipNumber(i int) int {
+	if s.at(i) == '-' {
 		i++
 	}
-	end := skipDigits(text, i)
-	if end > i+1 && text[i] == '0' {
+	end := s.skipDigits(i)
+	if end > i+1 && s.text[i] == '0' {
 		return -1
 	}
-	if end > 0 && end < len(text) && text[end] == '.' {
-		end = skipDigits(text, end+1)
+	if end > 0 && s.at(end) == '.' {
+		end = s.skipDigits(end + 1)
 	}
-	if end > 0 && end < len(text) && text[end]|0x20 == 'e' {
-		if end++; end < len(text) && (text[end] == '+' || text[end] == '-') {
+	if end > 0 && s.at(end)|0x20 == 'e' {
+		if end++; s.at(end) == '+' || s.at(end) == '-' {
 			end++
 		}
-		end = skipDigits(text, end)
+		end = s.skipDigits(end)
 	}
 	return end
 }
 
 // skipDigits wants at least one.
-func skipDigits(text []byte, i int) int {
+func (s *scanner) skipDigits(i int) int {
 	start := i
-	for i < len(text) && isDigit(text[i]) {
+	for isDigit(s.at(i)) {
 		i++
 	}
 	if i == start {
@@ -304,18 +330,24 @@ type document struct {
 // JSON. Bytes that are not UTF-8 become U+FFFD: clients in Python end the session over one.
 func newDocument(text []byte) *document {
 	text = bytes.Trim(bytes.TrimPrefix(text, []byte(byteOrderMark)), white)
-	if !utf8.Valid(text) {
-		text = bytes.ToValidUTF8(text, []byte("\ufffd"))
+	s := scanner{text: text}
+	d := s.document()
+	if s.lines {
+		toSpaces(text, '\n')
+		toSpaces(text, '\r')
 	}
-	toSpaces(text, '\n')
-	toSpaces(text, '\r')
-	return readMembers(text)
+	if s.wide != 0 && !utf8.Valid(text) {
+		return readMembers(bytes.ToValidUTF8(text, []byte("\ufffd")))
+	}
+	return d
 }
 
 // readMembers reads a text that stays as it is.
-func readMembers(text []byte) *document {
-	d := &document{raw: text}
-	valid := scan(text, func(key []byte, start, end int) {
+func readMembers(text []byte) *document { return (&scanner{text: text}).document() }
+
+func (s *scanner) document() *document {
+	d := &document{raw: s.text}
+	valid := s.scan(func(key []byte, start, end int) {
 		if key == nil {
 			return
 		}
@@ -325,13 +357,13 @@ func readMembers(text []byte) *document {
 			at = d.at([]byte(name))
 		}
 		if at != nil {
-			*at = text[start:end:end]
+			*at = s.text[start:end:end]
 		}
 	})
 	switch {
 	case !valid:
-		*d = document{raw: text, err: errNotJSON}
-	case text[skipWhite(text, 0)] != '{':
+		*d = document{raw: s.text, err: errNotJSON}
+	case s.at(s.skipWhite(0)) != '{':
 		d.err = errNotObject
 	}
 	return d

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -311,7 +312,8 @@ type enclosure struct {
 func (e *enclosure) feed(p []byte) {
 	for i := 0; i < len(p) && !e.closed; i++ {
 		if e.inString && !e.escaped {
-			if i += plainLen(p[i:]); i == len(p) {
+			n, _ := plainLen(p[i:])
+			if i += n; i == len(p) {
 				return
 			}
 		}
@@ -339,4 +341,7 @@ func forget(size int) {
 	}
 }
 
-var giveBack = time.AfterFunc(math.MaxInt64, debug.FreeOSMemory)
+var giveBack = time.AfterFunc(math.MaxInt64, func() {
+	runtime.GC() // once is not enough for what net/http keeps in pools
+	debug.FreeOSMemory()
+})
