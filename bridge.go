@@ -788,24 +788,23 @@ func (b *bridge) listenOnce(ctx context.Context, filter []byte, asked bool, hear
 	m.unasked = !asked
 	answer, err := b.ask(ctx, m, heard)
 	var refused *rpcError
+	final := false
 	switch {
-	case errors.As(err, &refused):
-		if status, _ := refused.Data["httpStatus"].(int); status >= 400 && !notNow(status) {
-			return fmt.Errorf("%w: %w", errNoStream, err)
-		}
-		return err
-	case err != nil:
-		return err
-	case answer.error != nil:
-		text := "mcp-proxy: " + b.host + " refuses subscriptions/listen"
-		err := &rpcError{Code: codeTransport, Message: text}
+	case err == nil && answer.error == nil:
+		return errors.New("ended by the server")
+	case err == nil:
 		// "Subscription limit reached" is an internal error in the TypeScript SDK's server.
-		if code := string(member(answer.error, "code")); code != strconv.Itoa(codeInternal) {
-			return fmt.Errorf("%w: %w", errNoStream, err)
-		}
-		return err
+		final = string(member(answer.error, "code")) != strconv.Itoa(codeInternal)
+		text := "mcp-proxy: " + b.host + " refuses subscriptions/listen"
+		err = &rpcError{Code: codeTransport, Message: text}
+	case errors.As(err, &refused):
+		status, _ := refused.Data["httpStatus"].(int)
+		final = status >= 400 && !notNow(status)
 	}
-	return errors.New("ended by the server")
+	if final {
+		return fmt.Errorf("%w: %w", errNoStream, err)
+	}
+	return err
 }
 
 // relayChange gives the host a notification that the filter asks for as the host's revision has it:

@@ -341,7 +341,7 @@ func TestBridgeAnswers(t *testing.T) {
 	p.opens()
 	for i, test := range []struct{ method, params, answer, want string }{
 		{"tools/list", `{}`, `"result":{"resultType":"complete","tools":[` + array + `, ` + object + `],"ttlMs":5}`,
-			`"result":{"resultType":"complete","tools":[{"inputSchema":{"type":"object"},"name":"array"},` + object + `],"ttlMs":5}`},
+			`"result":{"resultType":"complete","tools":[{"name":"array","inputSchema":{"type":"object"}},` + object + `],"ttlMs":5}`},
 		{"tools/call", `{"name":"a"}`, `"result":{"content":[],"structuredContent":[1, 2]}`, `"result":{"content":[]}`},
 		{"tools/call", `{"name":"b"}`, `"result":{"content":[], "structuredContent":{"n":12345678901234567890}}`, `"result":{"content":[], "structuredContent":{"n":12345678901234567890}}`},
 		{"tools/call", `{"name":"c"}`, `"error":{"code":-32602,"message":"Unknown tool: not found"}`, `"error":{"code":-32602,"message":"Unknown tool: not found"}`},

@@ -181,35 +181,15 @@ func plainLen(p []byte) (n int, wide uint64) {
 }
 
 func (s *scanner) skipNumber(i int) int {
-	if s.at(i) == '-' {
-		i++
+	end, plain := i, s.at(i) != '0'
+	for end < len(s.text) && strings.IndexByte("0123456789+-.eE", s.text[end]) >= 0 {
+		plain = plain && isDigit(s.text[end])
+		end++
 	}
-	end := s.skipDigits(i)
-	if end > i+1 && s.text[i] == '0' {
+	if end == i || !plain && !json.Valid(s.text[i:end]) {
 		return -1
-	}
-	if end > 0 && s.at(end) == '.' {
-		end = s.skipDigits(end + 1)
-	}
-	if end > 0 && s.at(end)|0x20 == 'e' {
-		if end++; s.at(end) == '+' || s.at(end) == '-' {
-			end++
-		}
-		end = s.skipDigits(end)
 	}
 	return end
-}
-
-// skipDigits wants at least one.
-func (s *scanner) skipDigits(i int) int {
-	start := i
-	for isDigit(s.at(i)) {
-		i++
-	}
-	if i == start {
-		return -1
-	}
-	return i
 }
 
 // place returns where the value at a path of object keys lies in valid JSON; 0, 0 if there is none.
@@ -267,18 +247,16 @@ func withMember(object []byte, name string, value []byte) []byte {
 	return append(append(out, value...), '}')
 }
 
-// without is an object in valid JSON without one of its members.
+// without returns an object in valid JSON without one of its members.
 func without(object []byte, name string) []byte {
-	var all map[string]json.RawMessage
-	if err := json.Unmarshal(object, &all); err != nil { // it was looked at
-		panic(err)
-	}
-	delete(all, name)
-	raw, err := json.Marshal(all)
-	if err != nil { // made of valid JSON
-		panic(err)
-	}
-	return raw
+	out := append(make([]byte, 0, len(object)), '{')
+	scan(object, func(key []byte, start, end int) {
+		if !means(key, name) {
+			out = append(append(append(out, key...), ':'), object[start:end]...)
+			out = append(out, ',')
+		}
+	})
+	return append(bytes.TrimRight(out, ","), '}')
 }
 
 // isVerbatim reports whether a raw string means just what stands between its quotes.

@@ -148,38 +148,30 @@ func newLineReader(r io.Reader) *lineReader {
 // counts. A line over the limit is passed over: errTooLong.
 func (l *lineReader) next() ([]byte, error) {
 	for {
-		line, err := l.line()
+		c := collector{limit: l.limit}
+		var tooLong error
+		var err error = bufio.ErrBufferFull
+		for err == bufio.ErrBufferFull {
+			var piece []byte
+			if piece, err = l.r.ReadSlice('\n'); err != bufio.ErrBufferFull {
+				piece = bytes.TrimRight(piece, "\r\n")
+			}
+			if tooLong == nil {
+				tooLong = c.add(piece)
+			}
+		}
+		line := c.bytes()
 		if !l.begun {
 			line, l.begun = bytes.TrimPrefix(line, []byte(byteOrderMark)), true
 		}
 		line = bytes.TrimSpace(line)
 		switch {
-		case err == io.EOF && len(line) > 0:
-			return line, nil // the next call says EOF again
-		case err != nil || len(line) > 0:
-			return line, err
-		}
-	}
-}
-
-func (l *lineReader) line() ([]byte, error) {
-	c := collector{limit: l.limit}
-	for tooLong := false; ; {
-		piece, err := l.r.ReadSlice('\n')
-		if err != bufio.ErrBufferFull {
-			piece = bytes.TrimRight(piece, "\r\n")
-		}
-		if !tooLong {
-			if c.add(piece) != nil {
-				tooLong, c = true, collector{}
-			}
-		}
-		switch {
-		case err == bufio.ErrBufferFull:
-		case tooLong:
-			return nil, errTooLong
-		default:
-			return c.bytes(), err
+		case tooLong != nil:
+			return nil, tooLong
+		case len(line) > 0 && (err == nil || err == io.EOF):
+			return line, nil // after EOF the next call says it again
+		case err != nil:
+			return nil, err
 		}
 	}
 }
