@@ -24,17 +24,6 @@ import (
 	"time"
 )
 
-// bridgeVersion is the revision that the bridge speaks to the server.
-const bridgeVersion = "2026-07-28"
-
-// Error codes of MCP 2026-07-28, Overview, "Error Codes", and of 2025-11-25.
-const (
-	codeMissingCapability  = -32021
-	codeUnsupportedVersion = -32022
-	codeInternal           = -32603
-	codeResourceNotFound   = -32002 // 2025-11-25; -32602 since
-)
-
 const (
 	maxRounds     = 100             // of input_required for one request
 	maxInputs     = 100             // in one round
@@ -97,43 +86,6 @@ func (b *bridge) accepted(m *message) {
 	if m.version == "" && m.method != "initialize" {
 		b.oldWorks.Store(true)
 	}
-}
-
-// isModernAnswer reports whether an answer to initialize is one that only a server gives which does
-// not know that method. Beside the codes of the revision itself:
-//   - -32601, whatever the status: there is no initialize.
-//   - -32602 that names a member of _meta: it was looked for first.
-//   - a result in a version that has no initialize: the mock servers of the conformance suite.
-func isModernAnswer(d *document) bool {
-	if d.result != nil {
-		return means(member(d.result, "protocolVersion"), bridgeVersion)
-	}
-	switch string(member(d.error, "code")) {
-	case strconv.Itoa(codeMethodNotFound):
-		return true
-	case strconv.Itoa(codeInvalidParams):
-		return bytes.Contains(d.error, []byte(metaPrefix))
-	}
-	return isModernError(d.error)
-}
-
-// isModernError reports whether a raw error is one that only modern revisions define, and does not
-// rule out the one that the bridge speaks.
-func isModernError(raw []byte) bool {
-	switch string(member(raw, "code")) {
-	case strconv.Itoa(codeHeaderMismatch), strconv.Itoa(codeMissingCapability):
-		return true
-	case strconv.Itoa(codeUnsupportedVersion):
-		supported := member(raw, "data", "supported")
-		return supported == nil || contains(supported, bridgeVersion)
-	}
-	return false
-}
-
-// contains reports whether a raw array holds a string.
-func contains(array []byte, want string) (found bool) {
-	each(array, func(element []byte) { found = found || means(element, want) })
-	return found
 }
 
 // intercept takes over the answer to the host's initialize, which is settled and not finished, if
@@ -457,7 +409,9 @@ func (b *bridge) inRounds(ctx context.Context, c *call) (*document, error) {
 		if !isNull(state) {
 			next = withMember(next, "requestState", state)
 		}
-		m, _, _ = parseMessage(withMember(m.raw, "params", next))
+		if m, _, _ = parseMessage(withMember(m.raw, "params", next)); m == nil {
+			return nil, b.invalid("asked for input that is nested too deep")
+		}
 	}
 	return nil, b.invalid(fmt.Sprintf("asked for input more than %d times", maxRounds))
 }
@@ -492,7 +446,8 @@ func (b *bridge) readInputs(raw []byte) ([]*inputRequest, error) {
 			// "Server Requirements", 6: it MUST NOT.
 			return nil, b.invalid("asks for " + excerpt(method) + ", which this client lacks")
 		}
-		if isURLElicitation(method, params) && member(params, "elicitationId") == nil { // required until 2025-11-25
+		if isURLElicitation(method, params) && member(params, "elicitationId") == nil {
+			// Required until 2025-11-25.
 			params = withMember(params, "elicitationId", quote(newState()))
 		}
 		inputs = append(inputs, &inputRequest{key, method, params, newOwnID(), make(chan *message, 1)})
@@ -613,13 +568,15 @@ func inputResult(method string, m *message) ([]byte, error) {
 
 // end stops what only the host could continue, and what it listens to.
 func (b *bridge) end() {
-	b.replaceSubscription(nil)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.over = true
 	for id, answer := range b.pending {
 		delete(b.pending, id)
 		close(answer)
+	}
+	if b.unlisten != nil {
+		b.unlisten()
 	}
 }
 
@@ -656,37 +613,16 @@ func (p *peerInfo) filter(resources []string) []byte {
 // has said that it is ready. It waits a moment: the changes that the next message causes must be
 // heard.
 func (b *bridge) listen() {
-	if b.changing.take(context.Background()) != nil {
-		return
-	}
-	defer b.changing.give()
-	filter := b.peers.Load().filter(b.resources)
-	if filter == nil {
-		return
-	}
-	stop, acknowledged := b.openSubscription(filter, false, "")
-	b.replaceSubscription(stop)
-	_ = awaitFirst(context.Background(), acknowledged, listenWait) // a failure is tried again
-}
-
-// awaitFirst returns what came of the first attempt, nil if that is open after a while: a server need
-// not acknowledge a stream for it to work.
-func awaitFirst(ctx context.Context, attempt <-chan error, atMost time.Duration) error {
-	bounded, cancel := context.WithTimeout(ctx, atMost)
-	defer cancel()
-	select {
-	case err := <-attempt:
-		return err
-	case <-bounded.Done():
-		return ctx.Err()
+	if b.changing.take(context.Background()) == nil {
+		defer b.changing.give()
+		_ = b.listenTo(context.Background(), b.resources, "", listenWait) // there is no error
 	}
 }
 
 // subscribe serves resources/subscribe and resources/unsubscribe: the server must have acknowledged
 // a stream with the new resources before it takes the place of the one before.
 func (b *bridge) subscribe(ctx context.Context, m *message) error {
-	peers := b.peers.Load()
-	if string(member(peers.serverCapabilities, "resources", "subscribe")) != "true" {
+	if string(member(b.peers.Load().serverCapabilities, "resources", "subscribe")) != "true" {
 		return notOffered(m.method)
 	}
 	uri, ok := unquote(member(m.params, "uri"))
@@ -705,30 +641,40 @@ func (b *bridge) subscribe(ctx context.Context, m *message) error {
 	if len(resources) == len(b.resources) {
 		return nil
 	}
+	return b.listenTo(ctx, resources, wanted, ackWait)
+}
+
+// listenTo replaces the stream by one for these resources. If the host asked for it, the server
+// must not refuse it; but a server need not acknowledge a stream for it to work.
+func (b *bridge) listenTo(ctx context.Context, resources []string, wanted string,
+	atMost time.Duration) error {
+	asked := len(resources) != len(b.resources)
 	var stop context.CancelFunc
-	if filter := peers.filter(resources); filter != nil {
+	if filter := b.peers.Load().filter(resources); filter != nil {
 		var acknowledged chan error
-		stop, acknowledged = b.openSubscription(filter, true, wanted)
-		if err := awaitFirst(ctx, acknowledged, ackWait); err != nil {
+		stop, acknowledged = b.openSubscription(filter, asked, wanted)
+		bounded, cancel := context.WithTimeout(ctx, atMost)
+		defer cancel()
+		var err error
+		select {
+		case err = <-acknowledged:
+		case <-bounded.Done():
+			err = ctx.Err()
+		}
+		if err != nil && asked {
 			stop()
 			return err
 		}
 	}
-	b.replaceSubscription(stop)
-	b.resources = resources
-	return nil
-}
-
-// replaceSubscription ends the stream that was listened to. stop ends the new one; nil is for none.
-func (b *bridge) replaceSubscription(stop context.CancelFunc) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.unlisten != nil {
 		b.unlisten()
 	}
-	if b.unlisten = stop; stop != nil && b.over {
+	if b.unlisten, b.resources = stop, resources; stop != nil && b.over {
 		stop()
 	}
+	return nil
 }
 
 // openSubscription opens a subscriptions/listen stream, and opens it again when it ends, until it

@@ -54,6 +54,17 @@ const (
 	metaServerInfo   = metaPrefix + "serverInfo"
 )
 
+// bridgeVersion is the revision that the bridge speaks to the server.
+const bridgeVersion = "2026-07-28"
+
+// Error codes of MCP 2026-07-28, Overview, "Error Codes", and of 2025-11-25.
+const (
+	codeMissingCapability  = -32021
+	codeUnsupportedVersion = -32022
+	codeInternal           = -32603
+	codeResourceNotFound   = -32002 // 2025-11-25; -32602 since
+)
+
 // nameMembers says which member of params becomes Mcp-Name. The tasks are SEP-2663's, section
 // "Streamable HTTP: Routing Headers"; the TypeScript SDK's server refuses them without it.
 var nameMembers = map[string]string{
@@ -250,7 +261,7 @@ func (t *toolHeaders) remember(name string, list []annotation) {
 	t.size += size
 }
 
-// sizeOf is about what a tool takes: the numbers are the sizes of Go's map entry, slice and strings.
+// sizeOf is about what a tool takes: the numbers are the sizes of Go's map entry, slice, strings.
 func sizeOf(name string, list []annotation) int {
 	if len(list) == 0 {
 		return 0
@@ -411,6 +422,43 @@ func isPrimitive(kind any) bool {
 func isHeaderMismatch(m *message, status int, reply *document) bool {
 	return m.version != "" && m.method == "tools/call" && status == http.StatusBadRequest &&
 		reply != nil && string(member(reply.error, "code")) == strconv.Itoa(codeHeaderMismatch)
+}
+
+// isModernAnswer reports whether an answer to initialize is one that only a server gives which does
+// not know that method. Beside the codes of the revision itself:
+//   - -32601, whatever the status: there is no initialize.
+//   - -32602 that names a member of _meta: it was looked for first.
+//   - a result in a version that has no initialize: the mock servers of the conformance suite.
+func isModernAnswer(d *document) bool {
+	if d.result != nil {
+		return means(member(d.result, "protocolVersion"), bridgeVersion)
+	}
+	switch string(member(d.error, "code")) {
+	case strconv.Itoa(codeMethodNotFound):
+		return true
+	case strconv.Itoa(codeInvalidParams):
+		return bytes.Contains(d.error, []byte(metaPrefix))
+	}
+	return isModernError(d.error)
+}
+
+// isModernError reports whether a raw error is one that only modern revisions define, and does not
+// rule out the one that the bridge speaks.
+func isModernError(raw []byte) bool {
+	switch string(member(raw, "code")) {
+	case strconv.Itoa(codeHeaderMismatch), strconv.Itoa(codeMissingCapability):
+		return true
+	case strconv.Itoa(codeUnsupportedVersion):
+		supported := member(raw, "data", "supported")
+		return supported == nil || contains(supported, bridgeVersion)
+	}
+	return false
+}
+
+// contains reports whether a raw array holds a string.
+func contains(array []byte, want string) (found bool) {
+	each(array, func(element []byte) { found = found || means(element, want) })
+	return found
 }
 
 // relist lists the tools in place of the client and reports whether what is known about the tool
