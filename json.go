@@ -1,9 +1,9 @@
 package main
 
 // What this program needs of JSON without decoding it: whether a text is valid, and where the
-// members of its objects and the elements of its arrays are. Messages of up to 256 MiB only pass by,
-// and decoding one would take four times as long. This file knows the names of the JSON-RPC members,
-// not what they mean.
+// members of its objects and the elements of its arrays are. Messages of up to 256 MiB only pass
+// by, and decoding one would take four times as long. This file knows the names of the JSON-RPC
+// members, not what they mean.
 
 import (
 	"bytes"
