@@ -394,6 +394,28 @@ func TestSameID(t *testing.T) {
 	}
 }
 
+// Whose answer an id is costs no more than reading it once, however many calls are open.
+func TestAnswerToNobodyIsCheap(t *testing.T) {
+	p := &proxy{calls: map[string]*call{}}
+	for i := 0; i < 1000; i++ {
+		id := []byte(fmt.Sprintf(`"\u0061%d"`, i))
+		p.calls[string(id)] = &call{m: &message{id: id}, loose: looseID(id)}
+	}
+	for _, size := range []int{10, maxID, 1 << 20} {
+		id := []byte(`"\u0062` + strings.Repeat("1", size-8) + `"`)
+		if got := testing.AllocsPerRun(10, func() {
+			if p.answered(nil, id) != nil {
+				t.Error("it answers a call")
+			}
+		}); got > 20 {
+			t.Errorf("an id of %d bytes: %v allocations", size, got)
+		}
+	}
+	if p.answered(nil, []byte(`"a7"`)) == nil {
+		t.Error("an id that is written in another way answers none")
+	}
+}
+
 // largeServer says what it is told, and remembers how much that was. It looks
 // at no message: the tests would take longer than the program.
 type largeServer struct {

@@ -178,12 +178,13 @@ func TestErrorAnswer(t *testing.T) {
 	}
 }
 
-// Whoever writes, and however many do: a line is whole.
+// Whoever writes, and however many do: a line is whole, and one write.
 func TestLineWriter(t *testing.T) {
-	var out bytes.Buffer
-	w := &lineWriter{w: &out, stop: func(err error) { t.Errorf("it stopped: %v", err) }}
+	var lines []string
+	out := writerFunc(func(p []byte) (int, error) { lines = append(lines, string(p)); return len(p), nil })
+	w := &lineWriter{w: out, stop: func(err error) { t.Errorf("it stopped: %v", err) }}
 	var writers sync.WaitGroup
-	const n = 8
+	const n = 12
 	for i := 0; i < n; i++ {
 		i := i
 		writers.Add(1)
@@ -195,16 +196,19 @@ func TestLineWriter(t *testing.T) {
 		}()
 	}
 	writers.Wait()
-	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
 	if len(lines) != 10*n {
-		t.Errorf("got %d lines, want %d", len(lines), 10*n)
+		t.Errorf("got %d writes, want %d", len(lines), 10*n)
 	}
 	for _, line := range lines {
-		if line == "" || strings.Trim(line, line[:1]) != "" || len(line) != 100<<(line[0]-'a') {
-			t.Fatalf("got a line of %d bytes that begins with %.10q", len(line), line)
+		if len(line) != 100<<(line[0]-'a')+1 || strings.Trim(line, line[:1]) != "\n" {
+			t.Fatalf("got a write of %d bytes that begins with %.10q", len(line), line)
 		}
 	}
 }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // However a sender cuts the text, and whatever length it announces.
 func TestReadText(t *testing.T) {
