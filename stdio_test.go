@@ -101,6 +101,7 @@ func TestParseMessage(t *testing.T) {
 		{`{"jsonrpc":"2.0","id":1,"method":""}`, "1", "", "", codeInvalidRequest, false},
 		{`{"jsonrpc":"2.0","id":null,"method":"x"}`, "", "", "", codeInvalidRequest, false},
 		{`{"jsonrpc":"2.0","id":[1],"method":"x"}`, "", "", "", codeInvalidRequest, false},
+		{`{"jsonrpc":"2.0","id":"` + strings.Repeat("1", maxID) + `","method":"x"}`, "", "", "", codeInvalidRequest, false},
 		{`{"jsonrpc":"2.0","id":true,"method":"x"}`, "", "", "", codeInvalidRequest, false},
 		{`{"jsonrpc":"2.0","id":1}`, "1", "", "", codeInvalidRequest, false},
 		{`{"jsonrpc":"2.0","result":1}`, "", "", "", codeInvalidRequest, false},
