@@ -37,12 +37,10 @@ type bridge struct {
 	log           *logger
 	out           *lineWriter
 	tools         *toolHeaders
-	routines      *sync.WaitGroup
+	calls         *calls
 	forgetSession func()
 	// ask sends a request of the proxy's own. heard, if not nil, is given what comes on its stream.
-	ask     func(ctx context.Context, m *message, heard heardFunc) (*document, error)
-	succeed func(c *call, answer *document)
-	finish  func(c *call, answer *document) // a call that is settled
+	ask func(ctx context.Context, m *message, heard heardFunc) (*document, error)
 
 	peers    atomic.Pointer[peerInfo]
 	oldWorks atomic.Bool // the server took a message of the host's revision
@@ -60,6 +58,9 @@ type bridge struct {
 	unlisten context.CancelFunc       // ends the subscription; nil without one
 }
 
+// errNoStream: the server refuses a subscription; asking again is pointless.
+var errNoStream = errors.New("the server offers no stream")
+
 // A heardFunc takes a message that is no answer; an error is for the log.
 type heardFunc = func(method string, d *document) error
 
@@ -71,8 +72,8 @@ type peerInfo struct {
 
 func newBridge(p *proxy) *bridge {
 	return &bridge{
-		host: p.server.Host, log: p.log, out: p.out, tools: &p.tools, routines: &p.routines,
-		forgetSession: p.session.forget, ask: p.ask, succeed: p.succeed, finish: p.finishWith,
+		host: p.server.Host, log: p.log, out: p.out, tools: p.tools, calls: p.calls,
+		forgetSession: p.session.forget, ask: p.ask,
 		starting: newTurn(), changing: newTurn(), pending: map[string]chan *message{},
 	}
 }
@@ -94,17 +95,14 @@ func (b *bridge) intercept(ctx context.Context, c *call, answer *document) bool 
 	if c.m.version != "" || !isModernAnswer(answer) {
 		return false
 	}
-	b.routines.Add(1)
-	go func() {
-		defer b.routines.Done()
+	return b.calls.start(func() {
 		welcome, err := b.initialize(ctx, c.m)
 		if err != nil {
 			b.log.debugf("no bridge: %v", err)
 			welcome = answer
 		}
-		b.finish(c, welcome)
-	}()
-	return true
+		c.finishWith(welcome)
+	})
 }
 
 // mayBeNeeded reports whether a refusal may mean that the server does not serve the session that it
@@ -226,7 +224,7 @@ func (b *bridge) call(ctx context.Context, c *call) error {
 	c.sent.Store(false) // the server is not told of a cancellation: its POST is closed
 	answer, err := b.answer(ctx, c)
 	if err == nil {
-		b.succeed(c, answer)
+		c.answer(answer)
 	}
 	return err
 }
@@ -258,12 +256,13 @@ func resultAnswer(id, result []byte) *document {
 }
 
 // notify takes a notification or response of the host: a server of this revision wants none.
-func (b *bridge) notify(m *message) {
+func (b *bridge) notify(_ context.Context, m *message) error {
 	if m.method == "notifications/initialized" {
 		b.listen()
-		return
+		return nil
 	}
 	b.log.debugf("%s is not forwarded: %s does not know it", nameOf(m), b.host)
+	return nil
 }
 
 // logLevels in ascending order (RFC 5424, section 6.2.1).
@@ -567,7 +566,7 @@ func inputResult(method string, m *message) ([]byte, error) {
 }
 
 // end stops what only the host could continue, and what it listens to.
-func (b *bridge) end() {
+func (b *bridge) end(context.Context) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.over = true
@@ -706,9 +705,7 @@ func (b *bridge) openSubscription(filter []byte, asked bool, wanted string) (
 		}
 		return nil
 	}
-	b.routines.Add(1)
-	go func() {
-		defer b.routines.Done()
+	started := b.calls.start(func() {
 		defer stop()
 		for {
 			began := time.Now()
@@ -723,7 +720,10 @@ func (b *bridge) openSubscription(filter []byte, asked bool, wanted string) (
 				return
 			}
 		}
-	}()
+	})
+	if !started {
+		acknowledge(errStopping)
+	}
 	return stop, acknowledged
 }
 

@@ -161,15 +161,12 @@ func FuzzLegacyEndpoint(f *testing.F) {
 	}
 	server, _ := url.Parse("https://mcp.example/sse?key=1")
 	f.Fuzz(func(t *testing.T, raw string) {
-		endpoint, err := (&proxy{server: server}).legacyEndpoint(raw)
+		endpoint, err := (&legacy{upstream: &upstream{server: server}}).endpointOf(raw)
 		if err != nil {
 			checkSaid(t, err.Error(), 0)
 			return
 		}
-		req, err := http.NewRequest(http.MethodPost, endpoint.String(), nil)
-		if err != nil {
-			return
-		}
+		req := (&upstream{}).request(context.Background(), http.MethodPost, endpoint, nil)
 		if host := strings.TrimSuffix(strings.ToLower(req.URL.Host), ":443"); req.URL.Scheme != "https" || strings.TrimSuffix(host, ":") != "mcp.example" || req.URL.User != nil {
 			t.Fatalf("%q leads to %s", raw, req.URL)
 		}

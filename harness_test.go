@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -359,7 +360,11 @@ func stopSignals() map[string]os.Signal {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
-	return map[string]os.Signal{"SIGTERM": syscall.SIGTERM, "SIGINT": os.Interrupt}
+	signals := map[string]os.Signal{"SIGTERM": syscall.SIGTERM, "SIGINT": os.Interrupt}
+	if !signal.Ignored(syscall.SIGHUP) { // the tests run under nohup
+		signals["SIGHUP"] = syscall.SIGHUP
+	}
+	return signals
 }
 
 // endings are the ways in which a host ends the program.

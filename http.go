@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -40,7 +41,7 @@ const (
 	sleepSlack = 5 * time.Second
 )
 
-// isLoopback tells whether host is this machine by name or by literal
+// isLoopback reports whether host is this machine by name or by literal
 // address. Names are not resolved: what a resolver says is not to be trusted.
 func isLoopback(host string) bool {
 	if strings.EqualFold(host, "localhost") {
@@ -50,8 +51,37 @@ func isLoopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// newTransport serves both clients, so that connections to one origin are shared.
+// newRoundTripper serves both clients, so that connections to one origin are
+// shared. The client certificate is shown to the MCP server's origin alone: it
+// says who the user is.
+func newRoundTripper(c *config) (http.RoundTripper, error) {
+	own, err := newTransport(c)
+	if err != nil {
+		return nil, err
+	}
+	if c.clientCert == "" {
+		return newRedialer(own), nil
+	}
+	others := own.Clone()
+	others.TLSClientConfig.Certificates = nil
+	return byOrigin{c.server, newRedialer(own), newRedialer(others)}, nil
+}
+
+// byOrigin sends what is for the MCP server's origin another way.
+type byOrigin struct {
+	server      *url.URL
+	own, others http.RoundTripper
+}
+
+func (b byOrigin) RoundTrip(req *http.Request) (*http.Response, error) {
+	if sameOrigin(b.server, req.URL) {
+		return b.own.RoundTrip(req)
+	}
+	return b.others.RoundTrip(req)
+}
+
 func newTransport(c *config) (*http.Transport, error) {
+	log.SetOutput(io.Discard) // net/http says there what it does not understand, in the server's words
 	roots, err := certificateRoots(c.caCert)
 	if err != nil {
 		return nil, err
@@ -60,7 +90,8 @@ func newTransport(c *config) (*http.Transport, error) {
 	if c.clientCert != "" {
 		pair, err := tls.LoadX509KeyPair(c.clientCert, c.clientKey)
 		if err != nil {
-			return nil, withHint(usagef("--client-cert: %w", err), "both files must be PEM and belong together")
+			err = usagef("--client-cert: %w", err)
+			return nil, withHint(err, "both files must be PEM and belong together")
 		}
 		settings.Certificates = []tls.Certificate{pair}
 	}
@@ -73,6 +104,7 @@ func newTransport(c *config) (*http.Transport, error) {
 		TLSClientConfig:       settings,
 		TLSHandshakeTimeout:   tlsTimeout,
 		ForceAttemptHTTP2:     true,
+		DisableCompression:    true, // what packs an event stream holds events back until its end
 		MaxIdleConns:          0,
 		MaxIdleConnsPerHost:   maxIdlePerHost,
 		IdleConnTimeout:       idleConnTimeout,
@@ -94,7 +126,8 @@ func certificateRoots(file string) (*x509.CertPool, error) {
 		roots = x509.NewCertPool()
 	}
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, withHint(usagef("--ca-cert: no certificate in %s", file), "the file must hold PEM blocks: -----BEGIN CERTIFICATE-----")
+		err := usagef("--ca-cert: no certificate in %s", file)
+		return nil, withHint(err, "the file must hold PEM blocks: -----BEGIN CERTIFICATE-----")
 	}
 	return roots, nil
 }
@@ -102,26 +135,62 @@ func certificateRoots(file string) (*x509.CertPool, error) {
 // newMCPClient keeps cookies in memory, for this origin alone: load balancers
 // stick by cookie.
 func newMCPClient(server *url.URL, via http.RoundTripper) *http.Client {
-	jar, _ := cookiejar.New(nil) // its only error is for a wrong option
-	return &http.Client{Transport: via, Jar: jar, CheckRedirect: func(req *http.Request, past []*http.Request) error {
+	all, _ := cookiejar.New(nil) // its only error is for a wrong option
+	jar := &boundedJar{CookieJar: all, known: map[string]bool{}}
+	follow := func(req *http.Request, past []*http.Request) error {
 		return sameOriginRedirect(server, req, past)
-	}}
+	}
+	return &http.Client{Transport: via, Jar: jar, CheckRedirect: follow}
 }
 
-// sameOriginRedirect follows 307 and 308 within the server's origin. Anywhere
-// else the token would be shown to somebody it was not made for (OAuth 2.1,
-// section 7.1.3), and 301 to 303 would lose the message's body.
-func sameOriginRedirect(server *url.URL, req *http.Request, past []*http.Request) error {
-	status := req.Response.StatusCode
-	keepsBody := status == http.StatusTemporaryRedirect || status == http.StatusPermanentRedirect
-	if !keepsBody || len(past) > maxRedirects || !sameOrigin(server, req.URL) {
-		return http.ErrUseLastResponse
+// boundedJar keeps what browsers keep of a site.
+type boundedJar struct {
+	http.CookieJar
+	mu    sync.Mutex // guards known
+	known map[string]bool
+}
+
+func (j *boundedJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
+	const maxCookies, maxSize = 180, 4096
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var kept []*http.Cookie
+	for _, c := range cookies {
+		key := c.Name + ";" + c.Path + ";" + c.Domain
+		if len(c.Value)+len(key) <= maxSize && (j.known[key] || len(j.known) < maxCookies) {
+			j.known[key] = true
+			kept = append(kept, c)
+		}
 	}
-	return nil
+	j.CookieJar.SetCookies(u, kept)
+}
+
+// sameOriginRedirect follows 301, 307 and 308 within the server's origin, with
+// the message. Anywhere else the token would be shown to somebody it was not
+// made for (OAuth 2.1, section 7.1.3); behind 302 and 303 is a login page.
+func sameOriginRedirect(server *url.URL, req *http.Request, past []*http.Request) error {
+	switch status := req.Response.StatusCode; {
+	case len(past) > maxRedirects || !sameOrigin(server, req.URL):
+		return http.ErrUseLastResponse
+	case status == http.StatusMovedPermanently:
+		// Of a POST net/http makes a GET, as browsers do. Servers mean a slash
+		// that is missing in the path (nginx, Starlette).
+		first := past[0]
+		req.Method, req.ContentLength, req.GetBody = first.Method, first.ContentLength, first.GetBody
+		if first.GetBody != nil {
+			req.Body, _ = first.GetBody() // of bytes in memory: it cannot fail
+			req.Header["Content-Type"] = first.Header["Content-Type"]
+		}
+		return nil
+	case status == http.StatusTemporaryRedirect || status == http.StatusPermanentRedirect:
+		return nil
+	}
+	return http.ErrUseLastResponse
 }
 
 func sameOrigin(a, b *url.URL) bool {
-	return strings.EqualFold(a.Scheme, b.Scheme) && strings.EqualFold(a.Hostname(), b.Hostname()) && portOf(a) == portOf(b)
+	return strings.EqualFold(a.Scheme, b.Scheme) && strings.EqualFold(a.Hostname(), b.Hostname()) &&
+		portOf(a) == portOf(b)
 }
 
 func portOf(u *url.URL) string {
@@ -137,13 +206,12 @@ func portOf(u *url.URL) string {
 	return ""
 }
 
-// awake leaves the old connections behind when the machine slept: their peers
-// are gone, and a request on one of them would wait for an answer that never
-// comes. It says, too, when an error came before there was a connection.
-type awake struct {
-	// clock tells two times since the program began. Where the machine sleeps
-	// the monotonic one stands still (but on Windows, which notices dead
-	// connections soon by itself).
+// redialer leaves the old connections behind after the machine slept: their peers are gone, and a
+// request on one of them would wait for an answer that never comes. It also says of an error
+// whether it came before there was a connection.
+type redialer struct {
+	// clock tells two times since the program began. Where the machine sleeps the monotonic one stands
+	// still (but on Windows, which notices dead connections soon by itself).
 	clock func() (wall, monotonic time.Duration)
 
 	mu        sync.Mutex // guards what follows
@@ -151,35 +219,34 @@ type awake struct {
 	ahead     time.Duration // how far the wall clock was ahead at the last request
 }
 
-func newAwake(transport *http.Transport) *awake {
+func newRedialer(transport *http.Transport) *redialer {
 	began := time.Now()
-	a := &awake{transport: transport, clock: func() (wall, monotonic time.Duration) {
+	return &redialer{transport: transport, clock: func() (wall, monotonic time.Duration) {
 		now := time.Now()
 		return now.Round(0).Sub(began.Round(0)), now.Sub(began) // Round(0) strips the monotonic reading
 	}}
-	return a
 }
 
-// current is the transport for a request that is made now. After a sleep it is
-// another: an HTTP/2 connection with an open stream would not count as idle,
-// and would be used for what comes.
-func (a *awake) current() *http.Transport {
-	wall, monotonic := a.clock()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	slept := wall-monotonic-a.ahead > sleepSlack
-	a.ahead = wall - monotonic
+// current is the transport for a request that is made now. After a sleep it is another: an HTTP/2
+// connection with an open stream would not count as idle, and would be used for what comes.
+func (r *redialer) current() *http.Transport {
+	wall, monotonic := r.clock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	slept := wall-monotonic-r.ahead > sleepSlack
+	r.ahead = wall - monotonic
 	if slept {
-		a.transport.CloseIdleConnections()
-		a.transport = a.transport.Clone()
+		r.transport.CloseIdleConnections()
+		r.transport = r.transport.Clone()
 	}
-	return a.transport
+	return r.transport
 }
 
-func (a *awake) RoundTrip(req *http.Request) (*http.Response, error) {
+func (r *redialer) RoundTrip(req *http.Request) (*http.Response, error) {
 	var connected atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
-	resp, err := a.current().RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	ctx := httptrace.WithClientTrace(req.Context(), trace)
+	resp, err := r.current().RoundTrip(req.WithContext(ctx))
 	if err != nil && !connected.Load() && isHangUp(err) {
 		err = unsentError{err}
 	}
@@ -192,10 +259,13 @@ type unsentError struct{ error }
 
 func (e unsentError) Unwrap() error { return e.error }
 
-// isHangUp tells whether the other side closed the connection.
+// isHangUp reports whether the other side closed the connection.
 func isHangUp(err error) bool {
 	var op *net.OpError
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op) && (op.Op == "read" || op.Op == "write") && !op.Timeout()
+	if errors.As(err, &op) && (op.Op == "read" || op.Op == "write") {
+		return !op.Timeout()
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // traced makes a span of every attempt: redirects and retries are attempts of their own.
@@ -244,30 +314,51 @@ func networkError(host string, err error) error {
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	var op *net.OpError
-	proxy := environmentProxy(host)
+	proxy, what, hint := environmentProxy(host), plainNetworkError(err), ""
 	switch {
 	case errors.As(err, &certificate):
-		return certificateError(host, certificate)
+		what, hint = certificateError(certificate)
 	case proxy != "" && beforeProxy(err):
-		return withHint(fmt.Errorf("%s: through the proxy %s: %s", host, proxy, plainNetworkError(err)),
-			"check HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT where the proxy wants to know who asks); NO_PROXY=%s goes without it", hostname(host))
+		what = "through the proxy " + proxy + ": " + what
+		hint = "check HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT where the proxy wants to know who " +
+			"asks); NO_PROXY=" + hostname(host) + " goes without it"
 	case errors.As(err, &dns):
-		return withHint(fmt.Errorf("%s: the name cannot be resolved", host), "check the spelling of the URL, the network and the VPN; behind a company's proxy set HTTPS_PROXY")
+		what = "the name cannot be resolved"
+		hint = "check the spelling of the URL, the network and the VPN; behind a company's proxy set " +
+			"HTTPS_PROXY"
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
-		return withHint(fmt.Errorf("%s: does not speak TLS", host), "check the port in the URL")
+		what, hint = "does not speak TLS", "check the port in the URL"
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s: no answer in time", host)
+		what = "no answer in time"
 	case errors.Is(err, syscall.EMFILE):
-		return withHint(fmt.Errorf("%s: %s", host, plainNetworkError(err)), "fewer calls at once, or a higher ulimit -n where the client is started")
+		hint = "fewer calls at once, or a higher ulimit -n where the client is started"
+	case wantsCertificate(err):
+		hint = "the server may want a client certificate: --client-cert FILE.pem --client-key FILE.pem"
 	case errors.As(err, &op) && op.Op == "dial":
-		return withHint(fmt.Errorf("%s: %s", host, plainNetworkError(err)), "check the host and the port in the URL; is the server up, is a VPN or a firewall in between?")
+		hint = "check the host and the port in the URL; is the server up, is a VPN or a firewall in " +
+			"between?"
 	}
-	return fmt.Errorf("%s: %s", host, plainNetworkError(err))
+	err = fmt.Errorf("%s: %s", host, what)
+	if hint == "" {
+		return err
+	}
+	return withHint(err, "%s", hint)
 }
 
-// certificateError names who issued what the other side showed: somebody in
-// between shows a certificate of his own.
-func certificateError(host string, err *tls.CertificateVerificationError) error {
+// wantsCertificate reports whether the server broke off as those do that miss a client certificate,
+// or refuse it: by an alert of TLS, of which net/http tells nothing with HTTP/2.
+func wantsCertificate(err error) bool {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "remote error" {
+		text := op.Err.Error()
+		return strings.Contains(text, "certificate") || strings.Contains(text, "handshake failure")
+	}
+	return strings.HasSuffix(err.Error(), "http2: client conn could not be established")
+}
+
+// certificateError names who issued what the other side showed: somebody in between shows a
+// certificate of his own.
+func certificateError(err *tls.CertificateVerificationError) (what, hint string) {
 	var unknownCA x509.UnknownAuthorityError
 	var wrongName x509.HostnameError
 	var invalid x509.CertificateInvalidError
@@ -280,14 +371,21 @@ func certificateError(host string, err *tls.CertificateVerificationError) error 
 		if unknownCA.Cert != nil { // of a chain the last one that came, whose issuer is to be trusted
 			issuer = issuerOf(unknownCA.Cert)
 		}
-		return withHint(fmt.Errorf("%s: its certificate is signed by %s, which this machine does not trust", host, issuer), "a company's proxy or a private authority: give its certificate with --ca-cert FILE.pem")
+		return "its certificate is signed by " + issuer + ", which this machine does not trust",
+			"a company's proxy or a private authority: give its certificate with --ca-cert FILE.pem"
 	case errors.As(err, &wrongName):
-		return withHint(fmt.Errorf("%s: its certificate, issued by %s, is for another name: %s", host, issuer, excerpt(strings.Join(wrongName.Certificate.DNSNames, ", "))),
-			"use the name the certificate is for in --url; if it is a company proxy's, see what the address shows in a browser")
+		names := excerpt(strings.Join(wrongName.Certificate.DNSNames, ", "))
+		return "its certificate, issued by " + issuer + ", is for another name: " + names,
+			"use the name the certificate is for in --url; if it is a company proxy's, see what the " +
+				"address shows in a browser"
 	case errors.As(err, &invalid):
-		return withHint(fmt.Errorf("%s: its certificate, issued by %s, is not valid (%s)", host, issuer, excerpt(invalid.Error())), "check this machine's clock; else the server's operator must renew it")
+		why := excerpt(invalid.Error())
+		return "its certificate, issued by " + issuer + ", is not valid (" + why + ")",
+			"check this machine's clock; else the server's operator must renew it"
 	}
-	return withHint(fmt.Errorf("%s: its certificate, issued by %s, is refused by this machine: %s", host, issuer, excerpt(err.Err.Error())), "if you trust the issuer, give its certificate with --ca-cert FILE.pem")
+	why := excerpt(err.Err.Error())
+	return "its certificate, issued by " + issuer + ", is refused by this machine: " + why,
+		"if you trust the issuer, give its certificate with --ca-cert FILE.pem"
 }
 
 func issuerOf(c *x509.Certificate) string { return excerpt(c.Issuer.String()) }
@@ -301,14 +399,15 @@ func environmentProxy(host string) string {
 	return proxy.Host
 }
 
-// beforeProxy tells whether err is about the way to the proxy, or what that
+// beforeProxy reports whether err is about the way to the proxy, or what that
 // said to CONNECT; net/http has no type for the latter.
 func beforeProxy(err error) bool {
 	var op *net.OpError
 	if errors.As(err, &op) {
 		return op.Op == "proxyconnect" || op.Op == "dial"
 	}
-	return !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) && !isHangUp(err)
+	return !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) &&
+		!isHangUp(err)
 }
 
 func hostname(host string) string { return (&url.URL{Host: host}).Hostname() }
@@ -358,7 +457,7 @@ func networkErrorType(err error) string {
 	return "_OTHER" // what the conventions call it
 }
 
-// notSent tells whether err came before any byte of the request was written:
+// notSent reports whether err came before any byte of the request was written:
 // only then may any request be sent again.
 func notSent(err error) bool {
 	var op *net.OpError

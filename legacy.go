@@ -1,15 +1,15 @@
 package main
 
-// Revision 2024-11-05, HTTP+SSE: one stream brings everything, an endpoint
-// that it names takes everything. Deleting this file ends the support for it.
+// Revision 2024-11-05, HTTP+SSE: one stream brings everything, an endpoint that it names takes
+// everything.
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -17,10 +17,11 @@ import (
 
 const endpointWait = 10 * time.Second // for the endpoint event
 
-// legacy is the connection to a server of revision 2024-11-05.
 type legacy struct {
-	mode    string // --transport
-	opening turn
+	*upstream
+	handshake *handshake
+	mode      string // --transport
+	opening   turn
 
 	mu       sync.Mutex // guards what follows
 	known    bool       // the server was found to be an old one
@@ -29,20 +30,24 @@ type legacy struct {
 	stop     context.CancelFunc
 }
 
-// chosen tells whether this is the way of all messages: by the user's choice,
-// or because the server was found to know no other.
+// chosen reports whether this is the way of all messages: by the user's choice, or because the
+// server was found to know no other.
 func (l *legacy) chosen() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.mode == "sse" || l.known
 }
 
-// possible tells whether a refusal of the first POST may mean an old server:
-// the specification names these statuses (2025-11-25, Transports, "Backwards
-// Compatibility"). A modern message could not be carried anyway.
-func (l *legacy) possible(m *message, status int) bool {
-	refused := status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed
-	return l.mode == "auto" && refused && m.method == "initialize" && m.version == ""
+// possible reports whether a refusal of the first POST may mean an old server: the specification
+// names the statuses (2025-11-25, Transports, "Backwards Compatibility"). A modern message could
+// not be carried anyway.
+func (l *legacy) possible(m *message, refused *serverRefusal) bool {
+	first := l.mode == "auto" && !l.chosen() && m.method == "initialize" && m.version == ""
+	switch refused.status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed:
+		return first && refused.reply == nil
+	}
+	return first && refused.endpoint
 }
 
 func (l *legacy) active() bool {
@@ -51,8 +56,8 @@ func (l *legacy) active() bool {
 	return l.endpoint != nil
 }
 
-// close ends the connection; the next message opens another.
-func (l *legacy) close() {
+// end closes the connection; the next message opens another.
+func (l *legacy) end(context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.endpoint = nil
@@ -61,47 +66,51 @@ func (l *legacy) close() {
 	}
 }
 
-// connectLegacy opens the connection for m, if there is none. A connection that
-// broke took its session with it, so the client's own initialize is said again.
-func (p *proxy) connectLegacy(ctx context.Context, m *message) error {
-	if p.legacy.active() {
+// connect opens the connection for m, if there is none. A connection that broke took its session
+// with it, so the client's own initialize is said again.
+func (l *legacy) connect(ctx context.Context, m *message) error {
+	if l.active() {
 		return nil
 	}
 	if isOwnID(m.id) {
-		return p.streamEnded() // it is part of connecting
+		return l.streamEnded() // it is part of connecting
 	}
-	if err := p.legacy.opening.take(ctx); err != nil {
+	if err := l.opening.take(ctx); err != nil {
 		return err
 	}
-	defer p.legacy.opening.give()
-	if p.legacy.active() {
+	defer l.opening.give()
+	if l.active() {
 		return nil
 	}
-	if err := p.openLegacy(ctx); err != nil {
+	if err := l.open(ctx); err != nil {
 		return err
 	}
-	if m.method == "initialize" || !p.session.initializedBefore() {
+	if m.method == "initialize" || l.handshake.opening() == nil {
 		return nil
 	}
-	err := p.initializeAgain(ctx)
+	err := l.handshake.again(ctx, false)
 	if err != nil {
-		p.legacy.close() // nobody may speak in a session that was not opened
+		l.end(ctx) // nobody may speak in a session that was not opened
 	}
 	return err
 }
 
-// openLegacy opens the stream and waits for the endpoint event.
-func (p *proxy) openLegacy(ctx context.Context) error {
+func (l *legacy) streamEnded() error { return fmt.Errorf("%s %w", l.server.Host, errStreamEnded) }
+
+// open opens the stream and waits for the endpoint event.
+func (l *legacy) open(ctx context.Context) error {
 	stream, stop := context.WithCancel(context.Background())
 	found := make(chan error, 1) // whoever wants to know waits for the first
 	ended := make(chan struct{})
-	p.routines.Add(1)
-	go func() {
-		defer p.routines.Done()
+	started := l.calls.start(func() {
 		defer close(ended)
 		defer stop()
-		tell(found, p.listenLegacy(stream, stop, ended, found))
-	}()
+		tell(found, l.read(stream, stop, ended, found))
+	})
+	if !started {
+		stop()
+		return errStopping
+	}
 	timer := time.NewTimer(endpointWait)
 	defer timer.Stop()
 	var err error
@@ -125,28 +134,25 @@ func tell(found chan<- error, err error) {
 	}
 }
 
-// listenLegacy reads the one stream until it ends; nil goes to found when the
-// endpoint is known.
-func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended chan struct{}, found chan<- error) error {
-	a := attempts{method: "GET"}
-	resp, err := p.exchange(ctx, &a, func() (*http.Request, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.server.String(), nil)
-		if err == nil {
-			req.Header.Set("Accept", eventStream)
-		}
-		return req, err
+// read reads the one stream until it ends; nil goes to found when the endpoint is known.
+func (l *legacy) read(
+	ctx context.Context, stop context.CancelFunc, ended chan struct{}, found chan<- error,
+) error {
+	resp, err := l.exchange(ctx, &attempts{}, func() *http.Request {
+		req := l.request(ctx, http.MethodGet, l.server, nil)
+		req.Header["Accept"] = eventsOnly
+		return req
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case resp.StatusCode != http.StatusOK:
+		return l.refusal(resp).error
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return p.refusal(resp)
-	}
 	if mediaType(resp) != eventStream {
-		return p.badAnswer(resp.StatusCode, "with something that is no event stream")
+		return l.badAnswer(resp.StatusCode, "with something that is no event stream")
 	}
-	l := &p.legacy
 	defer func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -159,14 +165,14 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 	for {
 		e, err := events.next()
 		if err != nil {
-			return p.streamEnded()
+			return l.streamEnded()
 		}
 		if e.data == nil {
 			continue
 		}
 		switch e.name {
 		case "endpoint":
-			endpoint, err := p.legacyEndpoint(strings.TrimSpace(string(e.data)))
+			endpoint, err := l.endpointOf(string(e.data))
 			if err != nil {
 				return err
 			}
@@ -175,79 +181,85 @@ func (p *proxy) listenLegacy(ctx context.Context, stop context.CancelFunc, ended
 			l.mu.Unlock()
 			tell(found, nil)
 		case "message":
-			if bad := p.fromServer(nil, newDocument(e.data)); bad != nil && !warned {
+			if bad := l.fromServer(nil, newDocument(e.data)); bad != nil && !warned {
 				warned = true
-				p.log.warnf("%v", bad)
+				l.log.warnf("%v", bad)
 			}
 		}
 	}
 }
 
-// legacyEndpoint resolves what the endpoint event names. It takes the token
-// and everything the client says, so it must be of the server's own origin.
-func (p *proxy) legacyEndpoint(raw string) (*url.URL, error) {
-	endpoint, err := p.server.Parse(raw)
-	if err != nil || !sameOrigin(p.server, endpoint) || endpoint.User != nil {
-		return nil, fmt.Errorf("%s names an endpoint of another origin", p.server.Host)
+// badEndpoint is what the user must know: there is an HTTP+SSE server.
+type badEndpoint struct{ error }
+
+func (b badEndpoint) Unwrap() error { return b.error }
+
+// endpointOf resolves what the endpoint event names. It takes the token and everything the client
+// says, so it must be of the server's own origin.
+func (l *legacy) endpointOf(raw string) (*url.URL, error) {
+	endpoint, err := l.server.Parse(raw)
+	if err != nil || !sameOrigin(l.server, endpoint) || endpoint.User != nil {
+		err := fmt.Errorf("%s names an endpoint of another origin for its messages", l.server.Host)
+		if endpoint != nil && endpoint.Host != "" {
+			err = fmt.Errorf("%w: %s", err, excerpt(endpoint.Scheme+"://"+endpoint.Host))
+		}
+		return nil, badEndpoint{withHint(err, "if you trust it, give that server's address with --url; "+
+			"else its operator must correct the public address that it is told")}
 	}
-	// A blank would end the request's address; url.Parse leaves it in a query, and
-	// the URL parser of browsers and Node encodes it.
+	// A blank would end the request's address; url.Parse leaves it in a query, and the URL parser of
+	// browsers and Node encodes it.
 	endpoint.RawQuery = strings.ReplaceAll(endpoint.RawQuery, " ", "%20")
 	return endpoint, nil
 }
 
-// legacyPost sends a message to the endpoint; its answer comes on the stream.
-func (p *proxy) legacyPost(ctx context.Context, m *message) (ended chan struct{}, err error) {
-	l := &p.legacy
+// send posts a message to the endpoint; its answer comes on the stream, until ended is closed.
+func (l *legacy) send(ctx context.Context, m *message) (ended chan struct{}, err error) {
+	if err := l.connect(ctx, m); err != nil {
+		return nil, err
+	}
 	l.mu.Lock()
 	endpoint, ended := l.endpoint, l.ended
 	l.mu.Unlock()
 	if endpoint == nil {
-		return nil, p.streamEnded()
+		return nil, l.streamEnded()
 	}
-	resp, err := p.exchange(ctx, &attempts{method: m.method}, func() (*http.Request, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint.String(), bytes.NewReader(m.raw))
-		if err == nil {
-			req.Header.Set("Content-Type", "application/json")
-			req.Header.Set("Accept", "application/json, text/event-stream")
-		}
-		return req, err
-	})
+	resp, err := l.exchange(ctx, &attempts{}, func() *http.Request { return l.post(ctx, endpoint, m) })
 	if err != nil {
 		return nil, err
 	}
-	discard(resp)
-	if resp.StatusCode >= 300 {
-		return nil, p.refusal(resp)
+	if resp.StatusCode < 300 {
+		discard(resp)
+		return ended, nil
 	}
-	return ended, nil
+	refused := l.refusal(resp)
+	if refused.reply != nil {
+		return nil, refused
+	}
+	err = refused.error
+	prefix := strings.TrimSuffix(path.Dir(l.server.Path), "/") + "/"
+	if resp.StatusCode == http.StatusNotFound && !strings.HasPrefix(endpoint.Path, prefix) {
+		err = withHint(err, "the server says that messages go to %s, which is not below %s: its "+
+			"operator must tell it the prefix under which it is reached", excerpt(endpoint.Path), prefix)
+	}
+	return nil, err
 }
 
-// legacyNotify delivers a notification or a response.
-func (p *proxy) legacyNotify(ctx context.Context, m *message) error {
-	if err := p.connectLegacy(ctx, m); err != nil {
-		return err
-	}
-	_, err := p.legacyPost(ctx, m)
+func (l *legacy) notify(ctx context.Context, m *message) error {
+	_, err := l.send(ctx, m)
 	if err == nil && m.method == "notifications/initialized" {
-		p.session.mu.Lock()
-		p.session.initialized = m
-		p.session.mu.Unlock()
+		l.handshake.confirmed(m)
 	}
 	return err
 }
 
-// legacyCall sends a request and waits for its answer on the stream.
-func (p *proxy) legacyCall(ctx context.Context, c *call) error {
+func (l *legacy) call(ctx context.Context, c *call) error {
 	if c.m.version != "" {
 		// Revision 2024-11-05 could not even refuse it in a way that a client understands.
-		return &rpcError{Code: codeMethodNotFound, Message: "mcp-proxy: the server speaks revision 2024-11-05 only; open with initialize"}
-	}
-	if err := p.connectLegacy(ctx, c.m); err != nil {
-		return err
+		text := "mcp-proxy: the server speaks revision 2024-11-05 only; open with initialize"
+		return &rpcError{Code: codeMethodNotFound, Message: text}
 	}
 	c.sent.Store(true)
-	ended, err := p.legacyPost(ctx, c.m)
+	ended, err := l.send(ctx, c.m)
 	if err != nil {
 		return err
 	}
@@ -255,7 +267,7 @@ func (p *proxy) legacyCall(ctx context.Context, c *call) error {
 	case <-c.done:
 		return nil
 	case <-ended:
-		return p.streamEnded()
+		return l.streamEnded()
 	case <-ctx.Done():
 		return ctx.Err()
 	}

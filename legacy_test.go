@@ -21,6 +21,7 @@ func TestLegacyIsFoundOut(t *testing.T) {
 		"400 empty":       says(400, "", ""),
 		"400 JSON":        says(400, "application/json", `{"detail":"Method Not Allowed"}`),
 		"405 without end": neverEnding(405, "text/plain", "Met"),
+		"its own stream":  neverEnding(200, "text/event-stream", "event: endpoint\ndata: /messages?session_id=of-the-post\n\n"),
 	} {
 		refusal := refusal
 		t.Run(name, func(t *testing.T) {
@@ -116,7 +117,7 @@ func TestLegacyEndpoint(t *testing.T) {
 				host := strings.TrimPrefix(server.base, "https://")
 				return strings.NewReplacer("<base>", server.base, "<host>", host, "<id>", fmt.Sprint(id)).Replace(test.endpoint)
 			}
-			p := startProxy(t, "-u", server.url, "--transport", "sse")
+			p := startProxy(t, "-u", server.url)
 			if test.good {
 				p.initialize()
 				p.echo("hello")
@@ -135,6 +136,17 @@ func TestLegacyEndpoint(t *testing.T) {
 			t.Errorf("the foreign origin got %q", got)
 		}
 	})
+}
+
+// A server that does not know the prefix under which it is reached is told from others.
+func TestLegacyEndpointWithoutPrefix(t *testing.T) {
+	t.Parallel()
+	server := startLegacy(t)
+	server.on("GET /app/sse", neverEnding(200, "text/event-stream", "event: endpoint\ndata: /none?session_id=1\n\n"))
+	p := startProxy(t, "-u", server.base+"/app/sse", "--transport", "sse")
+	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "404 Not Found: 404 page not found; hint: the server says that messages go to /none, which is not below /app/: ") {
+		t.Errorf("got %q", got.Message)
+	}
 }
 
 // Somebody may choose this transport for a URL that is a page.

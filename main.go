@@ -223,7 +223,7 @@ type app struct {
 }
 
 func newApp(cfg *config, log *logger) (*app, error) {
-	transport, err := newTransport(cfg)
+	via, err := newRoundTripper(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +231,6 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	if !cfg.noTrace && cfg.cacheDir != "" && cfg.command != "status" && cfg.command != "doctor" {
 		a.trace = newTracer(filepath.Join(cfg.cacheDir, "traces.jsonl"), programVersion(), log)
 	}
-	via := newAwake(transport)
 	a.client = newMCPClient(cfg.server, traced{via, a.trace, true})
 	if cfg.noCookies {
 		a.client.Jar = nil

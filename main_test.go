@@ -1,7 +1,7 @@
 package main
 
 // The story of a user who signs in, told against the real program in its own
-// process. How messages pass is told in messages_test.go, the command line in
+// process. How messages pass is told in proxy_test.go, the command line in
 // cli_test.go; the servers are in fake_*_test.go, the user's machine and the
 // host are in harness_*_test.go.
 

@@ -209,6 +209,7 @@ func (o *oauth) hasGivenUp() bool {
 // authAttempts is what one message has caused so far.
 type authAttempts struct {
 	noSignIn    bool // nobody waits for this message: no browser for it
+	inSession   bool // it is sent in a session, which the server may have lost
 	refreshed   bool
 	signedIn    bool
 	stepUps     int
@@ -225,6 +226,9 @@ func (o *oauth) challenged(
 	forbidden := resp.StatusCode == http.StatusForbidden
 	if !ours || forbidden && (ch.Error != insufficientScope || ch.Scope == "") {
 		return false, nil
+	}
+	if a.inSession && !forbidden && resp.Header.Get("WWW-Authenticate") == "" {
+		return false, nil // sessionState.lost
 	}
 	if now := o.reread().Token.Access; now != used && now != "" && a.otherTokens < maxOtherTokens {
 		a.otherTokens++
@@ -244,8 +248,11 @@ func (o *oauth) challenged(
 			return false, o.explainRefusal(err)
 		}
 	}
+	// No browser for a good token that is refused because the session is lost
+	// (FastMCP for TypeScript): see sessionState.lost.
+	good := !revoked && (a.refreshed || used != "" && time.Now().Before(o.current().Token.Expiry))
 	switch {
-	case a.noSignIn:
+	case a.noSignIn, a.inSession && good:
 		return false, nil
 	case machine || a.signedIn || !o.maySignIn(ch, used, revoked):
 		o.giveUp()

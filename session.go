@@ -1,10 +1,12 @@
 package main
 
-// Revisions 2025-03-26 to 2025-11-25: the session and its id, the stream that
-// is listened to, resuming a broken stream, initializing again when the server
-// forgot the session, and the end of it. Nothing here concerns 2026-07-28.
+// Streamable HTTP: a POST for each message, the stream that the server may answer with and what is
+// done if it breaks off. For the revisions 2025-03-26 to 2025-11-25 also the session: its id, the
+// stream that is listened to, a session that is lost, and the end of it. What 2026-07-28 asks of a
+// message beside that is modern.go's.
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,20 +22,36 @@ import (
 
 const (
 	listenWait     = time.Second     // for the listening request to go out before the next message
-	firstReconnect = time.Second     // to a stream that broke, where the server named no time
+	maxRefusals    = 3               // of a stream by a server that has never opened one
+	firstReconnect = time.Second     // to a stream that broke, if the server named no time
 	maxReconnect   = time.Minute     // between attempts to listen
-	maxResumes     = 5               // attempts in a row that bring nothing, for a stream with an open request
-	steadyStream   = 5 * time.Second // a stream that lived so long was worth opening even if it brought nothing
+	maxResumes     = 5               // attempts in a row that bring nothing, of an open request
+	steadyStream   = 5 * time.Second // a stream that lived so long was worth opening
 	maxSessionID   = 4 << 10         // bytes
 	longestRetry   = 5 * time.Minute // that a server may ask for before a reconnection
 	// A server that asks for no pause at all would otherwise be asked in a loop.
 	shortestRetry = 100 * time.Millisecond
 )
 
+type session struct {
+	*upstream
+	handshake *handshake
+	tools     *toolHeaders
+	accepted  func(m *message) // is told what the server takes
+	renewing  turn             // to make the session anew
+
+	mu        sync.Mutex // guards what follows
+	now       sessionState
+	failure   error         // of the last attempt to open another session
+	listening chan struct{} // closed when the listening stream has ended; nil without one
+	stop      context.CancelFunc
+}
+
 // sessionState is what a message needs to know of the session it is sent in.
 type sessionState struct {
-	id         string // Mcp-Session-Id; "" when the server has no sessions
+	id         string // Mcp-Session-Id; "" if the server has no sessions
 	version    string // as negotiated; "" before initialize is answered
+	worked     bool   // the server took a message of the session
 	generation int    // counts initializations
 	failures   int    // counts sessions that could not be opened anew
 }
@@ -47,46 +65,20 @@ func (s sessionState) set(h http.Header) {
 	}
 }
 
-type session struct {
-	renewing turn // to make the session anew
-
-	mu          sync.Mutex // guards what follows
-	now         sessionState
-	initialize  *message // the client's own, to say it again
-	initialized *message
-	failure     error         // of the last attempt to open another session
-	listening   chan struct{} // closed when the listening stream has ended; nil without one
-	stop        context.CancelFunc
+// describe tells a trace which session and revision a message belongs to.
+func (s sessionState) describe(span *span) {
+	if s.id != "" {
+		span.setHash(attrSessionID, s.id)
+	}
+	if s.version != "" {
+		span.setString(attrMCPVersion, s.version)
+	}
 }
 
 func (s *session) state() sessionState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.now
-}
-
-// listener is closed when the stream that is listened to ends; nil if there is none.
-func (s *session) listener() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.listening == nil {
-		return nil
-	}
-	return s.listening
-}
-
-// initializedBefore tells whether the client has opened a session.
-func (s *session) initializedBefore() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.initialize != nil
-}
-
-// opening is the initialize by which the client opened a session; nil if it has not.
-func (s *session) opening() *message {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.initialize
 }
 
 // forget ends a session that the server does not serve, without a word to it.
@@ -99,23 +91,163 @@ func (s *session) forget() {
 	s.now = sessionState{generation: s.now.generation + 1, failures: s.now.failures}
 }
 
-// sessionOpened notes what the answer to initialize says, before the client sees it.
-func (p *proxy) sessionOpened(m *message, id string, answer *document) {
+// send posts a message, with the headers of its revision.
+func (s *session) send(
+	ctx context.Context, m *message, a *attempts,
+) (resp *http.Response, sent sessionState, err error) {
+	if m.version == "" && m.method != "initialize" {
+		sent = s.state()
+		sent.worked = sent.worked && !a.renewed
+	}
+	a.auth.noSignIn, a.auth.inSession = m.unasked, sent.worked
+	resp, err = s.exchange(ctx, a, func() *http.Request {
+		req := s.post(ctx, s.server, m)
+		if m.version != "" {
+			s.tools.set(req.Header, m.method, m.params, m.version)
+		} else {
+			sent.set(req.Header)
+		}
+		return req
+	})
+	if err == nil && resp.StatusCode < 300 {
+		s.accepted(m)
+		if sent.id != "" && !sent.worked {
+			s.mu.Lock()
+			s.now.worked = s.now.worked || s.now.generation == sent.generation
+			s.mu.Unlock()
+		}
+	}
+	return resp, sent, err
+}
+
+func (s *session) call(ctx context.Context, c *call) error {
+	var a attempts
+	relisted := false
+	for {
+		c.sent.Store(true)
+		resp, sent, err := s.send(ctx, c.m, &a)
+		if err != nil {
+			return err
+		}
+		if resp.StatusCode < 300 {
+			c.hasReached()
+			err = s.relayAll(ctx, c, resp, sent)
+		} else {
+			err = s.refusal(resp)
+		}
+		var refused *serverRefusal
+		if !errors.As(err, &refused) {
+			return err
+		}
+		switch {
+		case sent.lost(c.m, refused.status, refused.reply):
+			if err := s.renew(ctx, sent, &a); errors.As(err, new(authError)) {
+				return err
+			} else if err == nil {
+				continue
+			}
+		case isHeaderMismatch(c.m, refused.status, refused.reply) && !relisted:
+			relisted = true
+			ask := func(m *message) (*document, error) { return s.handshake.ask(ctx, m, nil) }
+			if s.tools.relist(c.m, ask) {
+				continue
+			}
+		}
+		return refused
+	}
+}
+
+func (s *session) notify(ctx context.Context, m *message) error {
+	var a attempts
+	for {
+		resp, sent, err := s.send(ctx, m, &a)
+		switch {
+		case err != nil:
+			return err
+		case resp.StatusCode >= 300:
+			refused := s.refusal(resp)
+			if sent.lost(m, refused.status, refused.reply) && s.renew(ctx, sent, &a) == nil {
+				continue
+			}
+			return refused
+		case mediaType(resp) == eventStream:
+			// A server may say something of its own even there, and holds up no message with it.
+			s.calls.start(func() {
+				defer hangUp(resp.Body, lingerTime).Stop()
+				err := s.events(context.Background(), nil, resp.Body, &cursor{})
+				s.log.debugf("stream that answers a notification: %v", err)
+			})
+		default:
+			discard(resp)
+		}
+		if m.method == "notifications/initialized" && m.version == "" {
+			s.handshake.confirmed(m)
+			s.listen()
+		}
+		return nil
+	}
+}
+
+// relayAll passes on an answer of one or several streams: one that breaks off before the answer is
+// resumed if the revision allows it.
+func (s *session) relayAll(
+	ctx context.Context, c *call, resp *http.Response, sent sessionState,
+) error {
+	if c.m.method == "initialize" && c.m.version == "" {
+		id := resp.Header.Get("Mcp-Session-Id")
+		c.opened = func(answer *document) { s.opened(c.m, id, answer); s.state().describe(c.span) }
+	}
+	c.talked, c.refuses = false, func(answer *document) bool {
+		return !c.talked && sent.lost(c.m, http.StatusOK, answer)
+	}
+	at := cursor{retry: -1}
+	began := time.Now()
+	err := s.relay(ctx, c, resp, &at)
+	for c.m.version == "" && at.id != "" && errors.Is(err, errStreamEnded) {
+		var body io.ReadCloser
+		if body, err = s.resume(ctx, &at, sent, time.Since(began)); err == nil {
+			began = time.Now()
+			err = s.events(ctx, c, body, &at)
+		}
+	}
+	s.mu.Lock()
+	ended := s.listening
+	s.mu.Unlock()
+	if ended == nil || c.m.version != "" || !errors.As(err, new(acceptedOnly)) {
+		return err
+	}
+	select { // the answer may come on the stream that is listened to
+	case <-c.done:
+		return nil
+	case <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// opened notes what the answer to initialize says, before the client sees it.
+func (s *session) opened(m *message, id string, answer *document) {
 	version, _ := unquote(member(answer.result, "protocolVersion"))
-	s := &p.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stop != nil {
 		s.stop() // the stream of an earlier session
 	}
-	s.now = sessionState{validSessionID(id), validVersion(version), s.now.generation + 1, s.now.failures}
-	if !isOwnID(m.id) {
-		s.initialize = m
+	before := s.now
+	s.now = sessionState{
+		id: validSessionID(id), version: validVersion(version),
+		generation: before.generation + 1, failures: before.failures,
+	}
+	if before.id != "" && !isOwnID(m.id) { // one in place of a lost session has none to end
+		s.calls.start(func() {
+			within(context.Background(), endTime, func(ctx context.Context) { s.delete(ctx, before) })
+		})
 	}
 }
 
-// validSessionID refuses what must not be sent back in a header: only visible
-// ASCII is allowed (MCP 2025-11-25, Transports, "Session Management").
+// validSessionID refuses what must not be sent back in a header: only visible ASCII is allowed (MCP
+// 2025-11-25, Transports, "Session Management").
 func validSessionID(id string) string {
 	for i := 0; i < len(id); i++ {
 		if id[i] < 0x21 || id[i] > 0x7e {
@@ -128,8 +260,8 @@ func validSessionID(id string) string {
 	return id
 }
 
-// validEventID refuses what no header can hold (RFC 9110, section 5.5); a
-// stream without an id is not resumed.
+// validEventID refuses what no header can hold (RFC 9110, section 5.5); a stream without an id is
+// not resumed.
 func validEventID(id string) string {
 	if strings.IndexFunc(id, unicode.IsControl) >= 0 {
 		return ""
@@ -145,50 +277,15 @@ func validVersion(version string) string {
 	return version
 }
 
-// sessionReady follows a delivered notifications/initialized: from here on the
-// server may send messages of its own, so it is listened to. The request to
-// listen goes out before the next message: what the server says to that one
-// could come on this stream, and would be lost without it.
-func (p *proxy) sessionReady(m *message) {
-	s := &p.session
-	ctx, stop := context.WithCancel(context.Background())
-	s.mu.Lock()
-	s.initialized = m
-	if s.stop != nil {
-		s.stop()
-	}
-	s.stop = stop
-	s.listening = make(chan struct{})
-	ended, now := s.listening, s.now
-	s.mu.Unlock()
-
-	sent := make(chan struct{})
-	var once sync.Once
-	asked := func() { once.Do(func() { close(sent) }) }
-	p.routines.Add(1)
-	go func() {
-		defer p.routines.Done()
-		defer close(ended)
-		defer asked()
-		defer stop()
-		p.listen(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { asked() }}), now)
-	}()
-	timer := time.NewTimer(listenWait)
-	defer timer.Stop()
-	select {
-	case <-sent:
-	case <-timer.C:
-	}
-}
-
 // cursor is where in a stream we are.
 type cursor struct {
 	id    string        // Last-Event-ID
-	retry time.Duration // as the server asked; negative when it did not
+	retry time.Duration // as the server asked; negative if it did not
 	moves int           // events seen
 
-	seen      int // moves when the stream was opened again last
-	fruitless int // openings in a row that brought nothing
+	seen   int  // moves when the stream was opened again last
+	vain   int  // openings in a row that brought nothing
+	steady bool // the last stream was worth opening
 }
 
 func (at *cursor) moved(e *event) {
@@ -209,80 +306,112 @@ func (at *cursor) wait(n int) time.Duration {
 	}
 	wait = min(max(wait, shortestRetry), longestRetry)
 	for ; n > 1 && wait < maxReconnect; n-- {
-		wait = 2*wait + 100*time.Millisecond
+		wait = min(2*wait+100*time.Millisecond, maxReconnect)
 	}
 	return wait
 }
 
-// pause is how long to wait before the stream, which ended after it had lived
-// for so long, is opened again.
+// pause is how long to wait before the stream, which ended after it had lived for so long, is
+// opened again. lived is 0 if it was not opened at all.
 func (at *cursor) pause(lived time.Duration) time.Duration {
-	if at.moves > at.seen || lived >= steadyStream {
-		at.fruitless = 0
+	worth := at.moves > at.seen || lived >= steadyStream
+	if lived > 0 {
+		at.steady = worth
+	}
+	if worth {
+		at.vain = 0
 	}
 	at.seen = at.moves
-	at.fruitless++
-	return at.wait(at.fruitless)
+	at.vain++
+	return at.wait(at.vain)
 }
 
-// listen keeps the server's own stream open until ctx ends or the server says
-// that it has none.
-func (p *proxy) listen(ctx context.Context, sent sessionState) {
-	at := cursor{retry: -1}
-	for {
-		began := time.Now()
-		body, err := p.get(ctx, &at, sent)
-		if err == nil {
-			err = p.relayEvents(nil, body, &at)
-		}
-		if errors.Is(err, errNoStream) || ctx.Err() != nil {
-			return
-		}
-		p.log.debugf("listening stream: %v", err)
-		if !sleep(ctx, at.pause(time.Since(began))) {
-			return
-		}
+// listen follows a delivered notifications/initialized: from here on the server may send messages
+// of its own. The request to listen goes out before the next message: what the server says to that
+// one could come on this stream, and would be lost without it.
+func (s *session) listen() {
+	ctx, stop := context.WithCancel(context.Background())
+	ended, sent := make(chan struct{}), make(chan struct{})
+	s.mu.Lock()
+	if s.stop != nil {
+		s.stop()
 	}
-}
-
-// errNoStream: the server refuses a stream; asking again is pointless.
-var errNoStream = errors.New("the server offers no stream")
-
-// get asks for a stream from where the last one broke.
-func (p *proxy) get(ctx context.Context, at *cursor, sent sessionState) (io.ReadCloser, error) {
-	a := attempts{method: "GET"}
-	a.auth.noSignIn = true // what nobody asked for must not open a browser
-	resp, err := p.exchange(ctx, &a, func() (*http.Request, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.server.String(), nil)
-		if err != nil {
-			return nil, err
-		}
-		req.Header.Set("Accept", eventStream)
-		sent.set(req.Header)
-		if at.id != "" {
-			req.Header.Set("Last-Event-ID", at.id)
-		}
-		return req, nil
+	s.stop, s.listening = stop, ended
+	now := s.now
+	s.mu.Unlock()
+	asked := sync.OnceFunc(func() { close(sent) })
+	started := s.calls.start(func() {
+		defer close(ended)
+		defer asked()
+		defer stop()
+		s.keepListening(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			WroteRequest: func(httptrace.WroteRequestInfo) { asked() },
+		}), now, cursor{retry: -1})
 	})
-	if err != nil {
-		return nil, err
+	if !started {
+		stop()
+		return
 	}
-	switch {
-	case resp.StatusCode == http.StatusOK && mediaType(resp) == eventStream:
-		return resp.Body, nil
-	case notNow(resp.StatusCode):
-		discard(resp)
-		return nil, fmt.Errorf("%s answered %d", p.server.Host, resp.StatusCode)
+	timer := time.NewTimer(listenWait)
+	defer timer.Stop()
+	select {
+	case <-sent:
+	case <-timer.C:
 	}
-	discard(resp)
-	return nil, errNoStream
 }
 
-// notNow tells a refusal that may pass from one that stays: the server is out
-// of order, or waits for a sign-in that a request will ask for.
+// keepListening keeps the server's own stream open until ctx ends, the server says that it has
+// none, or refuses the first one several times.
+func (s *session) keepListening(ctx context.Context, sent sessionState, at cursor) {
+	opened := false
+	for refusals := 0; ; {
+		body, err := s.get(ctx, &at, sent)
+		began := time.Now() // a gateway may have held the request for a minute before it refused it
+		lived := time.Duration(0)
+		if err == nil {
+			opened = true
+			err = s.events(ctx, nil, body, &at)
+			lived = time.Since(began)
+		}
+		var refused noStream
+		if errors.As(err, &refused) {
+			refusals++
+		}
+		switch {
+		case ctx.Err() != nil, refused.forGood(), !opened && refusals == maxRefusals:
+			return
+		case refused == http.StatusNotFound && opened && at.steady:
+			// The session is lost, and nobody may be about to find out. Renewing it ends this stream.
+			s.calls.start(func() {
+				var a attempts
+				a.auth.noSignIn = true
+				_ = s.renew(context.Background(), sent, &a) // the next message will find out
+			})
+			return
+		}
+		s.log.debugf("listening stream: %v", err)
+		if !sleep(ctx, at.pause(lived)) {
+			return
+		}
+	}
+}
+
+// noStream is the status of an answer that is no stream.
+type noStream int
+
+func (n noStream) Error() string { return fmt.Sprintf("answered %d instead of a stream", int(n)) }
+
+// forGood reports whether the server says that it has no stream at all.
+func (n noStream) forGood() bool {
+	return n == http.StatusMethodNotAllowed || n == http.StatusNotImplemented || n >= 200 && n < 300
+}
+
+// notNow reports whether a refusal may pass: the server is out of order, or waits for a sign-in
+// that a request will ask for.
 func notNow(status int) bool {
 	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout, http.StatusTooManyRequests:
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout,
+		http.StatusTooManyRequests:
 		return true
 	case http.StatusNotImplemented:
 		return false
@@ -290,56 +419,106 @@ func notNow(status int) bool {
 	return status >= 500
 }
 
-// resume asks for the rest of a stream that ended before its answer, after it
-// had lived for so long.
-func (p *proxy) resume(ctx context.Context, at *cursor, sent sessionState, lived time.Duration) (io.ReadCloser, error) {
+// get asks for a stream from where the last one broke. The error is a noStream if it is refused.
+func (s *session) get(ctx context.Context, at *cursor, sent sessionState) (io.ReadCloser, error) {
+	var a attempts
+	a.auth.noSignIn = true // what nobody asked for must not open a browser
+	resp, err := s.exchange(ctx, &a, func() *http.Request {
+		req := s.request(ctx, http.MethodGet, s.server, nil)
+		req.Header["Accept"] = eventsOnly
+		sent.set(req.Header)
+		if at.id != "" {
+			req.Header.Set("Last-Event-ID", at.id)
+		}
+		return req
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case resp.StatusCode == http.StatusOK && mediaType(resp) == eventStream:
+		return resp.Body, nil
+	}
+	discard(resp)
+	return nil, noStream(resp.StatusCode)
+}
+
+// resume asks for the rest of a stream that ended before its answer, after it had lived for so
+// long.
+func (s *session) resume(
+	ctx context.Context, at *cursor, sent sessionState, lived time.Duration,
+) (io.ReadCloser, error) {
 	for {
 		pause := at.pause(lived)
-		if at.fruitless > maxResumes {
-			return nil, p.streamEnded()
+		if at.vain > maxResumes {
+			return nil, fmt.Errorf("%s %w", s.server.Host, errStreamEnded)
 		}
 		if !sleep(ctx, pause) {
 			return nil, ctx.Err()
 		}
-		body, err := p.get(ctx, at, sent)
+		body, err := s.get(ctx, at, sent)
+		var refused noStream
 		switch {
 		case err == nil:
 			return body, nil
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case errors.Is(err, errNoStream):
-			return nil, p.streamEnded()
+		case errors.As(err, &refused) && !notNow(int(refused)):
+			at.id = "" // there is no use in trying again
+			return nil, fmt.Errorf("%s %w", s.server.Host, errStreamEnded)
 		}
 		lived = 0
 	}
 }
 
-// sessionGone tells a forgotten session from a method that the server does not
-// know: both are 404. Servers made after the examples of the TypeScript SDK,
-// server-everything among them, say 400 and name the session in the error.
-func sessionGone(resp *http.Response, reply *document, sent sessionState) bool {
-	if sent.id == "" {
+// lostText is how servers say that they do not know a session: "Session not found" (Python, Java
+// and C# SDK), "No valid session ID provided" (examples of the TypeScript SDK), "Invalid session
+// ID" (mark3labs/mcp-go), "Server not initialized" (TypeScript SDK).
+var lostText = onceNeeded(`(?i)` +
+	`\b(no|not|invalid|unknown|unrecognized|expired|missing|bad)\b.{0,40}session` +
+	`|session.{0,80}\b(not?|invalid|unknown|expired|missing|required)\b` +
+	`|session.{0,80}\b(terminated|closed|ended|gone|lost)\b` +
+	`|\b(not|un|before|must|never)[a-z ]{0,12}initiali[sz]`)
+
+// lost reports whether the answer to a message says that the server no longer knows the session,
+// so that it has not processed the message. reply is the answer's JSON-RPC error, nil if there is
+// none.
+func (s sessionState) lost(m *message, status int, reply *document) bool {
+	if !s.worked {
 		return false
 	}
-	code, message := "", ""
+	text, code := "", ""
 	if reply != nil {
+		text, _ = unquote(member(reply.error, "message"))
 		code = string(member(reply.error, "code"))
-		message, _ = unquote(member(reply.error, "message"))
 	}
-	switch resp.StatusCode {
+	speaks := lostText().MatchString(text)
+	switch status {
 	case http.StatusNotFound:
-		return code != strconv.Itoa(codeMethodNotFound)
-	case http.StatusBadRequest:
-		return code == strconv.Itoa(codeTransport) && strings.Contains(strings.ToLower(message), "session")
+		// MCP 2025-11-25, Transports, "Session Management", item 3. But a method that the server does
+		// not know may be 404 as well.
+		return code != strconv.Itoa(codeMethodNotFound) || speaks
+	case http.StatusGone:
+		return true
+	case http.StatusUnauthorized:
+		// rmcp up to 0.9 (without a challenge), FastMCP for TypeScript: authorization has had its turn
+		// and has no better token, see oauth.challenged.
+		return true
+	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+		return reply == nil || speaks // in plain text: mark3labs/mcp-go, rmcp
 	}
-	return false
+	if status < 300 {
+		// It may be the error of a tool with sessions of its own, and processed.
+		ordinary := code == strconv.Itoa(codeInvalidParams) ||
+			bytes.Contains(bytes.ToLower(m.params), []byte("session"))
+		return speaks && !ordinary
+	}
+	return speaks
 }
 
-// renewSession opens a session in place of one that ended, once for all the
-// messages that met its end (MCP 2025-11-25, Transports, "Session Management",
-// item 4).
-func (p *proxy) renewSession(ctx context.Context, ended sessionState) error {
-	s := &p.session
+// renew opens a session in place of one that is lost, once for all the messages that find it out
+// (MCP 2025-11-25, Transports, "Session Management", item 4), and once for each message.
+func (s *session) renew(ctx context.Context, lost sessionState, a *attempts) error {
+	a.renewed = true
 	if err := s.renewing.take(ctx); err != nil {
 		return err
 	}
@@ -347,14 +526,16 @@ func (p *proxy) renewSession(ctx context.Context, ended sessionState) error {
 	s.mu.Lock()
 	now, failure := s.now, s.failure
 	s.mu.Unlock()
-	if now.generation != ended.generation {
+	if now.generation != lost.generation {
 		return nil // somebody did it
 	}
-	if now.failures != ended.failures {
+	if now.failures != lost.failures {
 		return failure // somebody tried it after this message had been sent
 	}
-	err := p.initializeAgain(ctx)
+	s.log.infof("%s lost the session: initializing again", s.server.Host)
+	err := s.handshake.again(ctx, a.auth.noSignIn)
 	if err != nil && ctx.Err() == nil {
+		s.log.warnf("%v", err)
 		s.mu.Lock()
 		s.now.failures++
 		s.failure = err
@@ -363,74 +544,80 @@ func (p *proxy) renewSession(ctx context.Context, ended sessionState) error {
 	return err
 }
 
-// initializeAgain says again what the client said to open the session.
-func (p *proxy) initializeAgain(ctx context.Context) error {
-	s := &p.session
-	s.mu.Lock()
-	initialize, initialized := s.initialize, s.initialized
-	s.mu.Unlock()
+// handshake is what the client said to open a session, to be said again for another one.
+type handshake struct {
+	ask    func(context.Context, *message, heardFunc) (*document, error)
+	notify func(context.Context, *message) error
+
+	mu          sync.Mutex // guards what follows
+	initialize  *message
+	initialized *message
+}
+
+func (h *handshake) said(initialize *message) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.initialize = initialize
+}
+
+func (h *handshake) confirmed(initialized *message) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.initialized = initialized
+}
+
+// opening is the initialize by which the client opened a session; nil if it has not.
+func (h *handshake) opening() *message {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.initialize
+}
+
+// again says what the client said. unasked is for the case that nobody waits for it.
+func (h *handshake) again(ctx context.Context, unasked bool) error {
+	h.mu.Lock()
+	initialize, initialized := h.initialize, h.initialized
+	h.mu.Unlock()
 	if initialize == nil {
-		return errors.New("the session ended, and there is no initialize to begin another with")
+		return errors.New("the session is lost, and there is no initialize to open another with")
 	}
-	p.log.infof("%s ended the session: initializing again", p.server.Host)
-	answer, err := p.ask(ctx, initialize, nil)
-	if err != nil {
-		return fmt.Errorf("the session ended and no other could be opened: %w", err)
-	}
-	if answer.result == nil {
-		return errors.New("the session ended and the server refuses another")
-	}
-	if initialized == nil {
+	m := *initialize
+	m.unasked = unasked
+	answer, err := h.ask(ctx, &m, nil)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the session is lost and no other could be opened: %w", err)
+	case answer.result == nil:
+		return errors.New("the session is lost and the server refuses another")
+	case initialized == nil:
 		return nil
 	}
-	return p.notifyAgain(ctx, initialized)
+	return h.notify(ctx, initialized)
 }
 
-// notifyAgain delivers a notification that was delivered to an earlier session.
-func (p *proxy) notifyAgain(ctx context.Context, m *message) error {
-	if p.legacy.chosen() {
-		_, err := p.legacyPost(ctx, m)
-		return err
-	}
-	resp, _, err := p.post(ctx, m)
-	if err != nil {
-		return err
-	}
-	discard(resp)
-	if resp.StatusCode >= 300 {
-		return p.refusal(resp)
-	}
-	p.sessionReady(m)
-	return nil
-}
-
-// endSession tells the server that the session is over. It may refuse.
-func (p *proxy) endSession(ctx context.Context) {
-	s := &p.session
+// end tells the server that the session is over. It may refuse.
+func (s *session) end(ctx context.Context) {
 	s.mu.Lock()
 	now, stop := s.now, s.stop
 	s.mu.Unlock()
 	if stop != nil {
 		stop()
 	}
-	p.legacy.close()
-	p.bridge.end()
-	if now.id == "" {
-		return
+	if now.id != "" {
+		s.delete(ctx, now)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, p.server.String(), nil)
-	if err != nil {
-		return
-	}
+}
+
+func (s *session) delete(ctx context.Context, now sessionState) {
+	req := s.request(ctx, http.MethodDelete, s.server, nil)
 	now.set(req.Header)
 	token := ""
-	if p.auth != nil {
-		token = p.auth.held() // no refresh and no sign-in for this
+	if s.auth != nil {
+		token = s.auth.held() // no refresh and no sign-in for this
 	}
-	p.setHeaders(req, token)
-	resp, err := p.client.Do(req)
+	resp, err := s.do(req, token)
 	if err != nil {
-		p.log.debugf("end of the session: %v", networkError(p.server.Host, err))
+		s.log.debugf("end of the session: %v", networkError(s.server.Host, err))
 		return
 	}
 	discard(resp)

@@ -182,8 +182,8 @@ func TestResumingIsBounded(t *testing.T) {
 	t.Parallel()
 	server := startMCP(t)
 	p := newTestProxy(t, server.url)
-	at := cursor{id: "p", retry: 0, fruitless: maxResumes}
-	if _, err := p.resume(context.Background(), &at, sessionState{}, 0); err == nil || server.count("GET") != 0 {
+	at := cursor{id: "p", retry: 0, vain: maxResumes}
+	if _, err := p.session.resume(context.Background(), &at, sessionState{}, 0); err == nil || server.count("GET") != 0 {
 		t.Errorf("got error %v and %d GET, want an error and none", err, server.count("GET"))
 	}
 }
@@ -296,8 +296,8 @@ func TestCursorPause(t *testing.T) {
 		{0, 0, 1}, {0, 0, 2}, {0, time.Second, 3}, {0, steadyStream, 1}, {0, 0, 2}, {1, 0, 1}, {1, 0, 2}, {1, 0, 3}, {5, time.Hour, 1},
 	} {
 		at.moves = test.moves
-		if got, want := at.pause(test.lived), at.wait(test.want); got != want || at.fruitless != test.want {
-			t.Errorf("step %d: got %v and %d in a row, want %v and %d", i, got, at.fruitless, want, test.want)
+		if got, want := at.pause(test.lived), at.wait(test.want); got != want || at.vain != test.want {
+			t.Errorf("step %d: got %v and %d in a row, want %v and %d", i, got, at.vain, want, test.want)
 		}
 	}
 }
@@ -308,7 +308,7 @@ func listening(t *testing.T, server *fakeMCP) func() {
 	return func() {
 		ctx, cancel := patience()
 		defer cancel()
-		p.listen(ctx, sessionState{})
+		p.session.keepListening(ctx, sessionState{}, cursor{}) // whose pauses are short
 		if ctx.Err() != nil {
 			t.Error("it is still listening")
 		}
@@ -326,31 +326,53 @@ func newTestProxy(t *testing.T, server string) *proxy {
 	return newProxy(cfg, a.client, nil, &lineWriter{w: io.Discard, stop: stop}, nil, nil)
 }
 
-// A server that has no stream is asked once.
-func TestServerWithoutStreamIsAskedOnce(t *testing.T) {
-	for name, answer := range map[string]struct {
+// A server that says that it has no stream is asked once, one that refuses it
+// three times, and one that has had one for as long as it takes.
+func TestListeningIsGivenUp(t *testing.T) {
+	for name, test := range map[string]struct {
 		status int
 		media  string
+		gets   int
 	}{
-		"405": {http.StatusMethodNotAllowed, ""}, "404": {http.StatusNotFound, "text/plain"}, "406": {http.StatusNotAcceptable, ""},
-		"400": {http.StatusBadRequest, "application/json"}, "501": {http.StatusNotImplemented, ""}, "204": {http.StatusNoContent, ""},
-		"HTML": {http.StatusOK, "text/html; charset=utf-8"}, "JSON": {http.StatusOK, "application/json"}, "redirect": {http.StatusFound, ""},
+		"405": {http.StatusMethodNotAllowed, "", 1}, "501": {http.StatusNotImplemented, "", 1}, "204": {http.StatusNoContent, "", 1},
+		"HTML": {http.StatusOK, "text/html; charset=utf-8", 1}, "JSON": {http.StatusOK, "application/json", 1},
+		"404": {http.StatusNotFound, "text/plain", 3}, "406": {http.StatusNotAcceptable, "", 3}, "400": {http.StatusBadRequest, "application/json", 3},
+		"redirect": {http.StatusFound, "", 3}, "504": {http.StatusGatewayTimeout, "", 3}, "401": {http.StatusUnauthorized, "", 3},
 	} {
-		answer := answer
+		name, test := name, test
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startMCP(t)
 			server.on("GET", func(w http.ResponseWriter, _ *fakeRequest) bool {
-				w.Header().Set("Content-Type", answer.media)
-				w.WriteHeader(answer.status)
+				w.Header().Set("Content-Type", test.media)
+				w.WriteHeader(test.status)
 				return true
 			})
 			listening(t, server)()
-			if got := server.count("GET"); got != 1 {
-				t.Errorf("got %d GET, want 1", got)
+			if got := server.count("GET"); got != test.gets {
+				t.Errorf("got %d GET, want %d", got, test.gets)
 			}
 		})
 	}
+	t.Run("after a stream", func(t *testing.T) {
+		t.Parallel()
+		server := startMCP(t)
+		server.on("GET", func(w http.ResponseWriter, _ *fakeRequest) bool {
+			switch n := server.count("GET"); {
+			case n == 1:
+				startEvents(w)
+			case n < 6:
+				w.WriteHeader(http.StatusForbidden)
+			default:
+				w.WriteHeader(http.StatusMethodNotAllowed)
+			}
+			return true
+		})
+		listening(t, server)()
+		if got := server.count("GET"); got != 6 {
+			t.Errorf("got %d GET, want 6", got)
+		}
+	})
 }
 
 // A session that the server forgot is opened again with the client's own
@@ -393,6 +415,224 @@ func TestForgottenSession(t *testing.T) {
 	if got := server.await("DELETE", 1).Header.Get("Mcp-Session-Id"); got != second {
 		t.Errorf("DELETE: got session %q, want the new one", got)
 	}
+}
+
+// lostForms are the ways in which servers say that they do not know a session.
+func lostForms() map[string]fakeAnswer {
+	const json = "application/json"
+	rpc := func(status, code int, text string) fakeAnswer {
+		return says(status, json, fmt.Sprintf(`{"jsonrpc":"2.0","id":<id>,"error":{"code":%d,"message":%q}}`, code, text))
+	}
+	refusing := func(challenge string) fakeAnswer {
+		return func(w http.ResponseWriter, r *fakeRequest) bool {
+			w.Header().Set("WWW-Authenticate", challenge)
+			return says(401, json, `{"error":"invalid_token"}`)(w, r)
+		}
+	}
+	return map[string]fakeAnswer{
+		"404":                        says(404, "text/plain", "404 page not found"),
+		"404 with a code":            rpc(404, -32001, "Session not found"),
+		"404 as an unknown method":   rpc(404, -32601, "Session not found"),
+		"410":                        says(410, "text/html", "<p>Gone"),
+		"400 text":                   says(400, "text/plain", "Invalid session ID"),
+		"400 empty":                  says(400, "", ""),
+		"400 -32000":                 rpc(400, -32000, "Bad Request: No valid session ID provided"),
+		"400 -32600":                 rpc(400, -32600, "Session not found"),
+		"400 -32001":                 rpc(400, -32001, "Bad Request: Server not initialized"),
+		"400 -32602":                 rpc(400, -32602, "Missing sessionId"),
+		"400 header":                 rpc(400, -32000, "Bad Request: Mcp-Session-Id header is required"),
+		"400 with an event stream":   says(400, "text/event-stream", "event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32600,\"message\":\"Session has been terminated\"}}\n\n"),
+		"400 with an endless stream": neverEnding(400, "text/event-stream", ": hello\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32000,\"message\":\"Unknown session\"}}\n\n"),
+		"422":                        says(422, "text/plain", "Unexpected message, expect initialize request"),
+		"401 without a challenge":    says(401, "text/plain", "Unauthorized: Session not found"),
+		"401 with a challenge":       refusing(`Bearer error="invalid_token"`),
+		"500":                        rpc(500, -32603, "Invalid or missing session"),
+		"200":                        rpc(200, -32000, "Session expired"),
+		"200 before initialized":     rpc(200, -32002, "Received request before initialization was complete"),
+		"200 uninitialized":          rpc(200, -32603, "Server has not been initialized yet"),
+		"200 in an event stream":     says(200, "text/event-stream", "data: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"error\":{\"code\":-32000,\"message\":\"session not found\"}}\n\n"),
+	}
+}
+
+// forgets makes the server answer everything that is said in the sessions so far
+// in this way.
+func (s *fakeMCP) forgets(answer fakeAnswer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lost := s.live
+	s.live = map[string]bool{}
+	s.hooks["*"] = append(s.hooks["*"], func(w http.ResponseWriter, r *fakeRequest) bool {
+		return lost[r.Header.Get("Mcp-Session-Id")] && answer(w, r)
+	})
+}
+
+func TestLostSession(t *testing.T) {
+	for name, answer := range lostForms() {
+		answer := answer
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			server.anyToken = true
+			p := startProxy(t, "-u", server.url, "-H", "Authorization: Bearer of-the-user")
+			p.initialize()
+			p.echo("before")
+			server.forgets(answer)
+			p.echo("after")
+			if server.count("initialize") != 2 || server.count("notifications/initialized") != 2 || server.count("tools/call echo") != 3 {
+				t.Errorf("got %q, want one more session and the call again", server.labels())
+			}
+		})
+	}
+}
+
+// A server that initializes nobody any more is asked once for each message, and
+// its own word reaches the host.
+func TestLostSessionForGood(t *testing.T) {
+	for name, answer := range lostForms() {
+		answer := answer
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			server.anyToken = true
+			p := startProxy(t, "-u", server.url, "-H", "Authorization: Bearer of-the-user")
+			p.initialize()
+			p.echo("before")
+			server.on("initialize", says(503, "", ""))
+			server.forgets(answer)
+			for i := 1; i <= 3; i++ {
+				got := p.failure(p.request("tools/call", echoParams("x")))
+				if strings.Contains(got.Message, "503") || server.count("initialize") != 1+i || server.count("tools/call echo") != 1+i {
+					t.Errorf("got %q and %q, want the refusal of the call", got.Message, server.labels())
+				}
+			}
+		})
+	}
+}
+
+// What a live session is told is relayed, and no request is sent twice.
+func TestSessionIsNotLost(t *testing.T) {
+	const json = "application/json"
+	rpc := func(status, code int, text string) fakeAnswer {
+		return says(status, json, fmt.Sprintf(`{"jsonrpc":"2.0","id":<id>,"error":{"code":%d,"message":%q}}`, code, text))
+	}
+	for name, test := range map[string]struct {
+		tool   string
+		answer fakeAnswer
+	}{
+		"unknown tool":              {"odd", rpc(200, -32602, "Unknown tool: odd")},
+		"unknown tool as 400":       {"odd", rpc(400, -32602, "Unknown tool: odd")},
+		"session as a parameter":    {"odd", rpc(200, -32602, "Invalid params: session not found")},
+		"session of the tool":       {"session", rpc(200, -32000, "No such session: 7")},
+		"failed to initialize":      {"odd", rpc(200, -32603, "Failed to initialize the database")},
+		"internal error":            {"odd", rpc(500, -32603, "Internal error")},
+		"unknown method":            {"odd", rpc(404, -32601, "Method not found")},
+		"forbidden":                 {"odd", says(403, "text/plain", "no")},
+		"in the midst of the work":  {"odd", says(200, "text/event-stream", "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"error\":{\"code\":-32000,\"message\":\"Session expired\"}}\n\n")},
+		"the tool says it":          {"odd", says(200, json, `{"jsonrpc":"2.0","id":<id>,"result":{"isError":true,"content":[{"type":"text","text":"Session not found"}]}}`)},
+		"an answer without an end":  {"odd", neverEnding(400, json, `{"jsonrpc":"2.0","id":<id>,"error":{"code":-1,"message":"x"}}`)},
+		"an unprocessed 400 of old": {"odd", rpc(400, -32600, "Invalid request")},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startMCP(t)
+			server.reply("tools/call "+test.tool, test.answer)
+			p := startProxy(t, "-u", server.url)
+			p.initialize()
+			p.echo("before")
+			p.answer(p.request("tools/call", fmt.Sprintf(`{"name":%q}`, test.tool)))
+			p.echo("after")
+			if server.count("initialize") != 1 || server.count("tools/call "+test.tool) != 1 {
+				t.Errorf("got %q, want one session and one call", server.labels())
+			}
+		})
+	}
+}
+
+// A good token that is refused is a lost session, and no reason for a browser;
+// a real 401 is authorization's.
+func TestLostSessionBehindAuthorization(t *testing.T) {
+	for name, test := range map[string]struct {
+		refreshes bool // there is a refresh token
+		forgets   bool
+		sessions  int
+		tokens    int // refreshes
+	}{
+		"lost, with a refresh token":    {true, true, 2, 1},
+		"lost, without a refresh token": {false, true, 2, 0},
+		"expired":                       {true, false, 1, 1},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			if !test.refreshes {
+				auth.answers = func(_ http.ResponseWriter, _ *fakeRequest, reply oauthReply) bool {
+					delete(reply.doc, "refresh_token")
+					return false
+				}
+			}
+			p := newUser(t, auth, server).start("-u", server.url)
+			p.initialize()
+			p.echo("before")
+			if test.forgets {
+				server.forgets(func(w http.ResponseWriter, r *fakeRequest) bool {
+					w.Header().Set("WWW-Authenticate", bearerChallenge(server.base+server.prmPath, "invalid_token", ""))
+					return says(401, "", "")(w, r)
+				})
+			} else {
+				auth.expireAccess()
+			}
+			p.echo("after")
+			if server.count("initialize") != 1+test.sessions || // the first is 401
+				auth.count("token refresh_token") != test.tokens || auth.count("authorize") != 1 {
+				t.Errorf("got %q and %q", server.labels(), auth.labels())
+			}
+		})
+	}
+}
+
+// The stream that was listened to is refused as of an unknown session: another
+// is opened before any message needs it.
+func TestLostSessionOfTheListener(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	server.listens = true
+	server.on("GET", func(w http.ResponseWriter, r *fakeRequest) bool {
+		if server.count("GET") == 1 {
+			startEvents(w).send("retry: 1\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}")
+			server.endSessions()
+			return true
+		}
+		return false
+	})
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	server.await("GET", 3)
+	server.push(`{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`)
+	p.received("notifications/tools/list_changed", 1)
+	if got := server.count("initialize"); got != 2 {
+		t.Errorf("got %d initialize, want 2", got)
+	}
+	p.echo("after")
+}
+
+// A second initialize ends the first session.
+func TestSecondInitialize(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	server.listens = true
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	first := server.await("GET", 1).Header.Get("Mcp-Session-Id")
+	p.initialize()
+	if got := server.await("DELETE", 1).Header.Get("Mcp-Session-Id"); got != first {
+		t.Errorf("DELETE: got session %q, want the first", got)
+	}
+	if second := server.await("GET", 2).Header.Get("Mcp-Session-Id"); second == first {
+		t.Error("the stream is listened to in the first session")
+	}
+	p.echo("in the second")
 }
 
 func TestForgottenSessionMeetsNotification(t *testing.T) {
@@ -462,7 +702,7 @@ func TestForgottenSessionCannotBeRenewed(t *testing.T) {
 	eventually(t, "all calls wait for the new session", func() bool { return server.answered("tools/call echo") == 1+calls })
 	openGate()
 	for _, id := range ids {
-		if got := p.failure(id); !strings.Contains(got.Message, "500") {
+		if got := p.failure(id); got.Message != "Not Found" { // as the server refused the call
 			t.Errorf("got %q", got.Message)
 		}
 	}

@@ -1,0 +1,626 @@
+package main
+
+// One exchange with the MCP server: the request with its token and the user's headers, overload,
+// connections refused, and what an answer or a refusal means. It is the only place that sets the
+// Authorization header. Which message is sent, and what is done about a stream that breaks off or a
+// session that is lost, the eras decide.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	maxRetryAfter    = 60 * time.Second // the longest wait that a server may ask for
+	maxSends         = 4                // of one message, for overload and refused connections
+	firstBackoff     = 250 * time.Millisecond
+	maxDiscardedBody = 64 << 10               // bytes
+	discardWait      = 250 * time.Millisecond // for the end of a body that nobody needs
+	maxErrorBody     = 1 << 20                // bytes read of a refusal
+	refusalWait      = time.Second            // for its end
+	lingerTime       = 2 * time.Second        // for what follows an answer on its stream
+	eventStream      = "text/event-stream"
+)
+
+type upstream struct {
+	server  *url.URL
+	headers http.Header // the user's own
+	client  *http.Client
+	auth    *oauth // nil: the user gave an Authorization header
+	log     *logger
+	calls   *calls
+}
+
+// attempts bounds what one message may cause.
+type attempts struct {
+	sends   int
+	renewed bool // the session, or at least it was tried
+	auth    authAttempts
+}
+
+// request is a request without the headers that all have in common. body is nil for none.
+func (u *upstream) request(
+	ctx context.Context, method string, to *url.URL, body []byte,
+) *http.Request {
+	req := &http.Request{
+		Method: method, URL: to, Host: to.Host, Header: make(http.Header, 8),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	if body != nil {
+		req.ContentLength = int64(len(body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		req.Body, _ = req.GetBody()
+	}
+	return req.WithContext(ctx)
+}
+
+// Of every message alike: net/http changes no header's values.
+var (
+	jsonBody     = []string{"application/json"}
+	jsonOrEvents = []string{"application/json, text/event-stream"}
+	eventsOnly   = []string{eventStream}
+)
+
+// post is the request that sends a message.
+func (u *upstream) post(ctx context.Context, to *url.URL, m *message) *http.Request {
+	req := u.request(ctx, http.MethodPost, to, m.raw)
+	req.Header["Content-Type"], req.Header["Accept"] = jsonBody, jsonOrEvents
+	return req
+}
+
+// exchange sends a request, made anew for every attempt, until it is neither a matter of
+// authorization nor of overload. The caller closes the body.
+func (u *upstream) exchange(
+	ctx context.Context, a *attempts, build func() *http.Request,
+) (*http.Response, error) {
+	for {
+		token := ""
+		if u.auth != nil {
+			var err error
+			if token, err = u.auth.token(ctx); err != nil {
+				return nil, err
+			}
+		}
+		resp, err := u.do(build(), token)
+		a.sends++
+		wait := backoff(a.sends)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err != nil:
+			if !notSent(err) || a.sends >= maxSends {
+				return nil, networkError(u.server.Host, err)
+			}
+		case u.auth != nil && (resp.StatusCode == http.StatusUnauthorized ||
+			resp.StatusCode == http.StatusForbidden):
+			again, err := u.auth.challenged(ctx, resp, token, &a.auth)
+			if err == nil && !again {
+				return resp, nil
+			}
+			discard(resp)
+			if err != nil {
+				return nil, err
+			}
+			continue
+		default:
+			var asked bool
+			if wait, asked = retryAfter(resp, time.Now()); !asked || a.sends >= maxSends {
+				return resp, nil
+			}
+			discard(resp)
+			u.log.infof("%s answered %d, trying again in %v", u.server.Host, resp.StatusCode, wait)
+		}
+		if !sleep(ctx, wait) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// do sends a request once.
+func (u *upstream) do(req *http.Request, token string) (*http.Response, error) {
+	for name, values := range u.headers {
+		req.Header[name] = values
+	}
+	if token != "" {
+		// RFC 6750, section 2.1: in the header, never in the URL.
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	if req.Header["User-Agent"] == nil {
+		req.Header.Set("User-Agent", userAgent())
+	}
+	resp, err := u.client.Do(req)
+	if err != nil || u.auth == nil {
+		return resp, err
+	}
+	refused := resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden
+	if !refused && resp.StatusCode < 500 {
+		u.auth.took(token)
+	}
+	return resp, nil
+}
+
+func backoff(attempt int) time.Duration { return firstBackoff << (attempt - 1) }
+
+// sleep waits for d; false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// retryAfter is how long a server that is overloaded asks to wait (RFC 9110, section 10.2.3:
+// seconds or a date); false if it does not, or asks too much.
+func retryAfter(resp *http.Response, now time.Time) (time.Duration, bool) {
+	value := strings.TrimSpace(resp.Header.Get("Retry-After"))
+	status := resp.StatusCode
+	var wait time.Duration
+	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
+		return 0, false
+	} else if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		wait = time.Duration(seconds) * time.Second
+	} else if date, err := http.ParseTime(value); err == nil {
+		wait = date.Sub(now)
+	} else {
+		return 0, false
+	}
+	wait = max(wait, firstBackoff)
+	return wait, wait <= maxRetryAfter
+}
+
+// discard reads what little may be left, so that the connection can be used again. A body that does
+// not end is given up: what waits for this must not wait for ever.
+func discard(resp *http.Response) {
+	if resp.ContentLength != 0 {
+		defer hangUp(resp.Body, discardWait).Stop()
+		io.CopyN(io.Discard, resp.Body, maxDiscardedBody)
+	}
+	resp.Body.Close()
+}
+
+// hangUp closes a body, under whoever reads it, when its time is over.
+func hangUp(body io.Closer, after time.Duration) *time.Timer {
+	return time.AfterFunc(after, func() { body.Close() })
+}
+
+// isError reports whether the raw value is the error object of JSON-RPC 2.0, section 5.1.
+func isError(raw []byte) bool {
+	code := member(raw, "code")
+	_, hasMessage := unquote(member(raw, "message"))
+	return len(code) > 0 && (code[0] == '-' || isDigit(code[0])) && hasMessage
+}
+
+// isAnswer reports whether d is a response, if not a flawless one. A message that has a method as
+// well is none: it would pass as one of the server's own, and its result with it.
+func isAnswer(d *document) bool {
+	result := d.result != nil && (d.error == nil || string(d.error) == "null")
+	return d.method == nil && (result || isError(d.error))
+}
+
+// inOrder returns an answer under an id. What clients would refuse is made good: no "jsonrpc", or
+// the null error beside a result that JSON-RPC 1.0 had and serializers like to add.
+func inOrder(d *document, id []byte) []byte {
+	switch {
+	case !means(d.jsonrpc, "2.0") || d.error != nil && d.result != nil:
+		if isError(d.error) {
+			return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"error":%s}`, id, d.error)
+		}
+		return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"result":%s}`, id, d.result)
+	case bytes.Equal(d.id, id):
+		return d.raw
+	}
+	return withMember(d.raw, "id", id)
+}
+
+func mediaType(resp *http.Response) string {
+	given := resp.Header.Get("Content-Type")
+	if given == "application/json" || given == eventStream {
+		return given // as nearly always; parsing costs as much as the trace
+	}
+	media, _, _ := mime.ParseMediaType(given)
+	return media
+}
+
+// firstByte is the first byte of a body that says what it is, 0 if there is none: a byte order mark
+// (.NET) and white space before it are skipped.
+func firstByte(body *bufio.Reader) byte {
+	for {
+		p, err := body.Peek(1)
+		switch {
+		case err != nil:
+			return 0
+		case p[0] == byteOrderMark[0]:
+			if mark, _ := body.Peek(len(byteOrderMark)); string(mark) != byteOrderMark {
+				return p[0]
+			}
+			body.Discard(len(byteOrderMark))
+		case strings.IndexByte(white, p[0]) >= 0:
+			body.Discard(1)
+		default:
+			return p[0]
+		}
+	}
+}
+
+// isEvents reports whether a body begins as an event stream does.
+func isEvents(body *bufio.Reader) bool {
+	start, _ := body.Peek(len("data:")) // no event is shorter
+	for _, field := range []string{":", "data:", "id:", "event", "retry"} {
+		if bytes.HasPrefix(start, []byte(field)) {
+			return true
+		}
+	}
+	return false
+}
+
+var errStreamEnded = errors.New("ended the stream before the answer")
+
+// acceptedOnly is a 202 without an answer, which may come on another stream.
+type acceptedOnly struct{ error }
+
+func (a acceptedOnly) Unwrap() error { return a.error }
+
+// relay passes a successful answer to c on. What it is, its first byte says: the content type may
+// be missing or wrong. at is moved along an event stream.
+func (u *upstream) relay(ctx context.Context, c *call, resp *http.Response, at *cursor) error {
+	media, status := mediaType(resp), resp.StatusCode
+	start := bufio.NewReaderSize(resp.Body, 16)
+	body := readCloser{start, resp.Body}
+	switch first := firstByte(start); {
+	case first == '<':
+		discard(resp)
+		return withHint(u.badAnswer(status, "with a web page"), "check the URL, often it ends in /mcp "+
+			"or /sse; or a login page stands before the server, which wants a header: -H 'Name: value'")
+	case first != '{' && first != '[' && (media == eventStream || isEvents(start)):
+		return u.events(ctx, c, body, at)
+	}
+	defer resp.Body.Close()
+	lingering := &lingeringBody{ReadCloser: body, missing: resp.ContentLength}
+	text, err := readText(lingering, resp.ContentLength, maxMessage)
+	if lingering.linger != nil {
+		lingering.linger.Stop()
+	}
+	defer forget(len(text))
+	d := newDocument(text)
+	switch {
+	case d.err == nil || d.isBatch(): // however the body broke off
+	case errors.Is(err, errTooLong):
+		return fmt.Errorf("the answer is longer than %d MiB", maxMessage>>20)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil && len(d.raw) == 0:
+		return networkError(u.server.Host, err)
+	case err != nil:
+		return fmt.Errorf("the answer of %s broke off in the middle", u.server.Host)
+	case len(d.raw) == 0 && status != http.StatusAccepted:
+		return u.badAnswer(status, "and gave no answer")
+	}
+	switch {
+	case d.isBatch():
+		if err := u.fromServer(c, d); err != nil {
+			u.log.warnf("%v", err)
+		}
+		if c.settled.Load() {
+			return nil
+		}
+		return u.badAnswer(status, "with a batch that does not answer the request")
+	case isAnswer(d) && d.error != nil:
+		if c.refuses != nil && c.refuses(d) {
+			return &serverRefusal{status: status, reply: d}
+		}
+		c.answer(d) // whatever its id
+		return nil
+	case isAnswer(d):
+		return u.settle(c, d)
+	case status == http.StatusAccepted: // "Accepted", say Express and Starlette
+		return acceptedOnly{u.badAnswer(status, "and gave no answer")}
+	}
+	if media = excerpt(media); media == "" {
+		media = "no content type"
+	}
+	return u.badAnswer(status, "with something that is no JSON-RPC response ("+media+")")
+}
+
+type readCloser struct {
+	io.Reader
+	io.Closer
+}
+
+// lingeringBody need not end in good order, or at all, once the message that is read from it is
+// whole.
+type lingeringBody struct {
+	io.ReadCloser
+	missing int64 // bytes that are still to come; below 0 if nobody knows
+	text    enclosure
+	linger  *time.Timer
+}
+
+func (b *lingeringBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.missing -= int64(n)
+	if b.text.feed(p[:n]); b.text.closed && b.missing != 0 && b.linger == nil {
+		b.linger = hangUp(b.ReadCloser, lingerTime)
+	}
+	return n, err
+}
+
+// events passes on what a stream brings until it ends, or until a little after the answer to c:
+// other messages may follow it. c is nil for a stream that belongs to no call.
+func (u *upstream) events(ctx context.Context, c *call, body io.ReadCloser, at *cursor) error {
+	defer body.Close()
+	events := newEventReader(body, maxMessage)
+	var linger *time.Timer
+	warned := false // once a stream: a server may send millions of events
+	for {
+		e, err := events.next()
+		switch {
+		case err == nil:
+		case linger != nil:
+			linger.Stop()
+			return nil
+		case c != nil && c.settled.Load():
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		default:
+			return fmt.Errorf("%s %w", u.server.Host, errStreamEnded)
+		}
+		at.moved(e)
+		if e.name == "endpoint" && c != nil && c.m.method == "initialize" {
+			err := u.badAnswer(http.StatusOK, "as an HTTP+SSE server: --transport sse")
+			return &serverRefusal{error: err, endpoint: true}
+		}
+		if len(e.data) == 0 || e.name != "message" {
+			continue
+		}
+		err = u.fromServer(c, newDocument(e.data))
+		forget(len(e.data))
+		switch {
+		case errors.As(err, new(*serverRefusal)):
+			return err
+		case err != nil && !warned:
+			warned = true
+			u.log.warnf("%v", err)
+		}
+		if linger == nil && c != nil && c.settled.Load() {
+			linger = hangUp(body, lingerTime)
+		}
+	}
+}
+
+// fromServer passes on what an event holds. The error is a *serverRefusal, or what is to be said of
+// it on stderr.
+func (u *upstream) fromServer(c *call, d *document) (bad error) {
+	if !d.isBatch() {
+		return u.oneFromServer(c, d)
+	}
+	// A batch, which revision 2025-03-26 allows a server and no later one.
+	each(d.raw, func(raw []byte) {
+		err := errNotMessage
+		if raw[0] == '{' {
+			err = u.oneFromServer(c, newDocument(raw))
+		}
+		if bad == nil {
+			bad = err
+		}
+	})
+	return bad
+}
+
+var errNotMessage = errors.New("the server sent an event that is not JSON-RPC")
+
+func (u *upstream) oneFromServer(c *call, d *document) error {
+	method, _ := unquote(d.method)
+	// With a result beside the method a host could take it for an answer.
+	message := method != "" && means(d.jsonrpc, "2.0") && d.result == nil && d.error == nil
+	if message && c != nil {
+		c.talked = true
+	}
+	switch {
+	case message && c != nil && c.heard != nil:
+		if !c.settled.Load() {
+			return c.heard(method, d)
+		}
+	case message:
+		u.calls.out.write(d.raw)
+	case isAnswer(d):
+		return u.settle(c, d)
+	default:
+		return errNotMessage // the very same for millions of them
+	}
+	return nil
+}
+
+// settle brings a response to the call it answers. c is the call whose stream or body it came in,
+// nil if that belongs to none.
+func (u *upstream) settle(c *call, d *document) error {
+	target := u.calls.find(c, d.id)
+	switch {
+	case target == nil:
+		return fmt.Errorf("%s answered a request that was not asked", u.server.Host)
+	case target.settled.Load():
+		return nil // said twice
+	case target == c && d.error != nil && c.refuses != nil && c.refuses(d):
+		return &serverRefusal{status: http.StatusOK, reply: d}
+	}
+	target.answer(d)
+	if c != nil && target != c && !c.settled.Load() {
+		return fmt.Errorf("%s answered another request", u.server.Host)
+	}
+	return nil
+}
+
+// serverRefusal is an answer by which the server did not do what it was asked.
+type serverRefusal struct {
+	error
+	status   int
+	reply    *document // the JSON-RPC error, nil if there is none
+	endpoint bool      // it is the stream of an HTTP+SSE server that serves all methods alike
+}
+
+func (r *serverRefusal) Unwrap() error { return r.error }
+
+// readRefusal is the JSON-RPC error in the body of a 4xx or 5xx, nil if there is none.
+func readRefusal(resp *http.Response) *document {
+	defer resp.Body.Close()
+	reply, _ := readRefused(resp)
+	return reply
+}
+
+// readRefused is readRefusal and, if there is none, the body as it is.
+func readRefused(resp *http.Response) (*document, string) {
+	defer resp.Body.Close()
+	defer hangUp(resp.Body, refusalWait).Stop()
+	var text []byte
+	body := bufio.NewReaderSize(resp.Body, 512)
+	if first := firstByte(body); first != '{' && isEvents(body) {
+		for events := newEventReader(body, maxErrorBody); len(text) == 0; {
+			e, err := events.next()
+			if err != nil {
+				return nil, ""
+			}
+			text = e.data
+		}
+	} else {
+		text, _ = readText(body, resp.ContentLength, maxErrorBody) // it may be whole all the same
+	}
+	if d := newDocument(text); isError(d.error) {
+		return d, ""
+	}
+	return nil, string(text)
+}
+
+// refusal reads a refusal to its end. What of it is no JSON-RPC message is copied only if it is a
+// line that can hold nothing of ours: it may be a page, or repeat what it was sent.
+func (u *upstream) refusal(resp *http.Response) *serverRefusal {
+	defer resp.Body.Close()
+	status := resp.StatusCode
+	reply, body := readRefused(resp)
+	if reply != nil {
+		err := fmt.Errorf("%s answered %d with an error", u.server.Host, status)
+		return &serverRefusal{error: err, status: status, reply: reply}
+	}
+	text := fmt.Sprintf("mcp-proxy: %s answered %d %s", u.server.Host, status, http.StatusText(status))
+	text = strings.TrimSpace(text)
+	data := map[string]any{"httpStatus": status}
+	hint := refusalHint(status, strings.ToLower(body))
+	switch to, err := resp.Location(); {
+	case err == nil && status >= 300 && status < 400:
+		whole := url.URL{Scheme: to.Scheme, Host: to.Host, Path: to.Path} // its query may hold a secret
+		text += " to " + excerpt(whole.String())
+		hint = redirectHint(u.server, to, status)
+	case status == http.StatusUnauthorized && u.auth == nil:
+		hint = "the Authorization header given with --header was refused"
+	case status == http.StatusForbidden && u.auth != nil:
+		if scopes := u.auth.scopeWords(resp); scopes != "" {
+			hint = scopes
+		}
+	case status == http.StatusUnauthorized:
+		hint = "the server refuses the token; " + u.auth.cfg.typed("login") + " signs in anew"
+	}
+	if mediaType(resp) == "text/plain" && u.isHarmless(body, resp.Request) {
+		text += ": " + excerpt(body)
+	}
+	if after := resp.Header.Get("Retry-After"); after != "" {
+		data["retryAfter"] = excerpt(after)
+	}
+	err := error(&rpcError{Code: codeTransport, Message: text, Data: data})
+	if hint != "" {
+		err = withHint(err, "%s", hint)
+	}
+	return &serverRefusal{error: err, status: status}
+}
+
+// isHarmless reports whether a text that a server answers req with can hold no secret of ours, nor
+// one of its own: tokens, keys and ids are long words.
+func (u *upstream) isHarmless(text string, req *http.Request) bool {
+	const longestText, longestWord = 120, 20
+	if text == "" || len(text) > longestText {
+		return false
+	}
+	for _, word := range strings.Fields(text) {
+		if len(word) > longestWord {
+			return false
+		}
+	}
+	ours := []string{u.server.RawQuery}
+	for _, name := range []string{"Authorization", "Cookie", "Mcp-Session-Id"} {
+		ours = append(ours, req.Header.Get(name))
+	}
+	for name := range u.headers {
+		ours = append(ours, u.headers[name]...)
+	}
+	for _, secret := range ours {
+		split := func(r rune) bool { return strings.ContainsRune(" ,;=&", r) }
+		for _, part := range strings.FieldsFunc(secret, split) {
+			if strings.Contains(text, part) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// redirectHint is what a user can do about a redirect that is not followed.
+func redirectHint(server, to *url.URL, status int) string {
+	switch {
+	case status == http.StatusFound || status == http.StatusSeeOther:
+		return "a login page stands before the server: it may want a header (-H 'Name: value'), " +
+			"or the server has another address"
+	case to.Scheme == "http" && strings.EqualFold(to.Hostname(), server.Hostname()):
+		return "that is the same server without TLS: try its address with https"
+	case to.Scheme == "http":
+		return "it is not encrypted: no token goes there"
+	case sameOrigin(server, to):
+		return "that is the same server, which redirects without end: its operator must mend it"
+	}
+	return "that is another server: if you trust it, give that address with --url"
+}
+
+// refusalHint is statusHint with what a body, in lower case, tells more.
+func refusalHint(status int, body string) string {
+	refused := status == http.StatusBadRequest || status == http.StatusForbidden
+	host := strings.Contains(body, "host header") || strings.Contains(body, "invalid host")
+	switch {
+	case status == http.StatusMisdirectedRequest, refused && host:
+		return "the server does not accept this host name: its operator must add it to the allowed hosts"
+	case status == 495, status == 496, refused && strings.Contains(body, "ssl certificate"): // nginx
+		return "the server wants a client certificate: --client-cert FILE.pem --client-key FILE.pem"
+	}
+	return statusHint(status)
+}
+
+// statusHint is what a user can do about an answer that is no JSON-RPC message.
+func statusHint(status int) string {
+	switch {
+	case status == http.StatusGatewayTimeout, status == 524: // Cloudflare
+		return "a gateway gave up waiting; the call may still be running"
+	case status == http.StatusForbidden:
+		return "the server refuses this account or this machine, or wants a header: -H 'Name: value'"
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
+		return "there is no MCP server at this path: check the URL, often it ends in /mcp or /sse"
+	case status >= 500:
+		return "the server is in trouble: ask its operator, or try later"
+	}
+	return ""
+}
+
+// badAnswer is the error for a success that holds no answer.
+func (u *upstream) badAnswer(status int, what string) error {
+	text := fmt.Sprintf("mcp-proxy: %s answered %d %s", u.server.Host, status, what)
+	return &rpcError{Code: codeTransport, Message: text, Data: map[string]any{"httpStatus": status}}
+}
