@@ -35,7 +35,7 @@ type visitor func(key []byte, start, end int)
 // scan reports whether text is one valid JSON value: it accepts what json.Valid accepts. The
 // members or elements of that value, but not those of nested ones, are given to visit as they come,
 // also if the text turns out not to be valid after them.
-func scan(text []byte, visit visitor) bool { return (&scanner{text: text}).scan(visit) }
+func scan(text []byte, visit visitor) { (&scanner{text: text}).scan(visit) }
 
 // A scanner walks a text once: each pass over a large one costs a tenth of its time.
 type scanner struct {

@@ -105,8 +105,8 @@ func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
 		m.id = top.id
 	}
 	hasResult := top.result != nil || top.error != nil
-	isString := false
-	m.method, isString = unquote(top.method)
+	method, isString := unquote(top.method)
+	m.method = method
 	switch {
 	case !means(top.jsonrpc, "2.0"):
 		return nil, m.id, invalid(`"jsonrpc" is not "2.0"`)
@@ -150,7 +150,7 @@ func (l *lineReader) next() ([]byte, error) {
 	for {
 		c := collector{limit: l.limit}
 		var tooLong error
-		var err error = bufio.ErrBufferFull
+		err := bufio.ErrBufferFull
 		for err == bufio.ErrBufferFull {
 			var piece []byte
 			if piece, err = l.r.ReadSlice('\n'); err != bufio.ErrBufferFull {
