@@ -32,9 +32,8 @@ const (
 // element of an array, with a nil key. The value is text[start:end].
 type visitor func(key []byte, start, end int)
 
-// scan reports whether text is one valid JSON value: it accepts what json.Valid accepts. The
-// members or elements of that value, but not those of nested ones, are given to visit as they come,
-// also if the text turns out not to be valid after them.
+// scan gives the members or elements of a JSON value, but not those of nested ones, to visit as they
+// come, also if the text turns out not to be valid after them.
 func scan(text []byte, visit visitor) { (&scanner{text: text}).scan(visit) }
 
 // A scanner walks a text once: each pass over a large one costs a tenth of its time.
