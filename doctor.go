@@ -99,7 +99,6 @@ func (d *doctor) hint(format string, args ...any) {
 type firstAnswer struct {
 	said   string      // for people
 	header http.Header // of a 401, else nil
-	legacy bool        // it is a server of revision 2024-11-05
 }
 
 // askFirst sends a message without a token. An answer that is no MCP server's is an error.
@@ -147,7 +146,6 @@ func (a *app) askFirst(ctx context.Context) (*firstAnswer, error) {
 		first.header = stream.Header
 		return first, nil
 	case stream.StatusCode == http.StatusOK && mediaType(stream) == eventStream:
-		first.legacy = true
 		first.said += ": a server of revision 2024-11-05"
 		return first, nil
 	}
@@ -177,69 +175,71 @@ type serverError struct{ error }
 
 func (e serverError) Unwrap() error { return e.error }
 
-// route is how far a request came. Dialling goes on in the background when
-// one of several addresses has answered.
+// route is how far a request came. Dialling goes on in the background after one of several addresses
+// has answered.
 type route struct {
-	mu        sync.Mutex // guards what follows
-	addresses []string
-	connected string
-	tls       *tls.ConnectionState
+	sync.Mutex // guards what follows
+	addresses  []string
+	connected  string
+	tls        *tls.ConnectionState
 }
 
 func (r *route) trace() *httptrace.ClientTrace {
+	locked := func(change func()) {
+		r.Lock()
+		defer r.Unlock()
+		change()
+	}
 	return &httptrace.ClientTrace{
 		DNSDone: func(info httptrace.DNSDoneInfo) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			for _, address := range info.Addrs {
-				r.addresses = append(r.addresses, address.String())
-			}
+			locked(func() {
+				for _, address := range info.Addrs {
+					r.addresses = append(r.addresses, address.String())
+				}
+			})
 		},
 		ConnectDone: func(_, address string, err error) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
 			if err == nil {
-				r.connected = address
+				locked(func() { r.connected = address })
 			}
 		},
 		TLSHandshakeDone: func(state tls.ConnectionState, err error) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
 			if err == nil {
-				r.tls = &state
+				locked(func() { r.tls = &state })
 			}
 		},
 	}
 }
 
-// reach sends the first message, and returns nil where no answer came.
+// reach sends the first message. It returns nil if the rest of the way depends on another answer.
 func (d *doctor) reach(ctx context.Context) *firstAnswer {
 	r := &route{}
 	first, err := d.askFirst(httptrace.WithClientTrace(ctx, r.trace()))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	proxy, _ := http.ProxyFromEnvironment(&http.Request{URL: d.cfg.server})
-	if !d.route(r, proxy, err) {
+	r.Lock()
+	defer r.Unlock()
+	if !d.route(r, err) {
 		return nil
 	}
+	const step = "first answer"
 	switch {
 	case err != nil:
-		d.fail("first answer", err)
-	case first.header == nil:
-		d.ok("first answer", "%s", first.said)
-		d.skip("challenge", "none: the server lets this message pass without a token")
-	case d.auth == nil:
-		d.fail("first answer", withHint(authErrorf("%s", first.said),
+		d.fail(step, err)
+		return nil
+	case first.header != nil && d.auth == nil:
+		d.fail(step, withHint(authErrorf("%s", first.said),
 			"the Authorization header given with --header is refused"))
 		return nil
-	default:
-		d.ok("first answer", "%s", first.said)
+	}
+	d.ok(step, "%s", first.said)
+	if first.header == nil {
+		d.skip("challenge", "none: the server lets this message pass without a token")
 	}
 	return first
 }
 
 // route prints the steps up to the first answer, and reports whether they were taken.
-func (d *doctor) route(r *route, proxy *url.URL, err error) bool {
+func (d *doctor) route(r *route, err error) bool {
+	proxy, _ := http.ProxyFromEnvironment(&http.Request{URL: d.cfg.server})
 	switch {
 	case proxy != nil:
 		d.skip("DNS", "left to the proxy %s, which the environment names", proxy.Host)
@@ -251,54 +251,34 @@ func (d *doctor) route(r *route, proxy *url.URL, err error) bool {
 	default:
 		d.skip("DNS", "%s is an address", d.cfg.server.Hostname())
 	}
-	secure := d.cfg.server.Scheme == "https"
-	switch {
-	case r.connected == "" || proxy != nil && secure && r.tls == nil && !isCertificateError(err):
+	var refused *tls.CertificateVerificationError
+	isRefused, isSecure := errors.As(err, &refused), d.cfg.server.Scheme == "https"
+	if r.connected == "" || proxy != nil && isSecure && r.tls == nil && !isRefused {
 		d.fail("connection", err)
 		return false
-	default:
-		d.ok("connection", "%s", r.connected)
 	}
+	d.ok("connection", "%s", r.connected)
 	switch {
-	case !secure:
+	case !isSecure:
 		d.skip("TLS", "none, as --allow-http allows")
-	case r.tls == nil:
-		d.fail("TLS", err)
-		d.presented(err)
-		return false
-	default:
-		d.ok("TLS", "%s", certificateWords(r.tls))
+		return true
+	case r.tls != nil:
+		d.ok("TLS", "%s", tls.VersionName(r.tls.Version)+", "+issuedWords(r.tls.PeerCertificates))
+		return true
 	}
-	return true
+	d.fail("TLS", err)
+	if isRefused { // somebody in between shows a certificate of his own
+		fmt.Fprintf(d.out, "%26spresented: %s\n", "", issuedWords(refused.UnverifiedCertificates))
+	}
+	return false
 }
 
-func isCertificateError(err error) bool {
-	var verification *tls.CertificateVerificationError
-	return errors.As(err, &verification)
-}
-
-// presented names what the other side showed: somebody in between shows a
-// certificate of his own.
-func (d *doctor) presented(err error) {
-	var verification *tls.CertificateVerificationError
-	if !errors.As(err, &verification) {
-		return
+func issuedWords(chain []*x509.Certificate) (words string) {
+	for _, c := range chain[:min(1, len(chain))] {
+		words += fmt.Sprintf("%s, issued by %s, good until %s", excerpt(c.Subject.String()),
+			excerpt(c.Issuer.String()), c.NotAfter.UTC().Format("2006-01-02"))
 	}
-	for _, c := range verification.UnverifiedCertificates {
-		fmt.Fprintf(d.out, "%26spresented: %s\n", "", issuedWords(c))
-	}
-}
-
-func certificateWords(state *tls.ConnectionState) string {
-	version := map[uint16]string{tls.VersionTLS12: "TLS 1.2", tls.VersionTLS13: "TLS 1.3"}[state.Version]
-	if len(state.PeerCertificates) == 0 {
-		return version
-	}
-	return version + ", " + issuedWords(state.PeerCertificates[0])
-}
-
-func issuedWords(c *x509.Certificate) string {
-	return fmt.Sprintf("%s, issued by %s, good until %s", excerpt(c.Subject.String()), excerpt(c.Issuer.String()), c.NotAfter.UTC().Format("2006-01-02"))
+	return words
 }
 
 // challenge returns what a 401 asks for, if it is OAuth.
