@@ -35,7 +35,8 @@ const probeTimeout = 20 * time.Second // for the first answer
 const probeMessage = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
 
 // ask sends one message to the server without any retry. The caller closes the body.
-func (a *app) ask(ctx context.Context, method, body, token string, headers http.Header) (*http.Response, error) {
+func (a *app) ask(ctx context.Context, method, body, token string,
+	headers http.Header) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, a.cfg.server.String(), strings.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -84,7 +85,7 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 		paste = readAnswers(ctx, terminal, a.log)
 	}
 	a.auth.shown = func(address string) {
-		a.log.notice(fmt.Sprintf("mcp-proxy: waiting for up to %s; Ctrl-C ends", inWords(a.cfg.loginTimeout)))
+		a.log.notice("mcp-proxy: waiting for up to " + inWords(a.cfg.loginTimeout) + "; Ctrl-C ends")
 		paste(address)
 	}
 	if err := a.signInHere(ctx, ch); err != nil {
@@ -116,7 +117,8 @@ func ownCommand() string {
 
 func otherScheme(host string, h http.Header) error {
 	scheme, _, _ := strings.Cut(h.Get("WWW-Authenticate"), " ")
-	return withHint(authErrorf("%s wants %s, which is not OAuth", host, excerpt(scheme)), "give it with -H 'Authorization: …'")
+	return withHint(authErrorf("%s wants %s, which is not OAuth", host, excerpt(scheme)),
+		"give it with -H 'Authorization: …'")
 }
 
 // signInHere gets a token in this process.
@@ -206,7 +208,8 @@ func (a *app) logoutKeys() (keys []storeKey, err error) {
 	machine.grant = grantClientCredentials
 	for _, c := range all {
 		other := keyOf(c)
-		if other.server == k.server && other.profile == k.profile && (k.grant == "" || other.grant == k.grant) &&
+		if other.server == k.server && other.profile == k.profile &&
+			(k.grant == "" || other.grant == k.grant) &&
 			(k.scope == "" || other.scope == k.scope) && (k.resource == "" || other.resource == k.resource) {
 			keys = append(keys, other)
 		}
@@ -263,7 +266,9 @@ func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 		return err
 	}
 	if revoked != nil {
-		return withHint(fmt.Errorf("the tokens for %s are forgotten here, but not revoked: %w", where, revoked), "they stay good until they expire; %s may let you revoke them by hand", excerpt(c.Issuer))
+		err := fmt.Errorf("the tokens for %s are forgotten here, but not revoked: %w", where, revoked)
+		return withHint(err, "they stay good until they expire; %s may let you revoke them by hand",
+			excerpt(c.Issuer))
 	}
 	a.log.notice("mcp-proxy: " + goodbyeWords(c, where))
 	return nil
@@ -275,7 +280,8 @@ func goodbyeWords(c *credentials, where string) string {
 	case c.Token.Access == "" && c.Token.Refresh == "":
 		return "forgot " + where + ", where nobody was signed in"
 	case c.RevocationEndpoint == "":
-		return fmt.Sprintf("signed out of %s; %s revokes no tokens, they stay good there until they expire", where, excerpt(c.Issuer))
+		return fmt.Sprintf("signed out of %s; %s revokes no tokens, they stay good until they expire",
+			where, excerpt(c.Issuer))
 	}
 	return fmt.Sprintf("signed out of %s; the tokens are revoked at %s", where, excerpt(c.Issuer))
 }
@@ -313,7 +319,9 @@ func (o *oauth) revokeOne(ctx context.Context, c *credentials, value, hint strin
 		return err
 	}
 	refused, _ := readTokenAnswer(a.body)
-	return a.explain(&tokenError{Code: excerpt(refused.Error), Description: refused.ErrorDescription, Status: a.status})
+	return a.explain(&tokenError{
+		Code: excerpt(refused.Error), Description: refused.ErrorDescription, Status: a.status,
+	})
 }
 
 // cachedServer is a server in the output of status --json. It has no field for a secret.

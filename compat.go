@@ -33,8 +33,8 @@ type remote struct {
 	host, path   string
 }
 
-// remoteOptions are the flags that are mcp-remote's alone. What stands in help are the flags of ours
-// that say the same.
+// remoteOptions are the flags that are mcp-remote's alone. What stands in help are the flags of
+// ours that say the same.
 func (l *commandLine) remoteOptions() []option {
 	const (
 		sessions = "a session that the server has dropped is opened anew"

@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -123,8 +122,7 @@ func (l *commandLine) options() []option {
 		{"s client-secret", "SECRET", signIn, "its secret (default env:GOOGLE_CLIENT_SECRET)",
 			text(&l.clientSecret)},
 		{"private-key", "FILE", signIn, "a key (PEM) instead of a secret", text(&l.privateKeyFile)},
-		{"grant", "KIND", signIn, "authorization_code (default): a user signs in;\n" +
-			"client_credentials: the client is its own user",
+		{"grant", "KIND", signIn, "client_credentials: the client is its own user",
 			oneOf(&l.grant, grantCode, grantClientCredentials)},
 		{"client-metadata-url", "URL", signIn, "Client ID Metadata Document", l.setMetadataURL},
 		{"scope", "SCOPES", signIn, "scopes to ask for instead of the server's", text(&l.scope)},
@@ -137,9 +135,8 @@ func (l *commandLine) options() []option {
 		{"use-id-token", "", signIn, "send the id_token as the token", toggle(&l.useIDToken)},
 		{"profile", "NAME", always, "another account on the same server", text(&l.profile)},
 		{"no-browser", "", signIn, "open no browser, print the URL", toggle(&l.noBrowser)},
-		{"device", "", signIn, "sign in with a code, in a browser on any machine\n" +
-			"(over SSH and in a container by itself, unless\n" +
-			"$BROWSER or --redirect-uri is set)", toggle(&l.device)},
+		{"device", "", signIn, "sign in with a code, in a browser on any machine;\n" +
+			"by itself over SSH and in a container", toggle(&l.device)},
 		{"login-timeout", "D", signIn, "how long a sign-in may take (default 5m)", l.setLoginTimeout},
 
 		{pages: signIn, help: "Otherwise:"},
@@ -157,11 +154,9 @@ func text(target *string) func(string) error {
 }
 
 func toggle(target *bool) func(string) error {
-	return func(value string) (err error) {
-		if *target, err = strconv.ParseBool(value); err != nil {
-			return invalid("want true or false", "without =VALUE it is true")
-		}
-		return nil
+	return func(value string) error {
+		*target = value == "true"
+		return oneOf(&value, "true", "false")(value)
 	}
 }
 
@@ -200,7 +195,11 @@ func parseArgs(args []string, getenv func(string) string) (*config, error) {
 	return c, nil
 }
 
-var unknownName = onceNeeded(`^--[a-z]+(-[a-z]+)*(=.*)?$`)
+var (
+	unknownName = onceNeeded(`^--[a-z]+(-[a-z]+)*(=.*)?$`)
+	emptyHeader = onceNeeded(`^[^:]*:\s*$`)
+	reference   = onceNeeded(`env:|\$\{|^@`)
+)
 
 // parse divides the arguments into flags with their values, and the URL, which may stand alone.
 func (l *commandLine) parse(args []string) error {
@@ -221,7 +220,8 @@ func (l *commandLine) parse(args []string) error {
 		case hasValue:
 		case o.value == "":
 			value = "true"
-		case i+1 == len(all), strings.HasPrefix(all[i+1], "--") && findOption(options, all[i+1][2:]) != nil:
+		case i+1 == len(all), findOption(options, strings.TrimPrefix(all[i+1], "--")) != nil &&
+			strings.HasPrefix(all[i+1], "--"):
 			return wrongUsage("--"+o.name()+"=VALUE, or as two arguments", "--%s needs a value", o.name())
 		default:
 			i++
@@ -231,15 +231,14 @@ func (l *commandLine) parse(args []string) error {
 		if o.value != "" && !strings.HasSuffix(o.value, "…") && l.has(name) {
 			return wrongUsage("leave one of them out", "--%s is given twice", name)
 		}
-		if _, rest, ok := strings.Cut(value, ":"); name == "header" && ok && strings.TrimSpace(rest) == "" {
+		if name == "header" && emptyHeader().MatchString(value) {
 			return usagef("--header: %w", errEmptyHeader) // before what was split off is misunderstood
 		}
 		l.given[name] = append(l.given[name], value)
 		l.entry = append(l.entry, entryArguments(o, value)...)
 	}
-	if l.showHelp, l.showVersion = l.showHelp || l.has("help"), l.showVersion || l.has("version"); l.showHelp {
-		return nil
-	}
+	l.showHelp = l.showHelp || l.has("help")
+	l.showVersion = l.showVersion || l.has("version")
 	for _, i := range alone {
 		switch arg := all[i]; {
 		case slices.Contains(commands, arg):
@@ -264,14 +263,13 @@ func (l *commandLine) parse(args []string) error {
 // variable takes the place of a secret that was typed.
 func entryArguments(o *option, value string) []string {
 	isSecret := slices.Contains([]string{"SECRET", "JSON", "'NAME: VALUE' …"}, o.value)
-	isTyped := !strings.Contains(value, "env:") && !strings.Contains(value, "${") && value != "" && value[0] != '@'
 	start, _, isQuery := strings.Cut(value, "?")
 	switch name := o.name(); {
-	case name == "no-browser", name == "login-timeout", o.pages != "" && !strings.Contains(o.pages, "serve"):
+	case name == "no-browser", name == "login-timeout", o.pages == "status", o.pages == "logout":
 		return nil
 	case o.value == "":
 		return []string{"--" + name}
-	case isTyped && (isSecret || strings.Contains(value, "-----BEGIN")):
+	case isSecret && !reference().MatchString(value), strings.Contains(value, "-----BEGIN"):
 		value = "env:NAME"
 	case name == "url" && isQuery:
 		value = start + "?…"
@@ -406,15 +404,16 @@ func isProxy(value string) bool {
 
 const urlHint = "mcp-proxy -u https://mcp.example.com/mcp"
 
-var hostPath = onceNeeded(`^([a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}|localhost|[0-9.]{7,15})(:\d+)?(/.*)?$`)
+var hostPath = onceNeeded(`^([a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]+|localhost|[0-9.]+)(:\d+)?(/.*)?$`)
 
 func (l *commandLine) setServer(raw string) error {
 	raw = strings.Trim(raw, " \t\r\n\"'`<>") // as addresses are copied
 	u, err := url.Parse(raw)
 	if !strings.Contains(raw, "://") && hostPath().MatchString(raw) {
-		if u, err = url.Parse("http://" + raw); err == nil && isLoopback(u.Hostname()) {
+		switch u, err = url.Parse("http://" + raw); {
+		case err == nil && isLoopback(u.Hostname()):
 			return invalid("the URL lacks http:// or https://", typedURL(u, "http"))
-		} else if err == nil {
+		case err == nil:
 			return invalid("the URL lacks https://", typedURL(u, "https"))
 		}
 	}
@@ -430,11 +429,8 @@ func (l *commandLine) setServer(raw string) error {
 		return invalid("the scheme must be https", urlHint)
 	case u.Hostname() == "0.0.0.0" || u.Hostname() == "::":
 		local := *u
-		if local.Host = "127.0.0.1"; u.Port() != "" {
-			local.Host += ":" + u.Port()
-		}
-		return invalid("this address is one to listen at, not one to reach a server by",
-			typedURL(&local, u.Scheme))
+		local.Host = strings.TrimSuffix("127.0.0.1:"+u.Port(), ":")
+		return invalid("a server listens there, but is not reached there", typedURL(&local, u.Scheme))
 	}
 	l.server = u
 	return nil
@@ -473,9 +469,9 @@ func (l *commandLine) check() error {
 		{l.all && l.command != "logout", "--all is a flag of logout", "mcp-proxy logout --all"},
 		{l.all && u != nil, both("--all", "--url"), oneOfThem},
 		{u == nil && l.command != "status" && !l.all, "no server: --url is missing", urlHint},
-		{isPlain && isElsewhere && l.allowHTTP, "--url: this is another machine, --allow-http is for this one: " +
-			"only https protects a token", https},
-		{isPlain && isElsewhere, "--url: http to another machine, and only https protects a token", https},
+		{isPlain && isElsewhere && l.allowHTTP,
+			"--url: another machine, and --allow-http is for this one: only https protects a token", https},
+		{isPlain && isElsewhere, "--url: http to another machine: only https protects a token", https},
 		{isPlain && !l.allowHTTP, "--url: http is only accepted for this machine, and with --allow-http",
 			"add --allow-http"},
 		{(l.clientCert == "") != (l.clientKey == ""), "--client-cert and --client-key go together",
@@ -488,8 +484,8 @@ func (l *commandLine) check() error {
 		{isMachine && len(l.authParams) > 0, both(machine, "--auth-param"), oneOfThem},
 		{isMachine && l.clientMetadataURL != "", both(machine, "--client-metadata-url"), oneOfThem},
 		{isMachine && l.clientID == "", machine + " needs --client-id", machineHint},
-		{isMachine && l.clientSecret == "" && !hasKey, machine + " needs --client-secret or --private-key",
-			machineHint},
+		{isMachine && l.clientSecret == "" && !hasKey,
+			machine + " needs --client-secret or --private-key", machineHint},
 		{l.device && l.has("redirect-uri"), both("--device", "--redirect-uri"), oneOfThem},
 		{l.device && len(l.authParams) > 0, both("--device", "--auth-param"), oneOfThem},
 	} {
@@ -556,10 +552,9 @@ var reservedAuthParams = map[string]bool{
 
 func (l *commandLine) addAuthParam(param string) (err error) {
 	name, value, ok := strings.Cut(param, "=")
-	switch {
-	case !ok || name == "":
+	if !ok || name == "" {
 		return invalid("want name=value", "--auth-param access_type=offline")
-	case reservedAuthParams[name]:
+	} else if reservedAuthParams[name] {
 		return invalid(name+" is set by the proxy itself",
 			"--scope, --resource, --client-id and --redirect-uri are flags of their own")
 	}
@@ -592,22 +587,23 @@ func (l *commandLine) readPrivateKey() error {
 	if l.privateKeyFile == "" {
 		return nil
 	}
+	var err error
 	written, data := "the value", []byte(l.privateKeyFile)
 	if !strings.Contains(l.privateKeyFile, "-----BEGIN ") {
-		var err error
 		written = l.given["private-key"][0]
-		if data, err = l.readFile(l.privateKeyFile, true); err != nil && strings.HasPrefix(written, "env:") {
-			return wrongUsage("a key begins with -----BEGIN PRIVATE KEY-----",
-				"--private-key: %s holds neither a key in PEM nor the path of a file that can be read", written)
-		} else if err != nil {
-			return usagef("--private-key: %w", err)
+		data, err = l.readFile(l.privateKeyFile, true)
+	}
+	switch {
+	case err != nil && strings.HasPrefix(written, "env:"):
+		err = invalid(written+" holds neither a key in PEM nor the path of a file that can be read",
+			"a key begins with -----BEGIN PRIVATE KEY-----")
+	case err == nil:
+		if l.privateKey, err = parsePrivateKey(data); err == nil {
+			return nil
 		}
+		err = fmt.Errorf("%s %w", written, err)
 	}
-	var err error
-	if l.privateKey, err = parsePrivateKey(data); err != nil {
-		return usagef("--private-key: %s %w", written, err)
-	}
-	return nil
+	return usagef("--private-key: %w", err)
 }
 
 // readAuthMetadata reads a file at once, so that what is wrong with it is said before anything
@@ -630,7 +626,7 @@ func (l *commandLine) readAuthMetadata() error {
 	if err != nil {
 		return usagef("--auth-metadata: %w", err)
 	} else if decodeObject(data, m) != nil {
-		return wrongUsage(hint, "--auth-metadata: the file is no JSON object of authorization server metadata")
+		return wrongUsage(hint, "--auth-metadata: the file is no JSON object with metadata")
 	}
 	switch {
 	case len(m.GrantTypesSupported) > 0:
@@ -679,11 +675,9 @@ func (l *commandLine) addHeader(header string) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", name, err)
-	case strings.ContainsAny(value, "\r\n\x00"):
-		return invalid("the value of "+name+" holds a line break", "one --header for each header")
 	case strings.IndexFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) >= 0:
-		return invalid("the value of "+name+" holds a control character",
-			"was it copied from a terminal? type it anew")
+		return invalid("the value of "+name+" holds a line break or another control character",
+			"one --header for each header; was it copied from a terminal? type it anew")
 	case value == "":
 		return errEmptyHeader
 	}
@@ -718,7 +712,10 @@ func (l *commandLine) path(target *string) func(string) error {
 	}
 }
 
-var pathVariable = onceNeeded(`\$[A-Za-z_{]|%[A-Za-z_][A-Za-z0-9_()]*%`)
+var (
+	homePath     = onceNeeded(`^~([/\\]|$)`)
+	pathVariable = onceNeeded(`\$[A-Za-z_{]|%[A-Za-z_][A-Za-z0-9_()]*%`)
+)
 
 // expandPath replaces a leading ~/, because hosts start us without a shell. Another variable in the
 // path would become a directory of that name.
@@ -727,7 +724,7 @@ func expandPath(path string) (string, error) {
 		return "", invalid("a variable in the path, and nobody has expanded it",
 			"write the path out; only ~/ at its beginning is understood")
 	}
-	if path != "~" && !strings.HasPrefix(path, "~/") && !strings.HasPrefix(path, "~"+string(filepath.Separator)) {
+	if !homePath().MatchString(path) {
 		return path, nil
 	}
 	home, err := os.UserHomeDir()
@@ -759,9 +756,9 @@ func (l *commandLine) readFile(file string, isSecret bool) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case len(data) > maxGivenFile:
-		return nil, withHint(fmt.Errorf("%s is larger than %d bytes", file, maxGivenFile), "is it the right file?")
+		return nil, invalid("larger than a MiB", "is it the right file?")
 	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
-		return nil, withHint(fmt.Errorf("%s is in UTF-16", file), "save it as UTF-8")
+		return nil, invalid("the file is in UTF-16", "save it as UTF-8")
 	}
 	if info, err := f.Stat(); isSecret && err == nil && isLoose(info) {
 		l.warnings = append(l.warnings, fmt.Sprintf("others can read %s (mode %#o): chmod 600 %s", file,
@@ -793,13 +790,11 @@ func (c *config) opensBrowser() bool {
 	return !c.noBrowser && (c.sshServer == "" || c.browser != "")
 }
 
-// sshServer is who and where to tunnel to: the third of the four fields of SSH_CONNECTION is the
-// server's address.
+// sshServer is who and where to tunnel to, from the four fields of SSH_CONNECTION.
 func sshServer(getenv func(string) string) string {
 	fields := strings.Fields(getenv("SSH_CONNECTION"))
 	if len(fields) != 4 {
 		return ""
 	}
-	user := strings.Fields(getenv("USER") + " USER")[0]
-	return user + "@" + fields[2]
+	return strings.Fields(getenv("USER") + " USER")[0] + "@" + fields[2]
 }

@@ -239,20 +239,3 @@ func (p signInPage) deviceWords(host string) string {
 	}
 	return text
 }
-
-// headless says what the server offers where nobody has a browser.
-func (d *doctor) headless(m *serverMetadata) {
-	var offered []string
-	if m.offersDevice() {
-		offered = append(offered, "--device")
-	}
-	if slices.Contains(m.GrantTypesSupported, grantClientCredentials) {
-		offered = append(offered, "--grant "+grantClientCredentials)
-	}
-	const step = "without a browser"
-	if len(offered) == 0 {
-		d.skip(step, "neither device codes nor client credentials are offered")
-		return
-	}
-	d.ok(step, "%s", strings.Join(offered, ", "))
-}

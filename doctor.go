@@ -31,9 +31,9 @@ type doctor struct {
 
 // rules are what a server breaks whose metadata we refuse.
 var rules = map[string]string{
-	"resource metadata": "its resource is the URL of the server, or a path above it (RFC 9728, section 3.3)",
-	"server metadata": "it is published where its issuer says, names that issuer, and all its endpoints\n" +
-		"                                are https (RFC 8414, section 3)",
+	"resource metadata": "its resource is the server's URL or a path above it (RFC 9728, section 3.3)",
+	"server metadata": "it names the issuer it was asked for; its endpoints are https " +
+		"(RFC 8414, section 3)",
 	"PKCE": "code_challenge_methods_supported lists S256 (MCP, Authorization Code Protection)",
 }
 
@@ -131,7 +131,8 @@ func (a *app) askFirst(ctx context.Context) (*firstAnswer, error) {
 				"if you trust it, give that address with --url")
 		}
 		return nil, err
-	case status != http.StatusBadRequest && status != http.StatusNotFound && status != http.StatusMethodNotAllowed:
+	case status != http.StatusBadRequest && status != http.StatusNotFound &&
+		status != http.StatusMethodNotAllowed:
 		return nil, a.refused(status)
 	}
 	// Servers of revision 2024-11-05 may refuse POST before they look for a token.
@@ -175,8 +176,8 @@ type serverError struct{ error }
 
 func (e serverError) Unwrap() error { return e.error }
 
-// route is how far a request came. Dialling goes on in the background after one of several addresses
-// has answered.
+// route is how far a request came. Dialling goes on in the background after one of several
+// addresses has answered.
 type route struct {
 	sync.Mutex // guards what follows
 	addresses  []string
@@ -284,18 +285,6 @@ func issuedWords(chain []*x509.Certificate) (words string) {
 // challenge returns what a 401 asks for, if it is OAuth.
 func (d *doctor) challenge(first *firstAnswer) (challenge, bool) {
 	ch, isOAuth := parseChallenge(first.header)
-	switch {
-	case !isOAuth:
-		d.fail("challenge", otherScheme(d.cfg.server.Host, first.header))
-	case ch == challenge{}:
-		d.skip("challenge", "names neither metadata nor scope: the well-known places are tried")
-	default:
-		d.ok("challenge", "%s", challengeWords(ch))
-	}
-	return ch, isOAuth
-}
-
-func challengeWords(ch challenge) string {
 	words := "Bearer"
 	if ch.ResourceMetadata != "" {
 		words += ", metadata at " + excerpt(ch.ResourceMetadata)
@@ -303,27 +292,36 @@ func challengeWords(ch challenge) string {
 	if ch.Scope != "" {
 		words += ", scope " + excerpt(ch.Scope)
 	}
-	return words
+	switch {
+	case !isOAuth:
+		d.fail("challenge", otherScheme(d.cfg.server.Host, first.header))
+	case words == "Bearer":
+		d.skip("challenge", "names neither metadata nor scope: the well-known places are tried")
+	default:
+		d.ok("challenge", "%s", words)
+	}
+	return ch, isOAuth
 }
 
 // authorization goes the way from the challenge to the browser.
 func (d *doctor) authorization(ctx context.Context, ch challenge) {
-	o := d.auth
-	prm, err := o.discover.resourceMetadata(ctx, d.cfg.server, ch)
+	o, server := d.auth, d.cfg.server
+	prm, err := o.discover.resourceMetadata(ctx, server, ch)
 	switch {
 	case err != nil:
 		d.fail("resource metadata", unusable(err))
 		return
 	case prm == nil:
-		d.skip("resource metadata", "none: as in revision 2025-03-26, %s itself gives tokens", d.cfg.server.Host)
+		d.skip("resource metadata", "none: as in revision 2025-03-26, %s itself gives tokens",
+			server.Host)
 	default:
 		d.ok("resource metadata", "%s, tokens by %s", excerpt(prm.Resource),
 			excerpt(strings.Join(prm.AuthorizationServers, ", ")))
-		if u, err := url.Parse(prm.Resource); err == nil && len(u.Path) < len(d.cfg.server.Path)-1 {
+		if u, err := url.Parse(prm.Resource); err == nil && len(u.Path) < len(server.Path)-1 {
 			d.skip("resource", "a token is good for everything at %s", excerpt(prm.Resource))
 		}
 	}
-	found, err := o.discover.serverFor(ctx, d.cfg.server, prm)
+	found, err := o.discover.serverFor(ctx, server, prm)
 	if err != nil {
 		d.fail("server metadata", unusable(err))
 		return
@@ -333,20 +331,13 @@ func (d *doctor) authorization(ctx context.Context, ch challenge) {
 	case m.vouched:
 		d.ok("server metadata", "%s, as --auth-metadata says", excerpt(m.Issuer))
 	case m.defaulted:
-		d.skip("server metadata", "none: /authorize, /token and /register at %s are tried", excerpt(m.Issuer))
+		d.skip("server metadata", "none: /authorize, /token and /register at %s are tried",
+			excerpt(m.Issuer))
 	default:
 		d.ok("server metadata", "%s", excerpt(m.Issuer))
 	}
-	if !d.cfg.unattended() && !d.cfg.device {
-		d.pkce(m)
-	}
-	d.headless(m)
-	d.client(m)
-	d.scope(ch, found)
-}
-
-func (d *doctor) pkce(m *serverMetadata) {
 	switch err := m.checkPKCE(); {
+	case d.cfg.unattended(), d.cfg.device:
 	case err != nil:
 		d.fail("PKCE", unusable(err))
 	case !slices.Contains(m.CodeChallengeMethods, "S256"):
@@ -354,12 +345,34 @@ func (d *doctor) pkce(m *serverMetadata) {
 	default:
 		d.ok("PKCE", "S256")
 	}
+	var offered []string
+	if m.offersDevice() {
+		offered = append(offered, "--device")
+	}
+	if slices.Contains(m.GrantTypesSupported, grantClientCredentials) {
+		offered = append(offered, "--grant "+grantClientCredentials)
+	}
+	if offered == nil {
+		d.skip("without a browser", "neither device codes nor client credentials are offered")
+	} else {
+		d.ok("without a browser", "%s", strings.Join(offered, ", "))
+	}
+	d.client(m)
+	cached, _ := d.store.look(o.key)
+	if cached == nil {
+		cached = &credentials{}
+	}
+	if _, scope := o.scopes(ch, cached, found); scope != "" {
+		d.ok("scope", "%s", excerpt(scope))
+	} else {
+		d.skip("scope", "none is named, none is asked for")
+	}
 }
 
 // client says which client a sign-in would be made as.
 func (d *doctor) client(m *serverMetadata) {
 	const step = "client"
-	registered, _ := d.store.look(d.auth.key)
+	old, _ := d.store.look(d.auth.key)
 	switch {
 	case d.cfg.unattended():
 		d.machine(m)
@@ -369,12 +382,13 @@ func (d *doctor) client(m *serverMetadata) {
 	case d.cfg.clientMetadataURL != "" && m.ClientMetadataSupported:
 		d.ok(step, "%s, a metadata document", excerpt(d.cfg.clientMetadataURL))
 		d.callback()
-	case registered != nil && registered.Client.Source == sourceRegistered && registered.Issuer == m.Issuer:
-		d.ok(step, "%s, registered earlier", excerpt(registered.Client.ID))
+	case old != nil && old.Client.Source == sourceRegistered && old.Issuer == m.Issuer:
+		d.ok(step, "%s, registered earlier", excerpt(old.Client.ID))
 	case m.RegistrationEndpoint != "":
-		d.ok(step, "can register itself at %s", hostOf(m.RegistrationEndpoint))
+		d.ok(step, "can register itself at %s", shownAddress(m.RegistrationEndpoint))
 	case m.ClientMetadataSupported:
-		d.fail(step, withHint(d.auth.noClient(m), "give --client-id, or --client-metadata-url: metadata documents are accepted"))
+		d.fail(step, withHint(d.auth.noClient(m),
+			"give --client-id, or --client-metadata-url: metadata documents are accepted"))
 	default:
 		d.fail(step, d.auth.noClient(m))
 	}
@@ -384,13 +398,16 @@ func (d *doctor) client(m *serverMetadata) {
 func (d *doctor) machine(m *serverMetadata) {
 	const step = "client"
 	c, err := d.auth.newCredentials(&credentials{}, &authorization{server: *m})
+	grants := m.GrantTypesSupported
 	switch {
 	case err != nil:
 		d.fail(step, err)
-	case len(m.GrantTypesSupported) > 0 && !slices.Contains(m.GrantTypesSupported, grantClientCredentials):
-		d.fail(step, withHint(authErrorf("%s does not offer the grant %s", excerpt(m.Issuer), grantClientCredentials), "without --grant a user signs in"))
+	case len(grants) > 0 && !slices.Contains(grants, grantClientCredentials):
+		d.fail(step, withHint(authErrorf("%s does not offer the grant %s", excerpt(m.Issuer),
+			grantClientCredentials), "without --grant a user signs in"))
 	default:
-		d.ok(step, "%s, as given, by %s", excerpt(c.Client.ID), strings.TrimSpace(c.Client.AuthMethod+" "+c.Client.SigningAlg))
+		d.ok(step, "%s, as given, by %s", excerpt(c.Client.ID),
+			strings.TrimSpace(c.Client.AuthMethod+" "+c.Client.SigningAlg))
 	}
 }
 
@@ -406,26 +423,6 @@ func (d *doctor) callback() {
 	}
 	cb.close()
 	d.ok("callback", "%s, to be registered for the client", cb.redirect)
-}
-
-func hostOf(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return excerpt(address)
-	}
-	return excerpt(u.Host)
-}
-
-func (d *doctor) scope(ch challenge, found *authorization) {
-	cached, _ := d.store.look(d.auth.key)
-	if cached == nil {
-		cached = &credentials{}
-	}
-	if _, scope := d.auth.scopes(ch, cached, found); scope != "" {
-		d.ok("scope", "%s", excerpt(scope))
-	} else {
-		d.skip("scope", "none is named, none is asked for")
-	}
 }
 
 // cachedToken returns the token to say hello with, "" where there is none to be used.
@@ -491,12 +488,12 @@ func (d *doctor) hello(ctx context.Context, first *firstAnswer, token string) {
 	cfg := *d.cfg
 	if token != "" {
 		cfg.headers = cfg.headers.Clone()
-		cfg.headers.Set("Authorization", "Bearer "+token) // as a user would give it: nothing is refreshed
+		cfg.headers.Set("Authorization", "Bearer "+token) // as a user gives it: nothing is refreshed
 	}
 	var out bytes.Buffer
 	p := newProxy(&cfg, d.app.client, nil, &lineWriter{w: &out, stop: func(error) {}}, nil, nil)
-	const hello = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",` +
-		`"capabilities":{},"clientInfo":{"name":"mcp-proxy doctor","version":"1"}}}`
+	const hello = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"capabilities":{},` +
+		`"protocolVersion":"2025-11-25","clientInfo":{"name":"mcp-proxy doctor","version":"1"}}}`
 	if err := p.serve(ctx, strings.NewReader(hello)); err != nil {
 		d.fail(step, err)
 		return

@@ -42,7 +42,8 @@ import (
 // commands are the words that may come first. Without one the program serves.
 var commands = []string{"login", "logout", "status", "doctor", detachedCommand}
 
-const introduction = "mcp-proxy lets an MCP client use a remote MCP server that asks for OAuth 2.1.\n"
+const introduction = `mcp-proxy lets an MCP client use a remote MCP server that asks for OAuth 2.1.
+`
 
 const firstSteps = introduction + `
   mcp-proxy login -u URL    sign in to the server at URL
@@ -122,7 +123,8 @@ func (l *commandLine) setCommand(args []string) ([]string, error) {
 		return args, nil
 	case nearest(first, commands) != "":
 		near := nearest(first, commands)
-		return nil, wrongUsage("mcp-proxy "+near+" -h", "unknown command %s; did you mean %s?", first, near)
+		return nil, wrongUsage("mcp-proxy "+near+" -h",
+			"unknown command %s; did you mean %s?", first, near)
 	default:
 		return nil, wrongUsage("the commands are login, logout, status and doctor; mcp-proxy -h",
 			"the first argument is neither a command nor a URL")
@@ -235,14 +237,18 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	if cfg.noCookies {
 		a.client.Jar = nil
 	}
-	a.oauthClient = &http.Client{Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.acceptsHTTP())}
+	a.oauthClient = &http.Client{
+		Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.acceptsHTTP()),
+	}
 	if cfg.server != nil && cfg.headers.Get("Authorization") == "" {
 		a.auth = a.oauth(cfg)
 	}
 	return a, nil
 }
 
-func (a *app) oauth(cfg *config) *oauth { return newOAuth(cfg, a.store, a.oauthClient, a.log, a.trace) }
+func (a *app) oauth(cfg *config) *oauth {
+	return newOAuth(cfg, a.store, a.oauthClient, a.log, a.trace)
+}
 
 func (a *app) close() { a.trace.close() }
 
