@@ -34,26 +34,21 @@ const probeTimeout = 20 * time.Second // for the first answer
 // reason to act on. One that wants a token says so.
 const probeMessage = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
 
-// ask sends one message to the server without any retry. The caller closes the body.
-func (a *app) ask(ctx context.Context, method, body, token string,
-	headers http.Header) (*http.Response, error) {
+// ask sends one message to the server, without a token and without any retry. The caller closes the
+// body.
+func (a *app) ask(ctx context.Context, method, body string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, a.cfg.server.String(), strings.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
+	req.Header = a.cfg.headers.Clone()
 	req.Header.Set("Accept", "text/event-stream")
 	if method == http.MethodPost {
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("Accept", "application/json, text/event-stream")
 	}
-	req.Header.Set("User-Agent", userAgent())
-	for _, more := range []http.Header{headers, a.cfg.headers} {
-		for name, values := range more {
-			req.Header[name] = values
-		}
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", userAgent())
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {
@@ -127,7 +122,7 @@ func (a *app) signInHere(ctx context.Context, ch challenge) error {
 	if a.cfg.unattended() {
 		return o.explainRefusal(o.refresh(ctx, o.held(), &ch))
 	}
-	return o.follow(ctx, detachedOrder{Challenge: ch, Used: o.reread().Token.Access}, true)
+	return o.follow(ctx, detachedOrder{Challenge: ch, Used: o.stored()}, true)
 }
 
 // columns is the width of what the commands print: that of a terminal.
@@ -277,51 +272,13 @@ func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 // goodbyeWords says what became of the credentials.
 func goodbyeWords(c *credentials, where string) string {
 	switch {
-	case c.Token.Access == "" && c.Token.Refresh == "":
+	case !c.state(time.Now()).isThere && !c.state(time.Now()).hasRefresh:
 		return "forgot " + where + ", where nobody was signed in"
 	case c.RevocationEndpoint == "":
 		return fmt.Sprintf("signed out of %s; %s revokes no tokens, they stay good until they expire",
 			where, excerpt(c.Issuer))
 	}
 	return fmt.Sprintf("signed out of %s; the tokens are revoked at %s", where, excerpt(c.Issuer))
-}
-
-// revoke makes the tokens worthless (RFC 7009), the refresh token first: "If
-// the particular token is a refresh token and the authorization server supports
-// the revocation of access tokens, then the authorization server SHOULD also
-// invalidate all access tokens based on the same authorization grant"
-// (section 2.1).
-func (o *oauth) revoke(ctx context.Context, c *credentials) error {
-	if c.RevocationEndpoint == "" {
-		return nil
-	}
-	if c.Token.Refresh != "" {
-		if err := o.revokeOne(ctx, c, c.Token.Refresh, "refresh_token"); err != nil {
-			return err
-		}
-	}
-	if c.Token.Access == "" {
-		return nil
-	}
-	err := o.revokeOne(ctx, c, c.Token.Access, "access_token")
-	if err != nil && c.Token.Refresh != "" {
-		// Google answers 400 for the access token that went with its refresh token.
-		o.log.debugf("%v", err)
-		return nil
-	}
-	return err
-}
-
-func (o *oauth) revokeOne(ctx context.Context, c *credentials, value, hint string) error {
-	form := url.Values{"token": {value}, "token_type_hint": {hint}}
-	a, err := o.postForm(ctx, "revocation endpoint", c.RevocationEndpoint, c, form)
-	if err != nil || a.status == http.StatusOK {
-		return err
-	}
-	refused, _ := readTokenAnswer(a.body)
-	return a.explain(&tokenError{
-		Code: excerpt(refused.Error), Description: refused.ErrorDescription, Status: a.status,
-	})
 }
 
 // cachedServer is a server in the output of status --json. It has no field for a secret.
@@ -357,7 +314,7 @@ func (a *app) status(stdout io.Writer) error {
 		if (a.cfg.server == nil || c.Server == a.cfg.server.String()) &&
 			(a.cfg.profile == "" || c.Profile == a.cfg.profile) {
 			some = append(some, c)
-			signedIn = signedIn || isSignedIn(c, time.Now())
+			signedIn = signedIn || c.state(time.Now()).isUsable()
 		}
 	}
 	var out bytes.Buffer
@@ -381,12 +338,6 @@ func (a *app) status(stdout io.Writer) error {
 		return errors.Join(err, writeErr)
 	}
 	return reportedError{usagef("not signed in to %s", a.cfg.server.Host)}
-}
-
-// isSignedIn reports whether the server can be used without a user.
-func isSignedIn(c *credentials, now time.Time) bool {
-	isOver := !c.Token.Expiry.IsZero() && now.After(c.Token.Expiry)
-	return c.Token.Access != "" && (!isOver || c.renewal() != "")
 }
 
 // shownServer is the server's address without its query, which may be a key.
@@ -446,20 +397,21 @@ func shownAddress(address string) string {
 func printJSON(w io.Writer, all []*credentials, now time.Time) error {
 	rows := []cachedServer{}
 	for _, c := range all {
+		state := c.state(now)
 		row := cachedServer{
 			Server: shownAddress(c.Server), Profile: excerpt(c.Profile), Issuer: excerpt(c.Issuer),
 			Client: cachedClient{excerpt(c.Client.ID), excerpt(c.Client.Source)}, Scopes: []string{},
-			SignedIn: c.Token.Access != "", Refresh: c.Token.Refresh != "", Grant: excerpt(c.Grant),
+			SignedIn: state.isThere, Refresh: state.hasRefresh, Grant: excerpt(c.Grant),
 		}
 		for _, scope := range strings.Fields(c.Token.Scope) {
 			row.Scopes = append(row.Scopes, excerpt(scope))
 		}
-		if c.Token.Access != "" {
+		if state.isThere {
 			row.Obtained = &c.Token.Obtained
 		}
 		if !c.Token.Expiry.IsZero() {
 			row.Expiry = &c.Token.Expiry
-			row.Expired = now.After(c.Token.Expiry)
+			row.Expired = state.isOver
 		}
 		rows = append(rows, row)
 	}
@@ -480,25 +432,24 @@ func clientWords(c client) string {
 
 // tokenWords says how long the token is good for, and what comes then.
 func tokenWords(c *credentials, now time.Time) string {
-	then := "sign in again"
+	state, then := c.state(now), "sign in again"
 	switch {
 	case c.Grant == grantClientCredentials:
 		then = "asked for again"
-	case c.Token.Refresh != "":
+	case state.hasRefresh:
 		then = "refreshed"
 	}
-	isOver := now.After(c.Token.Expiry)
 	switch {
-	case c.Token.Access == "":
+	case !state.isThere:
 		return "not signed in"
 	case c.Token.Expiry.IsZero():
 		return "signed in, nobody says for how long"
-	case isOver && c.renewal() != "":
+	case !state.isOver:
+		return "expires in " + inWords(c.Token.Expiry.Sub(now)) + ", then " + then
+	case state.isUsable():
 		return "expired " + inWords(now.Sub(c.Token.Expiry)) + " ago, " + then + " at next use"
-	case isOver:
-		return "expired " + inWords(now.Sub(c.Token.Expiry)) + " ago: " + then
 	}
-	return "expires in " + inWords(c.Token.Expiry.Sub(now)) + ", then " + then
+	return "expired " + inWords(now.Sub(c.Token.Expiry)) + " ago: " + then
 }
 
 // inWords rounds to what a person would say.

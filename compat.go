@@ -136,19 +136,19 @@ func (l *commandLine) setTransport(value string) error {
 // is in the environment.
 func (l *commandLine) setClientInfo(value string) error {
 	var info struct {
-		ID     string `json:"client_id"`
-		Secret string `json:"client_secret"`
+		ClientID     string `json:"client_id"`
+		ClientSecret string `json:"client_secret"`
 	}
 	err := l.decode(value, true, &info)
-	if err == nil && info.ID == "" {
+	if err == nil && info.ClientID == "" {
 		err = invalid("not a JSON object with a client_id", `'{"client_id":"ID"}', or @FILE`)
 	}
-	for _, member := range []*string{&info.ID, &info.Secret} {
+	for _, member := range []*string{&info.ClientID, &info.ClientSecret} {
 		if err == nil {
 			*member, err = l.expand(*member)
 		}
 	}
-	l.clientID, l.clientSecret, l.remote.isRegistered = info.ID, info.Secret, true
+	l.clientID, l.clientSecret, l.remote.isRegistered = info.ClientID, info.ClientSecret, true
 	l.clientFromEnv = false
 	l.given["client-secret"] = []string{} // so that it is not the environment's
 	return err

@@ -56,7 +56,7 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 		return err
 	}
 	defer o.signingIn.give()
-	if now := o.reread().Token.Access; now != used && now != "" {
+	if now := o.stored(); now != used && now != "" {
 		return nil
 	}
 	if o.failedAt.After(asked) || isLasting(o.failure) && time.Since(o.failedAt) < retryPause {
@@ -158,7 +158,7 @@ func (o *oauth) signInState(free bool, note loginState, order detachedOrder) (si
 	if !free {
 		return signInLed, nil
 	}
-	token := o.reread().Token.Access
+	token := o.stored()
 	switch {
 	case token != "" && token != order.Used:
 		return signInEnded, nil
@@ -267,7 +267,7 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 		return nil
 	}
 	// While this process came up another one may have led and ended.
-	now := a.auth.reread().Token.Access
+	now := a.auth.stored()
 	if now != order.Used && now != "" || a.auth.store.loadLogin(a.auth.key).endedSince(order.Seen) {
 		unlock()
 		return nil

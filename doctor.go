@@ -106,7 +106,7 @@ func (a *app) askFirst(ctx context.Context) (*firstAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	begun := time.Now()
-	resp, err := a.ask(ctx, http.MethodPost, probeMessage, "", nil)
+	resp, err := a.ask(ctx, http.MethodPost, probeMessage)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (a *app) askFirst(ctx context.Context) (*firstAnswer, error) {
 		return nil, a.refused(status)
 	}
 	// Servers of revision 2024-11-05 may refuse POST before they look for a token.
-	stream, err := a.ask(ctx, http.MethodGet, "", "", nil)
+	stream, err := a.ask(ctx, http.MethodGet, "")
 	if err != nil {
 		return nil, a.refused(status)
 	}
@@ -425,39 +425,38 @@ func (d *doctor) callback() {
 	d.ok("callback", "%s, to be registered for the client", cb.redirect)
 }
 
-// cachedToken returns the token to say hello with, "" where there is none to be used.
-func (d *doctor) cachedToken(first *firstAnswer) string {
+// cachedToken returns the credentials to say hello with, nil if there are none to be used.
+func (d *doctor) cachedToken(first *firstAnswer) *credentials {
 	const step = "cached token"
 	if d.auth == nil {
 		d.skip(step, "OAuth is off: --header gives an Authorization of your own")
-		return ""
+		return nil
 	}
 	c, err := d.store.look(d.auth.key)
-	login := d.cfg.typed("login")
 	d.lastSignIn()
 	now := time.Now()
 	switch {
 	case err != nil:
-		d.fail(step, withHint(err, "%s", login))
-		return ""
+		d.fail(step, withHint(err, "%s", d.cfg.typed("login")))
+		return nil
 	case c != nil && !d.auth.usable(c):
 		d.skip(step, "it is of another client, %s", excerpt(c.Client.ID))
-	case c == nil || c.Token.Access == "":
+	case c == nil || !c.state(now).isThere:
 		d.skip(step, "none")
 		if d.failed != nil || first.header == nil {
-			return ""
+			return nil
 		}
-	case !isSignedIn(c, now):
+	case c.state(now).isOver:
 		d.skip(step, "%s", tokenWords(c, now))
-	case !c.Token.Expiry.IsZero() && now.After(c.Token.Expiry):
-		d.skip(step, "%s", tokenWords(c, now))
-		return ""
+		if c.state(now).isUsable() {
+			return nil
+		}
 	default:
 		d.ok(step, "%s", tokenWords(c, now))
-		return c.Token.Access
+		return c
 	}
-	d.hint("%s", login)
-	return ""
+	d.hint("%s", d.cfg.typed("login"))
+	return nil
 }
 
 // lastSignIn reports a sign-in that failed, unless a later one brought a token.
@@ -473,25 +472,24 @@ func (d *doctor) lastSignIn() {
 }
 
 // hello opens a session as a client would, through the proxy itself, and ends it.
-func (d *doctor) hello(ctx context.Context, first *firstAnswer, token string) {
+func (d *doctor) hello(ctx context.Context, first *firstAnswer, held *credentials) {
 	const step = "initialize"
 	switch {
 	case first == nil:
 		d.skip(step, "not tried")
 		return
-	case first.header != nil && token == "":
+	case first.header != nil && held == nil:
 		d.skip(step, "not tried without a token")
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	cfg := *d.cfg
-	if token != "" {
-		cfg.headers = cfg.headers.Clone()
-		cfg.headers.Set("Authorization", "Bearer "+token) // as a user gives it: nothing is refreshed
+	cfg := d.cfg
+	if held != nil {
+		cfg = cfg.withToken(held)
 	}
 	var out bytes.Buffer
-	p := newProxy(&cfg, d.app.client, nil, &lineWriter{w: &out, stop: func(error) {}}, nil, nil)
+	p := newProxy(cfg, d.app.client, nil, &lineWriter{w: &out, stop: func(error) {}}, nil, nil)
 	const hello = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"capabilities":{},` +
 		`"protocolVersion":"2025-11-25","clientInfo":{"name":"mcp-proxy doctor","version":"1"}}}`
 	if err := p.serve(ctx, strings.NewReader(hello)); err != nil {

@@ -14,6 +14,10 @@
 // NAME.json per server and profile with its credentials, NAME.login with the state of its sign-in,
 // NAME.*.lock, and traces.jsonl.
 //
+// What handles tokens and secrets, to be read first, is in pkce.go, token.go, discovery.go, login.go,
+// signin.go, callback.go, oauth.go, store.go, exchange.go and upstream.go: the trust path. No other
+// file touches a token, a client's secret or the Authorization header.
+//
 // Exit codes: 0 clean end, 1 configuration, 2 authentication, 3 network, 4 file system, 5 anything
 // else.
 package main
@@ -240,7 +244,7 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	a.oauthClient = &http.Client{
 		Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.acceptsHTTP()),
 	}
-	if cfg.server != nil && cfg.headers.Get("Authorization") == "" {
+	if cfg.server != nil && !cfg.hasOwnToken() {
 		a.auth = a.oauth(cfg)
 	}
 	return a, nil

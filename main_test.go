@@ -8,6 +8,9 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	gotoken "go/token"
 	"net/http"
 	"net/url"
 	"os"
@@ -525,5 +528,48 @@ func TestNoTrace(t *testing.T) {
 	p.wait()
 	if _, err := os.Stat(p.user.tracesFile()); err == nil {
 		t.Error("a trace was written")
+	}
+}
+
+// The trust path that the package comment names is all that handles secrets: no other file selects
+// the fields of a stored token or client that hold one, or names the Authorization header.
+func TestTrustPath(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	fatal(t, err)
+	set := gotoken.NewFileSet()
+	program, err := parser.ParseFile(set, "main.go", nil, parser.ParseComments)
+	fatal(t, err)
+	named := regexp.MustCompile(`\w+\.go`).FindAllString(program.Doc.Text(), -1)
+	found := 0
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(set, name, nil, 0)
+		fatal(t, err)
+		ast.Inspect(file, func(n ast.Node) bool {
+			what := ""
+			switch n := n.(type) {
+			case *ast.SelectorExpr:
+				if slices.Contains([]string{"Access", "Refresh", "IDToken", "Secret"}, n.Sel.Name) {
+					what = "the field " + n.Sel.Name
+				}
+			case *ast.BasicLit:
+				if n.Value == `"Authorization"` {
+					what = "the header " + n.Value
+				}
+			}
+			if what != "" && !slices.Contains(named, name) {
+				t.Errorf("%v: %s is for the trust path: %q", set.Position(n.Pos()), what, named)
+			}
+			if what != "" {
+				found++
+			}
+			return true
+		})
+	}
+	if len(named) < 8 || found < 20 {
+		t.Errorf("got %q, %d uses in them", named, found)
 	}
 }

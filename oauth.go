@@ -147,6 +147,36 @@ func (o *oauth) keep(c *credentials) error {
 // held is the token as it is, without any network.
 func (o *oauth) held() string { return o.current().Token.Access }
 
+// stored is the token as the store has it by now.
+func (o *oauth) stored() string { return o.reread().Token.Access }
+
+// tokenState is what people may be told of a token.
+type tokenState struct {
+	isThere, isOver, hasRefresh bool
+	renews                      bool // without a user
+}
+
+func (c *credentials) state(now time.Time) tokenState {
+	return tokenState{
+		isThere: c.Token.Access != "", hasRefresh: c.Token.Refresh != "", renews: c.renewal() != "",
+		isOver: !c.Token.Expiry.IsZero() && now.After(c.Token.Expiry),
+	}
+}
+
+// isUsable reports whether the server can be used without a user.
+func (s tokenState) isUsable() bool { return s.isThere && (!s.isOver || s.renews) }
+
+// hasOwnToken reports whether the user gives an Authorization header, which turns OAuth off.
+func (c *config) hasOwnToken() bool { return c.headers.Get("Authorization") != "" }
+
+// withToken is the configuration as if the user had given the token: it is not refreshed.
+func (c *config) withToken(from *credentials) *config {
+	own := *c
+	own.headers = own.headers.Clone()
+	own.headers.Set("Authorization", "Bearer "+from.Token.Access)
+	return &own
+}
+
 // token returns the access token to send, "" if there is none yet: a server that needs one will say
 // so. One that has expired is refreshed first; one that is about to expire is sent, and no message
 // waits for its successor.

@@ -624,3 +624,41 @@ func sign(key crypto.Signer, a signingAlgorithm, input []byte) ([]byte, error) {
 	}
 	return key.Sign(rand.Reader, digest, a.hash)
 }
+
+// revoke makes the tokens worthless (RFC 7009), the refresh token first: "If
+// the particular token is a refresh token and the authorization server supports
+// the revocation of access tokens, then the authorization server SHOULD also
+// invalidate all access tokens based on the same authorization grant"
+// (section 2.1).
+func (o *oauth) revoke(ctx context.Context, c *credentials) error {
+	if c.RevocationEndpoint == "" {
+		return nil
+	}
+	if c.Token.Refresh != "" {
+		if err := o.revokeOne(ctx, c, c.Token.Refresh, "refresh_token"); err != nil {
+			return err
+		}
+	}
+	if c.Token.Access == "" {
+		return nil
+	}
+	err := o.revokeOne(ctx, c, c.Token.Access, "access_token")
+	if err != nil && c.Token.Refresh != "" {
+		// Google answers 400 for the access token that went with its refresh token.
+		o.log.debugf("%v", err)
+		return nil
+	}
+	return err
+}
+
+func (o *oauth) revokeOne(ctx context.Context, c *credentials, value, hint string) error {
+	form := url.Values{"token": {value}, "token_type_hint": {hint}}
+	a, err := o.postForm(ctx, "revocation endpoint", c.RevocationEndpoint, c, form)
+	if err != nil || a.status == http.StatusOK {
+		return err
+	}
+	refused, _ := readTokenAnswer(a.body)
+	return a.explain(&tokenError{
+		Code: excerpt(refused.Error), Description: refused.ErrorDescription, Status: a.status,
+	})
+}
