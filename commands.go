@@ -326,15 +326,12 @@ func (a *app) status(stdout io.Writer) error {
 	case len(some) == 0:
 		fmt.Fprintf(&out, "nothing is cached in %s\n", a.cfg.cacheDir)
 	default:
-		for i, c := range some {
-			if i > 0 {
-				out.WriteString("\n")
-			}
-			fmt.Fprintln(&out, shownAddress(c.Server))
+		for _, c := range some {
+			fmt.Fprintf(&out, "\n%s\n", shownAddress(c.Server))
 			printCredentials(&out, c, time.Now())
 		}
 	}
-	if _, writeErr := stdout.Write(out.Bytes()); writeErr != nil || err != nil || signedIn {
+	if _, writeErr := stdout.Write(bytes.TrimLeft(out.Bytes(), "\n")); writeErr != nil || err != nil || signedIn {
 		return errors.Join(err, writeErr)
 	}
 	return reportedError{usagef("not signed in to %s", a.cfg.server.Host)}
@@ -342,32 +339,35 @@ func (a *app) status(stdout io.Writer) error {
 
 // shownServer is the server's address without its query, which may be a key.
 func shownServer(u *url.URL) string {
-	shown := *u
-	if shown.RawQuery != "" {
-		shown.RawQuery = "…"
+	address, _, isQuery := strings.Cut(u.String(), "?")
+	if isQuery {
+		address += "?…"
 	}
-	return strings.Replace(shown.String(), "?%E2%80%A6", "?…", 1)
+	return address
 }
 
 // typed is one of our commands for this server and account, as it is to be typed.
 func (c *config) typed(command string) string {
-	line := "mcp-proxy " + command + " -u " + quoted(runtime.GOOS, shownServer(c.server))
-	if c.profile != "" {
-		line += " --profile " + quoted(runtime.GOOS, c.profile)
-	}
-	for _, given := range [][2]string{{" --scope ", c.scope}, {" --resource ", c.resource}} {
-		if given[1] != "" && command != "logout" { // it forgets whatever there is
-			line += given[0] + quoted(runtime.GOOS, given[1])
+	line := "mcp-proxy " + command
+	add := func(flag, value string) {
+		if value != "" {
+			line += flag + quoted(runtime.GOOS, value)
 		}
 	}
+	add(" -u ", shownServer(c.server))
+	add(" --profile ", c.profile)
+	if command == "logout" { // it forgets whatever there is
+		return line
+	}
+	add(" --scope ", c.scope)
+	add(" --resource ", c.resource)
 	switch {
-	case command == "logout":
 	case c.device:
 		line += " --device"
-	case c.unattended() && c.privateKey != nil:
-		line += " --grant " + c.grant + " -i " + quoted(runtime.GOOS, c.clientID) + " --private-key FILE"
 	case c.unattended():
-		line += " --grant " + c.grant + " -i " + quoted(runtime.GOOS, c.clientID) + " -s env:SECRET"
+		add(" --grant ", c.grant)
+		add(" -i ", c.clientID)
+		line += map[bool]string{true: " --private-key FILE", false: " -s env:SECRET"}[c.privateKey != nil]
 	}
 	return line
 }
