@@ -12,11 +12,15 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 )
 
 const remoteURL = "https://127.0.0.1:1/mcp"
+
+// remoteHost is the host of the redirect URI where none is given.
+var remoteHost = map[bool]string{true: "127.0.0.1", false: "localhost"}[runtime.GOOS == "windows"]
 
 // Each command line of theirs says the same as one of ours.
 func TestRemoteFlags(t *testing.T) {
@@ -29,7 +33,7 @@ func TestRemoteFlags(t *testing.T) {
 	}
 	infoFile := write("info", `{"client_id":"id","client_secret":"s"}`)
 	roots := write("roots", "not looked at")
-	const port = "http://localhost:77/oauth/callback"
+	port := "http://" + remoteHost + ":77/oauth/callback"
 	env := map[string]string{"GOOGLE_CLIENT_SECRET": "google", "NODE_EXTRA_CA_CERTS": roots, "INFO": `{"client_id":"id"}`, "a b": "c"}
 	for theirs, ours := range map[string]string{
 		"":                              "",
@@ -41,10 +45,10 @@ func TestRemoteFlags(t *testing.T) {
 		"--debug --silent":              "--log-level debug",
 		"--enable-proxy":                "",
 		"--auth-timeout 60":             "--login-timeout 60s",
-		"9696":                          "--redirect-uri http://localhost:9696/oauth/callback",
+		"9696":                          "--redirect-uri http://" + remoteHost + ":9696/oauth/callback",
 		"9696 --host 127.0.0.1":         "--redirect-uri http://127.0.0.1:9696/oauth/callback",
-		"9696 --callback-path /cb/1":    "--redirect-uri http://localhost:9696/cb/1",
-		"--callback-path /cb":           "--redirect-uri http://localhost:3000/cb",
+		"9696 --callback-path /cb/1":    "--redirect-uri http://" + remoteHost + ":9696/cb/1",
+		"--callback-path /cb":           "--redirect-uri http://" + remoteHost + ":3000/cb",
 		"--host localhost":              "--redirect-uri http://localhost:3000/oauth/callback",
 		"9696 --device-code":            "--device",
 		"--authorize-param a=b=c":       "--auth-param a=b=c",
@@ -167,6 +171,21 @@ func TestRemoteFlagsThatCannotBe(t *testing.T) {
 	}
 }
 
+// A metadata document that was written for mcp-remote lists mcp-remote's redirect path.
+func TestRemoteMetadataDocument(t *testing.T) {
+	t.Parallel()
+	args := []string{remoteURL, "--client-metadata-url", "https://app.example/client.json"}
+	none := func(string) string { return "" }
+	c, err := parseArgs(append([]string{"mcp-remote"}, args...), none)
+	fatal(t, err)
+	if got, want := fmt.Sprint(c.redirectURI), "http://"+remoteHost+":3000/oauth/callback"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if c, err = parseArgs(args, none); err != nil || c.redirectURI != nil {
+		t.Errorf("without the word mcp-remote: got %v, %v", c.redirectURI, err)
+	}
+}
+
 // http is for this machine alone, with their --allow-http as with ours, and
 // goes without saying there.
 func TestRemoteHTTP(t *testing.T) {
@@ -195,7 +214,7 @@ func TestRemoteStaticClient(t *testing.T) {
 	server, auth := startProtected(t)
 	auth.registers, auth.methods = false, []string{"client_secret_post"}
 	port := freePort(t)
-	c := auth.addClient("by-hand", "client_secret_post", fmt.Sprintf("http://localhost:%d/oauth/callback", port))
+	c := auth.addClient("by-hand", "client_secret_post", fmt.Sprintf("http://%s:%d/oauth/callback", remoteHost, port))
 	auth.scope = "given"
 	server.scope = "given"
 	user := newUser(t, auth, server)
