@@ -173,7 +173,10 @@ func (d device) await(
 				authorizationRequest{url: code.URIComplete})
 		}
 	}
-	d.ask.show(asking, signInPage{URL: code.URI, UserCode: code.UserCode, Complete: code.URIComplete, Note: d.notes()}, start)
+	page := signInPage{
+		URL: code.URI, UserCode: code.UserCode, Complete: code.URIComplete, Note: d.notes(),
+	}
+	d.ask.show(asking, page, start)
 	t, err := d.poll(bound, c, code)
 	switch {
 	case err == nil:
@@ -232,8 +235,8 @@ func nextPoll(interval time.Duration, err error) (time.Duration, bool) {
 
 // deviceWords tell the user what to do, each address on a line of its own.
 func (p signInPage) deviceWords(host string) string {
-	text := "mcp-proxy: to sign in to " + host + ", open this address in any browser and enter the code " +
-		p.UserCode + ":\n" + p.URL
+	text := "mcp-proxy: to sign in to " + host + ", open this address in any browser and enter the " +
+		"code " + p.UserCode + ":\n" + p.URL
 	if p.Complete != "" {
 		text += "\nor this one, which holds the code; it must show the same:\n" + p.Complete
 	}

@@ -1,0 +1,734 @@
+package main
+
+// One sign-in: which client, what is asked for and what a refusal leads to, the code for a token,
+// and opening the browser. How the answer comes back is in callback.go, which of several processes
+// leads the sign-in in detach.go.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	googleIssuer     = "https://accounts.google.com"
+	maxAttempts      = 4 // to get a token, per sign-in
+	maxRegistrations = 2 // per sign-in
+	localHost        = "localhost"
+	localAddress     = "127.0.0.1"
+)
+
+// asking is how the user is reached, in whatever process he waits.
+type asking struct {
+	// show says where to sign in. A browser is opened at start, if there is any; ctx ends with the
+	// wait for it.
+	show   func(ctx context.Context, page signInPage, start string)
+	notify func(text string)
+}
+
+// A signer is one way to a first token.
+type signer interface {
+	// grants are those that a registration names beside the usual.
+	grants() []string
+	// attempt asks for a token once, as the client and for the scope that c names.
+	attempt(ctx context.Context, c *credentials) (token, error)
+}
+
+// signIn is one sign-in at the authorization server that was found.
+type signIn struct {
+	*oauth
+	found    *authorization
+	ch       challenge
+	used     string // the token that was refused; "" if there was none
+	ask      asking
+	selected string       // the scope that is needed, without what was asked for earlier
+	old      *credentials // as they were stored before
+	c        *credentials // as they are tried now
+
+	cb            *callback // where the browser comes back to; nil while nothing listens
+	registrations int
+	named         string // the scope that the last of them was asked for
+}
+
+// authorize gets a first token, or one with another scope, and stores it.
+func (o *oauth) authorize(ctx context.Context, ch challenge, used string, ask asking) error {
+	ctx, span := o.trace.start(ctx, "oauth sign-in", spanInternal)
+	defer span.end()
+	err := o.authorization(ctx, ch, used, ask)
+	if err != nil {
+		span.fail(errorType(err))
+		if errors.Is(ctx.Err(), context.Canceled) {
+			span.fail("cancelled")
+		}
+	}
+	return err
+}
+
+func (o *oauth) authorization(ctx context.Context, ch challenge, used string, ask asking) error {
+	found, err := o.discovered(ctx, ch)
+	if err != nil {
+		return err
+	}
+	s := signIn{oauth: o, found: found, ch: ch, used: used, ask: ask}
+	if o.cfg.unattended() {
+		return s.run(ctx, machine{&s})
+	}
+	if o.usesDevice(&found.server) {
+		byCode := s
+		err := byCode.run(ctx, device{&byCode})
+		refused := errors.As(err, new(deviceRefused)) || errors.As(err, new(registrationRefused))
+		if o.cfg.device || !refused || found.server.checkBrowser() != nil {
+			return err
+		}
+		o.log.infof("signing in without a device code: %v", err)
+	}
+	return s.run(ctx, &browser{signIn: &s})
+}
+
+// run tries until there is a token. What we chose ourselves never ends a sign-in: if the server
+// refuses it, it is asked once more without.
+func (s *signIn) run(ctx context.Context, way signer) (err error) {
+	s.old = s.reread()
+	if s.c, err = s.newCredentials(s.old, s.found); err != nil {
+		return err
+	}
+	s.selected, s.c.RequestedScope = s.scopes(s.ch, s.old, s.found)
+	if s.old.Issuer == s.c.Issuer {
+		s.c.RefusedScope, s.c.ScopeAtRefresh = s.old.RefusedScope, s.old.ScopeAtRefresh
+	}
+	defer func() { s.end(err) }()
+	for attempt := 1; ; attempt++ {
+		if s.c.Client.ID == "" {
+			if err := s.registered(ctx, way.grants()); err != nil {
+				return err
+			}
+		}
+		s.c.Token, err = way.attempt(ctx, s.c)
+		if err == nil {
+			if s.c.Token.Scope == "" { // RFC 6749, section 5.1: unchanged when it is left out
+				s.c.Token.Scope = s.c.scope()
+			}
+			return s.keepNew(ctx, s.c)
+		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			s.doubtRegistration()
+		}
+		if attempt == maxAttempts || ctx.Err() != nil || !s.concede(err) {
+			return s.explainRefusal(err)
+		}
+	}
+}
+
+// end says on the page what came of it, after the token is stored.
+func (s *signIn) end(err error) {
+	switch {
+	case s.cb == nil:
+		return
+	case s.handsOver && s.cb.serving():
+		s.lingering = s.cb
+	default:
+		defer s.cb.close()
+	}
+	s.cb.outcome(err)
+}
+
+// concede gives up one thing that we chose and that the server may have refused; false if there is
+// none. What the user gave is never changed.
+func (s *signIn) concede(err error) bool {
+	c, scope := s.c, s.c.scope()
+	canRegister := c.Client.Source == sourceRegistered && s.registrations < maxRegistrations &&
+		s.found.server.RegistrationEndpoint != ""
+	if isUnknownClient(err) && canRegister {
+		s.log.infof("%s does not know our registration: registering anew", excerpt(c.Issuer))
+		c.Client = client{}
+		return true
+	}
+	if s.cfg.scope != "" || scope == "" {
+		return false
+	}
+	if refusesOfflineAccess(err) && hasScope(scope, offlineAccess) {
+		c.RefusedScope = unionScope(c.RefusedScope, offlineAccess)
+		return true
+	}
+	if errorCode(err) != "invalid_scope" {
+		return false
+	}
+	again := "without a scope"
+	withoutMemory := *c
+	withoutMemory.RequestedScope = s.selected
+	switch {
+	case withoutMemory.scope() != scope:
+		again = "without what was asked for earlier"
+		c.RequestedScope = s.selected
+	case hasScope(scope, offlineAccess):
+		again = "without " + offlineAccess
+		c.RefusedScope = unionScope(c.RefusedScope, offlineAccess)
+	case canRegister && s.named != scope &&
+		(c.Client.Scope == "" || withoutScope(scope, c.Client.Scope) != ""):
+		again = "with a registration for it"
+		c.Client = client{}
+	default:
+		c.RefusedScope = unionScope(c.RefusedScope, scope)
+	}
+	s.log.infof("the scope %q is refused: asking again %s", excerpt(scope), again)
+	return true
+}
+
+// refusesOfflineAccess: Keycloak refuses it for a user without that role, at the token endpoint and
+// with a code of its own (not_allowed).
+func refusesOfflineAccess(err error) bool {
+	var answer *tokenError
+	return errors.As(err, &answer) && answer.Code != "invalid_grant" &&
+		strings.Contains(strings.ToLower(answer.Description), "offline")
+}
+
+// scope is what to ask for: without what the server refused before, and nothing beyond what the
+// client is registered for.
+func (c *credentials) scope() string {
+	scope := withoutScope(c.RequestedScope, c.RefusedScope)
+	registered := withoutScope(scope, withoutScope(scope, c.Client.Scope))
+	if registered == "" || c.GivenScope != "" { // else the registration speaks of these scopes
+		return scope
+	}
+	return registered
+}
+
+// doubtRegistration is for a sign-in that nobody answered. Perhaps nobody was there; perhaps the
+// server showed an error page because it lost our registration. Another one helps with the second,
+// and is only made if the token was refused as well.
+func (s *signIn) doubtRegistration() {
+	old := s.old
+	if old.Client.Source == sourceRegistered && s.c.Client.ID == old.Client.ID &&
+		s.ch.Error != insufficientScope && s.used == old.Token.Access {
+		c := *old
+		c.Client.Doubtful = true
+		_ = s.keep(&c)
+	}
+}
+
+func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, error) {
+	ctx, span := o.trace.start(ctx, "oauth discovery", spanInternal)
+	defer span.end()
+	d := *o.discover
+	d.known = o.reread().Issuer
+	found, err := d.discover(ctx, o.cfg.server, ch)
+	if err == nil {
+		m := &found.server
+		if o.hasGooglesClient() && m.isGoogle() {
+			// Neither gets the client's secret from a server that only names Google's others.
+			for _, endpoint := range []*string{&m.DeviceAuthorizationEndpoint, &m.RevocationEndpoint} {
+				if !isGooglesURL(*endpoint) {
+					*endpoint = ""
+				}
+			}
+		}
+		err = o.checkGrant(m)
+	}
+	if err != nil {
+		span.fail(errorType(err))
+		return nil, unusable(err)
+	}
+	return found, nil
+}
+
+// checkGrant refuses a server that does not offer what the way to a token needs.
+func (o *oauth) checkGrant(m *serverMetadata) error {
+	switch {
+	case o.cfg.unattended():
+		return nil
+	case o.cfg.device:
+		return m.checkDevice()
+	case o.usesDevice(m):
+		return nil
+	}
+	return m.checkBrowser()
+}
+
+func (m *serverMetadata) checkBrowser() error {
+	if m.AuthorizationEndpoint != "" {
+		return m.checkPKCE()
+	}
+	err := fmt.Errorf("authorization server %q lets no user sign in with a browser", excerpt(m.Issuer))
+	return withHint(err, "--device or --grant client_credentials may do: mcp-proxy doctor says what "+
+		"it offers")
+}
+
+// unusable distinguishes metadata that somebody has to correct from metadata that did not come.
+func unusable(err error) error {
+	if errors.As(err, new(noAnswer)) {
+		return err
+	}
+	return authError{err}
+}
+
+// scopes are what this request needs, and that with what was asked for before at the same
+// authorization server (MCP 2026-07-28, Authorization, "Scope Selection Strategy").
+func (o *oauth) scopes(
+	ch challenge, old *credentials, found *authorization,
+) (selected, all string) {
+	host := o.cfg.server.Host
+	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+host, o.log)
+	published := boundedScope(strings.Join(found.scopes, " "), "in the metadata of "+host, o.log)
+	selected = selectScope(o.cfg.scope, ch, published, &found.server)
+	if ch.Error == insufficientScope {
+		selected = unionScope(selected, ch.Scope)
+	}
+	if o.cfg.unattended() && o.cfg.scope == "" {
+		selected = withoutScope(selected, offlineAccess) // it is about a user's refresh token
+	}
+	all = selected
+	if old.Issuer == found.server.Issuer && o.cfg.scope == "" {
+		all = unionScope(old.RequestedScope, selected)
+	}
+	return selected, all
+}
+
+// newCredentials says which client we are; without one in Client it is to be registered.
+func (o *oauth) newCredentials(old *credentials, found *authorization) (*credentials, error) {
+	m := &found.server
+	c := &credentials{
+		Server: o.key.server, Profile: o.key.profile, Grant: o.key.grant,
+		GivenScope: o.key.scope, GivenResource: o.key.resource,
+		Issuer: m.Issuer, TokenEndpoint: m.TokenEndpoint, RevocationEndpoint: m.RevocationEndpoint,
+		Resource: found.resource,
+	}
+	switch {
+	case o.countsHere(m):
+		c.Client = client{ID: o.cfg.clientID, Secret: o.cfg.clientSecret, Source: sourceGiven}
+		if err := o.checkBinding(c, old); err != nil {
+			return nil, err
+		}
+	case o.cfg.clientMetadataURL != "" && m.ClientMetadataSupported:
+		c.Client = client{ID: o.cfg.clientMetadataURL, Source: sourceDocument}
+	default:
+		return c, nil
+	}
+	if o.cfg.privateKey != nil {
+		var err error
+		c.Client.AuthMethod = methodPrivateKey
+		c.Client.SigningAlg, err = chooseAlgorithm(o.cfg.privateKey, m.TokenEndpointSigningAlgs)
+		return c, err
+	}
+	if old.Client.ID == c.Client.ID && old.Client.AuthMethod != methodPrivateKey {
+		c.Client.AuthMethod = old.Client.AuthMethod // as it was found to work
+	}
+	if c.Client.AuthMethod == "" {
+		c.Client.AuthMethod = authMethod(c.Client, m.TokenEndpointAuthMethods)
+	}
+	return c, nil
+}
+
+// countsHere reports whether the user gave a client that may be used at this authorization server.
+// GOOGLE_CLIENT_ID is given to no server in particular: a client of Google's in it is used with
+// Google's endpoints only, whoever publishes them. -i and any other id are the user's word.
+func (o *oauth) countsHere(m *serverMetadata) bool {
+	return o.cfg.clientID != "" && (!o.hasGooglesClient() || m.isGoogle())
+}
+
+func (o *oauth) hasGooglesClient() bool {
+	const suffix = ".apps.googleusercontent.com"
+	return o.cfg.clientFromEnv && strings.HasSuffix(strings.ToLower(o.cfg.clientID), suffix)
+}
+
+func (m *serverMetadata) isGoogle() bool {
+	return isGooglesURL(m.AuthorizationEndpoint) && isGooglesURL(m.TokenEndpoint)
+}
+
+var googleHosts = []string{"accounts.google.com", "oauth2.googleapis.com", "www.googleapis.com"}
+
+// isGooglesURL reports whether an endpoint is Google's, whoever published it: many MCP servers name
+// Google's endpoints under an issuer of their own.
+func isGooglesURL(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	return err == nil && u.Scheme == "https" && portOf(u) == "443" &&
+		slices.Contains(googleHosts, strings.ToLower(u.Hostname()))
+}
+
+// checkBinding: what was registered at one authorization server is never shown to another (MCP
+// 2026-07-28, Client Registration, "Authorization Server Binding"), whichever MCP server led there.
+// Google's endpoints are one authorization server, whoever publishes them.
+func (o *oauth) checkBinding(c, old *credentials) error {
+	all, _ := o.store.list()
+	for _, other := range append(all, old) {
+		known, ours := other.Client, c.Client
+		switch {
+		case known.Source != sourceGiven || known.ID != ours.ID || other.Issuer == "":
+			continue
+		case known.Secret != "" && ours.Secret != "" && known.Secret != ours.Secret:
+			continue // another client of the same name
+		case sameIssuer(other.Issuer, c.Issuer):
+			continue
+		case isGooglesURL(other.TokenEndpoint) && isGooglesURL(c.TokenEndpoint):
+			continue
+		}
+		logout := *o.cfg
+		if u, err := url.Parse(other.Server); err == nil && other.Server != "" {
+			logout.server, logout.profile = u, other.Profile
+		}
+		err := authErrorf("%s names the authorization server %s, and the given client belongs to %s",
+			o.cfg.server.Host, excerpt(c.Issuer), excerpt(other.Issuer))
+		return withHint(err, "if that is right: %s, and give the client registered at the new server "+
+			"with --client-id", logout.typed("logout"))
+	}
+	return nil
+}
+
+// registered uses the registration that we have at this server, or makes one.
+func (s *signIn) registered(ctx context.Context, grants []string) error {
+	if s.cb == nil && s.isRegistered() {
+		if redirect, err := url.Parse(s.old.Client.RedirectURI); err == nil {
+			if cb, err := listenAt(redirect); err == nil {
+				s.cb, s.c.Client = cb, s.old.Client
+				return nil
+			}
+			s.log.debugf("port %s is taken: registering anew", redirect.Port())
+		}
+	}
+	if s.found.server.RegistrationEndpoint == "" {
+		return s.noClient(&s.found.server)
+	}
+	ctx, span := s.trace.start(ctx, "oauth registration", spanInternal)
+	defer span.end()
+	s.registrations++
+	if err := s.register(ctx, grants); err != nil {
+		span.fail(errorType(err))
+		return err
+	}
+	if s.old.Token.Access == "" {
+		_ = s.keep(s.c) // a sign-in that fails must not lead to a registration each time
+	}
+	return nil
+}
+
+// isRegistered reports whether the registration that we have will do. If a scope is needed that it
+// was not made for, another is made; not for one that was refused at registration already.
+func (s *signIn) isRegistered() bool {
+	old, redirect := s.old, s.cfg.redirectURI
+	known := unionScope(old.Client.Scope, old.RequestedScope)
+	return old.Client.Source == sourceRegistered && old.Issuer == s.c.Issuer && !old.Client.Doubtful &&
+		(redirect == nil || old.Client.RedirectURI == redirect.String()) &&
+		(old.Client.Scope == "" || withoutScope(s.c.scope(), known) == "")
+}
+
+// register makes a client that names the scope to be asked for. If the server refuses that, it
+// makes one without; and one for localhost if it refuses 127.0.0.1 (Superset, fronts of Cognito).
+func (s *signIn) register(ctx context.Context, grants []string) (err error) {
+	scope, host := s.c.scope(), localAddress
+	redirect, err := url.Parse(s.old.Client.RedirectURI)
+	if err == nil && s.old.Issuer == s.c.Issuer && redirect.Hostname() == localHost {
+		host = localHost // as it was found to work
+	}
+	s.named = scope
+	for refused := error(nil); ; {
+		if s.cb == nil {
+			path := redirectPath(s.c.Issuer)
+			s.cb, err = listenForRegistration(s.cfg.redirectURI, s.cfg.anyPort, host, path)
+			if err != nil {
+				return err
+			}
+		}
+		uri := s.cb.redirect.String()
+		s.c.Client, err = s.discover.register(ctx, &s.found.server, uri, scope, grants...)
+		if err == nil {
+			return nil
+		}
+		if refused == nil {
+			refused = err
+		}
+		var answer registrationRefused
+		otherHost := s.cfg.redirectURI == nil && host != localHost && !s.cb.serving()
+		switch {
+		case !errors.As(err, &answer) || !answer.aboutMetadata:
+			return refused
+		case otherHost && (answer.aboutRedirect || scope == ""):
+			host = localHost
+			s.cb.close()
+			s.cb = nil
+		case scope != "":
+			scope = ""
+		default:
+			return refused
+		}
+	}
+}
+
+func (o *oauth) noClient(m *serverMetadata) error {
+	err := errorKind{authErrorf("%s needs a client id: its authorization server offers no registration",
+		o.cfg.server.Host), "no_client"}
+	issuer := excerpt(m.Issuer)
+	if o.cfg.clientFromEnv {
+		return withHint(err, "if the client of GOOGLE_CLIENT_ID is for %s: -i env:GOOGLE_CLIENT_ID "+
+			"-s env:GOOGLE_CLIENT_SECRET", issuer)
+	}
+	return withHint(err, "set GOOGLE_CLIENT_ID or give --client-id (register a client at %s by hand)",
+		issuer)
+}
+
+// machine is a client that is its own user.
+type machine struct{ *signIn }
+
+func (m machine) grants() []string { return nil }
+
+func (m machine) attempt(ctx context.Context, c *credentials) (token, error) {
+	if notes := m.notes(); notes != "" {
+		m.log.notice(notes)
+	}
+	return m.machineToken(ctx, c)
+}
+
+// browser signs in with the user's browser.
+type browser struct {
+	*signIn
+	asked bool // the user was shown where to sign in
+}
+
+func (b *browser) grants() []string { return nil }
+
+// attempt takes the user through the authorization endpoint and redeems the code.
+func (b *browser) attempt(ctx context.Context, c *credentials) (token, error) {
+	if b.cb == nil { // else the client was registered with it
+		var err error
+		if b.cb, err = listenForGivenClient(b.cfg.redirectURI); err != nil {
+			return token{}, err
+		}
+		c.Client.RedirectURI = b.cb.redirect.String()
+	}
+	verifier := newVerifier()
+	printed, opened := authorizationRequest{state: newState()}, authorizationRequest{state: newState()}
+	for _, r := range []*authorizationRequest{&printed, &opened} {
+		var err error
+		if r.url, err = b.authorizationURL(c, b.found, verifier, r.state); err != nil {
+			return token{}, err
+		}
+	}
+	waiting, stopAsking := context.WithCancel(ctx)
+	defer stopAsking()
+	if b.asked {
+		b.cb.again(printed, opened)
+	} else {
+		b.asked = true
+		start := b.cb.serve(expected{
+			host: b.cfg.server.Host, retry: b.cfg.typed("login"), notify: b.ask.notify,
+			issuer: c.Issuer, needsIss: b.found.server.IssParameterSupported,
+		}, printed, opened)
+		b.ask.show(waiting, signInPage{URL: printed.url, Note: b.notes()}, start)
+	}
+	code, err := b.cb.wait(ctx)
+	stopAsking()
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return token{}, b.nobodySignedIn()
+	case err != nil:
+		return token{}, err
+	}
+	form := url.Values{
+		"grant_type": {grantCode}, "code": {code}, "redirect_uri": {c.Client.RedirectURI},
+		"code_verifier": {verifier},
+	}
+	addResource(form, c.Resource)
+	return b.tokenWithRetry(ctx, c, form)
+}
+
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return excerpt(u.Host)
+}
+
+// notes are what the user should know before signing in.
+func (s *signIn) notes() string {
+	var notes []string
+	if s.cfg.clientFromEnv && s.c.Client.Source == sourceGiven && s.old.Client.ID != s.c.Client.ID {
+		notes = append(notes, "mcp-proxy: the client of GOOGLE_CLIENT_ID is used at "+
+			hostOf(s.c.TokenEndpoint))
+	}
+	server := s.cfg.server
+	u, err := url.Parse(s.c.Resource)
+	if err == nil && s.cfg.resource == "" && sameOrigin(u, server) &&
+		!isPathPrefix(server.EscapedPath(), u.EscapedPath()) {
+		notes = append(notes, "mcp-proxy: the token will be good for all of "+origin(u)+
+			u.EscapedPath()+", as its server says, not for "+server.EscapedPath()+" alone")
+	}
+	return strings.Join(notes, "\n")
+}
+
+func (o *oauth) nobodySignedIn() error {
+	err := errorKind{authErrorf("nobody signed in to %s within %v", o.cfg.server.Host,
+		o.cfg.loginTimeout), "timeout"}
+	return withHint(err, "%s", o.cfg.typed("login"))
+}
+
+// keepNew stores what a sign-in brought. A refresh that is going on would otherwise put the
+// successor of the old token over it.
+func (o *oauth) keepNew(ctx context.Context, c *credentials) error {
+	if !o.cfg.unattended() { // else the caller has the lock
+		unlock, err := o.store.lock(ctx, o.key, lockRefresh)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
+	if err := o.keep(c); err != nil && o.handsOver {
+		return fmt.Errorf("the token cannot be stored: %w", err)
+	}
+	return nil
+}
+
+// explainRefusal adds what the user can do about an answer of the token endpoint.
+func (o *oauth) explainRefusal(err error) error {
+	var refused *tokenError
+	if errors.As(err, &refused) {
+		if refused.outOfOrder() {
+			return err
+		}
+		err = authError{err}
+	}
+	switch errorCode(err) {
+	case "invalid_scope":
+		if o.cfg.scope != "" {
+			return withHint(err, "the authorization server refuses what --scope names: leave it out, or "+
+				"name scopes that this client may have")
+		}
+		return withHint(err, "--scope SCOPES asks for others: the server's documentation may name "+
+			"those that this client may have")
+	case "invalid_client", "unauthorized_client":
+		what := "--client-secret"
+		if o.cfg.privateKey != nil {
+			what = "--private-key"
+		}
+		if o.cfg.unattended() {
+			what += ", and that the client is allowed the grant " + grantClientCredentials
+		}
+		return withHint(err, "check --client-id and %s", what)
+	case "invalid_target":
+		return withHint(err, "this authorization server takes no resource parameter: add --resource none")
+	}
+	return err
+}
+
+// authorizationURL is the authorization request (OAuth 2.1, section 4.1.1).
+func (o *oauth) authorizationURL(
+	c *credentials, found *authorization, verifier, state string,
+) (string, error) {
+	endpoint, err := checkEndpoint(found.server.AuthorizationEndpoint, o.cfg.acceptsHTTP())
+	if err != nil {
+		return "", fmt.Errorf("authorization endpoint: %w", err)
+	}
+	q := endpoint.Query()
+	q.Set("response_type", "code")
+	q.Set("client_id", c.Client.ID)
+	q.Set("redirect_uri", c.Client.RedirectURI)
+	q.Set("state", state)
+	q.Set("code_challenge", challengeS256(verifier))
+	q.Set("code_challenge_method", "S256")
+	addResource(q, c.Resource)
+	scope := c.scope()
+	addScope(q, scope)
+	switch {
+	case c.Issuer == googleIssuer || isGooglesURL(endpoint.String()):
+		// Google knows no offline_access; without these two it gives no refresh token.
+		q.Set("access_type", "offline")
+		q.Set("prompt", "consent")
+	case hasScope(scope, offlineAccess) && !isMicrosoft(c.Issuer, endpoint):
+		// OpenID Connect Core, section 11: without it offline access is ignored.
+		q.Set("prompt", "consent")
+	}
+	for name, values := range o.cfg.authParams {
+		if q[name] = values; values[0] == "" {
+			q.Del(name) // an empty value takes one of ours out
+		}
+	}
+	endpoint.RawQuery = q.Encode()
+	return endpoint.String(), nil
+}
+
+// isMicrosoft: Entra ID gives a refresh token for offline_access as it is, and asks an
+// administrator each time where prompt=consent is sent.
+func isMicrosoft(issuer string, endpoint *url.URL) bool {
+	hosts := []string{endpoint.Hostname()}
+	if u, err := url.Parse(issuer); err == nil {
+		hosts = append(hosts, u.Hostname())
+	}
+	return slices.ContainsFunc(hosts, func(host string) bool {
+		return slices.ContainsFunc(microsoftHosts, func(name string) bool {
+			return host == name || strings.HasPrefix(name, ".") && strings.HasSuffix(host, name)
+		})
+	})
+}
+
+var microsoftHosts = []string{
+	"login.microsoftonline.com", "login.microsoftonline.us", "login.partner.microsoftonline.cn",
+	"login.chinacloudapi.cn", "login.microsoft.com", "login.windows.net", "sts.windows.net",
+	".b2clogin.com", ".ciamlogin.com",
+}
+
+// browserGrace is how long a program that opens a browser may take to fail.
+const browserGrace = 3 * time.Second
+
+// openBrowser starts the first program that opens a browser on address. It does not wait for the
+// browser.
+func openBrowser(browsers, address string) error {
+	var err error
+	for _, command := range browserCommands(browsers, runtime.GOOS, address) {
+		cmd := exec.Command(command[0], command[1:]...)
+		// Neither stdin nor stdout: both speak JSON-RPC with the host.
+		if err = cmd.Start(); err != nil {
+			continue
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }() // reaps it; it may outlive this program
+		select {
+		case err = <-ended: // xdg-open has found no browser; rundll32's status means nothing
+			if err == nil || runtime.GOOS == "windows" {
+				return nil
+			}
+		case <-time.After(browserGrace):
+			return nil
+		}
+	}
+	return err
+}
+
+// browserCommands are those of $BROWSER, then the system's.
+func browserCommands(browsers, system, address string) (commands [][]string) {
+	for _, entry := range filepath.SplitList(browsers) {
+		command := browserWords(entry)
+		if entry == "" {
+			continue
+		}
+		if !strings.Contains(entry, "%s") {
+			command = append(command, address)
+		}
+		for i := range command {
+			command[i] = strings.ReplaceAll(command[i], "%s", address)
+		}
+		commands = append(commands, command)
+	}
+	switch system {
+	case "darwin":
+		return append(commands, []string{"/usr/bin/open", address})
+	case "windows":
+		// Never cmd /c start: it cuts the URL at & and runs what follows.
+		return append(commands, []string{"rundll32", "url.dll,FileProtocolHandler", address})
+	}
+	return append(commands, []string{"wslview", address}, []string{"xdg-open", address})
+}
+
+// browserWords splits an entry of $BROWSER at its blanks, unless these belong to the name of a
+// program.
+func browserWords(entry string) []string {
+	words := strings.Fields(entry)
+	if _, err := exec.LookPath(entry); err == nil || len(words) == 0 {
+		return []string{entry}
+	}
+	return words
+}
