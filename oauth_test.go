@@ -1,12 +1,12 @@
 package main
 
-// Tokens across requests and time: one refresh for all who want it, none that
-// gets lost, and no sign-in for what is only the network's trouble. What many
-// processes do with one token is in soak_test.go.
+// How a token is kept good, what a 401 or 403 leads to, and what is not tried again, against the
+// real program.
 
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -485,5 +485,269 @@ func TestScopeAtRefresh(t *testing.T) {
 				t.Errorf("got %d sign-ins", signIns)
 			}
 		})
+	}
+}
+
+// A request that needs more scopes gets them, and none of the earlier ones is lost.
+func TestStepUp(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.scope = anyValue
+	server.needs = map[string]string{"tools/call echo": "write", "tools/list": "admin", "notifications/roots/list_changed": "roots"}
+	user := newUser(t, auth, server)
+	user.remember(server)
+	p := user.start("-u", server.url)
+	p.initialize()
+	p.echo("may I")
+	wantValues(t, "scope", auth.asked("scope"), "tools write")
+	p.call("tools/list", "")
+	p.echo("still")
+	wantValues(t, "scope", auth.asked("scope"), "tools write", "tools write admin")
+	p.notify("notifications/roots/list_changed", "") // any message may need it
+	server.await("notifications/roots/list_changed", 2)
+	wantValues(t, "scope", auth.asked("scope"), "tools write", "tools write admin", "tools write admin roots")
+	if got := auth.count("register"); got != 0 {
+		t.Errorf("got %d registrations, want 0", got)
+	}
+
+	again := user.start("-u", server.url)
+	again.initialize()
+	again.echo("all of it is in the store")
+	if got := auth.count("authorize"); got != 3 {
+		t.Errorf("got %d sign-ins, want 3", got)
+	}
+}
+
+// A 401 may name further scopes as well, and --scope is no reason to fail for good.
+func TestStepUpByUnauthorized(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.scope = anyValue
+	user := newUser(t, auth, server)
+	p := user.start("-u", server.url, "--scope", "mine")
+	p.initialize()
+	server.change(func() { server.scope = "tools admin" })
+	server.on("tools/call echo", func(w http.ResponseWriter, r *fakeRequest) bool {
+		granted, _ := auth.validate(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), server.resource)
+		if hasScopes(granted, "admin") {
+			return false
+		}
+		w.Header().Set("WWW-Authenticate", bearerChallenge(server.base+server.prmPath, "insufficient_scope", "tools admin"))
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	})
+	p.echo("more")
+	wantValues(t, "scope", auth.asked("scope"), "mine", "mine tools admin")
+}
+
+// A server that is never satisfied gets a few attempts; then its own error is the answer.
+func TestStepUpIsBounded(t *testing.T) {
+	for name, test := range map[string]struct {
+		scope   func(n int) string // challenged the nth time
+		reason  string
+		signIns int
+	}{
+		"more every time":   {func(n int) string { return fmt.Sprintf("scope-%d", n) }, "insufficient_scope", maxStepUps},
+		"never granted":     {func(int) string { return "write" }, "insufficient_scope", 1},
+		"asked for already": {func(int) string { return "tools" }, "insufficient_scope", 0},
+		"no scope named":    {func(int) string { return "" }, "insufficient_scope", 0},
+		"forbidden":         {func(int) string { return "write" }, "invalid_request", 0},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			auth.scope = anyValue
+			user := newUser(t, auth, server)
+			user.remember(server)
+			refusals := 0
+			server.reply("tools/call echo", func(w http.ResponseWriter, r *fakeRequest) bool {
+				refusals++ // one call at a time
+				w.Header().Set("WWW-Authenticate", bearerChallenge(server.base+server.prmPath, test.reason, test.scope(refusals)))
+				w.WriteHeader(http.StatusForbidden)
+				io.WriteString(w, r.msg.failure(-32099, "the server's own words"))
+				return true
+			})
+			p := user.start("-u", server.url)
+			p.initialize()
+			if got := p.failure(p.request("tools/call", echoParams("no"))); got.Code != -32099 || got.Message != "the server's own words" {
+				t.Errorf("got %d %q, want the server's own error", got.Code, got.Message)
+			}
+			if got := auth.count("authorize"); got != test.signIns || refusals != test.signIns+1 {
+				t.Errorf("got %d sign-ins and %d attempts, want %d and %d", got, refusals, test.signIns, test.signIns+1)
+			}
+		})
+	}
+}
+
+// A sign-in is not repeated while the last one cannot have been enough.
+func TestMaySignIn(t *testing.T) {
+	const never = time.Duration(1<<63 - 1)
+	step := func(scope string) challenge { return challenge{Error: insufficientScope, Scope: scope} }
+	for _, test := range []struct {
+		name           string
+		last           loginState
+		ago            time.Duration // since the last sign-in ended
+		used, accepted string        // "now" is what the store holds
+		gaveUp         bool
+		revoked        bool
+		ch             challenge
+		want           bool
+	}{
+		{name: "nobody ever signed in", ago: never, used: "now", want: true},
+		{name: "a moment ago, the token was refused", ago: time.Second, used: "now", want: false},
+		{name: "59 s ago", ago: 59 * time.Second, used: "now", want: false},
+		{name: "a minute ago", ago: time.Minute, used: "now", want: true},
+		{name: "the token was good, and is no more", ago: time.Second, used: "now", accepted: "now", want: true},
+		{name: "there was no token", ago: time.Second, want: true},
+		{name: "the token was an older one", ago: time.Second, used: "old", want: true},
+		{name: "the last sign-in failed", last: loginState{Error: "no"}, ago: time.Second, used: "now", want: true},
+		{name: "in the future: the clock was set back", ago: -time.Hour, used: "now", want: true},
+		{name: "the grant was revoked since", ago: time.Second, used: "now", revoked: true, want: true},
+		{name: "or never was any good", ago: time.Second, used: "now", gaveUp: true, revoked: true, want: false},
+		{name: "a scope more", ago: time.Second, used: "now", ch: step("read write"), want: true},
+		{name: "a scope more, in vain", ago: time.Second, used: "now", gaveUp: true, ch: step("read write"), want: false},
+		{name: "no scope more", ago: time.Second, used: "now", ch: step("read"), want: false},
+	} {
+		st, _ := testStore(t, closedDir(t))
+		mustSave(t, st, testKey, &credentials{RequestedScope: "read", Client: client{ID: "id"}, Token: token{Access: "now"}})
+		o := &oauth{cfg: &config{server: parsedURL(t, testKey.server)}, key: testKey, store: st}
+		if test.ago != never {
+			test.last.Ended = time.Now().Add(-test.ago)
+			fatal(t, st.saveLogin(testKey, test.last))
+		}
+		o.took(test.accepted)
+		if test.gaveUp {
+			o.giveUp()
+		}
+		if got := o.maySignIn(test.ch, test.used, test.revoked); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// refuse answers all requests of that label with a status and a challenge.
+func (s *fakeMCP) refuse(label string, status int, challenge func() string) {
+	s.on(label, func(w http.ResponseWriter, r *fakeRequest) bool {
+		w.Header().Set("WWW-Authenticate", challenge())
+		w.WriteHeader(status)
+		io.WriteString(w, "no")
+		return true
+	})
+}
+
+// A server that refuses every token, also the one just made for it, is not
+// answered with refreshes and sign-ins for ever.
+func TestServerRefusesEveryToken(t *testing.T) {
+	for name, rotates := range map[string]bool{"refresh": true, "no refresh token": false} {
+		rotates := rotates
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startModernProtected(t)
+			user := newUser(t, auth, server)
+			if !rotates {
+				auth.on("token refresh_token", func(w http.ResponseWriter, _ *fakeRequest) bool {
+					writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_grant"})
+					return true
+				})
+			}
+			server.refuse("tools/call echo", http.StatusUnauthorized, func() string {
+				return bearerChallenge(server.base+server.prmPath, "invalid_token", "tools")
+			})
+			p, other := user.start("-u", server.url), user.start("-u", server.url)
+			for i := 0; i < 10; i++ {
+				p.failure(p.modernEcho("x"))
+			}
+			message := p.failure(p.modernEcho("x")).Message
+			if !strings.Contains(message, "just given") {
+				t.Errorf("got %q, want it to say that the server does not take the new token", message)
+			}
+			if rotates { // else it looks to the other process as if the user's grant were revoked
+				other.failure(other.modernEcho("x"))
+			}
+			user.awaitEnd(p, other)
+			got := fmt.Sprintf("%d windows, %d registrations, %d codes", len(user.openings()), auth.count("register"), auth.count("token authorization_code"))
+			if want := "1 windows, 1 registrations, 1 codes"; got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			// Each process may find out by itself.
+			if got := auth.count("token refresh_token"); got > 2 {
+				t.Errorf("got %d refreshes for 12 messages, want one for each process", got)
+			}
+			if got := server.count("tools/call echo"); got > 40 {
+				t.Errorf("12 messages were sent %d times", got)
+			}
+		})
+	}
+}
+
+// A server that registers everybody and then knows nobody, and others that say
+// no whatever the user does.
+func TestSignInLoop(t *testing.T) {
+	say := func(status int, body string) fakeAnswer {
+		return func(w http.ResponseWriter, _ *fakeRequest) bool {
+			w.WriteHeader(status)
+			io.WriteString(w, body)
+			return true
+		}
+	}
+	for name, test := range map[string]struct {
+		label                  string
+		answer                 fakeAnswer
+		registrations, windows int
+	}{
+		"unknown at the token endpoint": {"token authorization_code", say(401, `{"error":"invalid_client"}`), maxRegistrations, 1},
+		"no token for the code":         {"token authorization_code", say(400, `{"error":"invalid_target"}`), 1, 1},
+		"registration refused":          {"register", say(400, `{"error":"invalid_client_metadata"}`), 3, 0}, // without scope, and for localhost,
+		"registration out of order":     {"register", say(500, "oops"), 1, 0},
+		"refused at the authorization endpoint": {"authorize", func(w http.ResponseWriter, r *fakeRequest) bool {
+			q := r.URL.Query()
+			back := url.Values{"error": {"invalid_scope"}, "state": {q.Get("state")}, "iss": {"https://" + r.Host}}
+			http.Redirect(w, r.Request, q.Get("redirect_uri")+"?"+back.Encode(), http.StatusFound)
+			return true
+		}, 1, 1},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, auth := startModernProtected(t)
+			user := newUser(t, auth, server)
+			auth.on(test.label, test.answer)
+			p := user.start("-u", server.url)
+			for i := 0; i < 10; i++ {
+				p.failure(p.modernEcho("x"))
+			}
+			user.awaitEnd(p)
+			if got := auth.count("register"); got != test.registrations {
+				t.Errorf("got %d registrations, want %d", got, test.registrations)
+			}
+			if got := len(user.openings()); got != test.windows {
+				t.Errorf("got %d browser windows, want %d", got, test.windows)
+			}
+		})
+	}
+}
+
+// A server that always thinks of another scope.
+func TestStepUpLoop(t *testing.T) {
+	t.Parallel()
+	server, auth := startModernProtected(t)
+	user := newUser(t, auth, server)
+	auth.scope = anyValue
+	user.remember(server)
+	n := 0
+	server.refuse("tools/call echo", http.StatusForbidden, func() string {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		n++
+		return bearerChallenge(server.base+server.prmPath, "insufficient_scope", fmt.Sprintf("scope%d", n))
+	})
+	p := user.start("-u", server.url)
+	for i := 0; i < 10; i++ {
+		p.failure(p.modernEcho("x"))
+	}
+	user.awaitEnd(p)
+	if got := len(user.openings()); got != maxStepUps || auth.count("authorize") != maxStepUps {
+		t.Errorf("got %d browser windows and %d sign-ins, want %d each", got, auth.count("authorize"), maxStepUps)
 	}
 }
