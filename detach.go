@@ -4,7 +4,7 @@ package main
 // the others wait for its lock and read its note in the store. A host may kill
 // this process while the user still types the password, so the leader is a
 // short-lived detached process of the same program. What a sign-in consists of
-// is login.go's.
+// is in signin.go.
 
 import (
 	"bufio"
