@@ -118,7 +118,7 @@ func (s *signIn) run(ctx context.Context, way signer) (err error) {
 			return s.keepNew(ctx, s.c)
 		}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			s.doubtRegistration()
+			s.doubtRegistration(ctx)
 		}
 		if attempt == maxAttempts || ctx.Err() != nil || !s.concede(err) {
 			return s.explainRefusal(err)
@@ -202,12 +202,18 @@ func (c *credentials) scope() string {
 
 // doubtRegistration is for a sign-in that nobody answered. Perhaps nobody was there; perhaps the
 // server showed an error page because it lost our registration. Another one helps with the second,
-// and is only made if the token was refused as well.
-func (s *signIn) doubtRegistration() {
-	old := s.old
-	if old.Client.Source == sourceRegistered && s.c.Client.ID == old.Client.ID &&
-		s.ch.Error != insufficientScope && s.used == old.Token.Access {
-		c := *old
+// and is only made if the token was refused as well. Meanwhile another process may have refreshed it.
+func (s *signIn) doubtRegistration(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	unlock, err := s.store.lock(ctx, s.key, lockRefresh)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	c := *s.reread()
+	if c.Client.Source == sourceRegistered && c.Client.ID == s.c.Client.ID && s.registrations == 0 &&
+		s.ch.Error != insufficientScope && s.used == c.Token.Access {
 		c.Client.Doubtful = true
 		_ = s.keep(&c)
 	}
