@@ -48,8 +48,8 @@ type detachedOrder struct {
 	Parent    string    `json:"traceparent,omitempty"`
 }
 
-// signIn gets another token than the one used. Messages that wait together
-// share one outcome, also a failure: one refusal is not asked about twice.
+// signIn gets another token than the one used. Messages that wait together share
+// one outcome, a failure too.
 func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 	asked := time.Now()
 	if err := o.signingIn.take(ctx); err != nil {
@@ -168,8 +168,8 @@ func (o *oauth) signInState(free bool, note loginState, order detachedOrder) (si
 	return signInUnled, nil
 }
 
-// endedSince tells whether another sign-in has ended than the one that the
-// note spoke of when it was seen. Times are not put in order: clocks jump.
+// endedSince reports whether another sign-in has ended than the one that had ended
+// at seen. Times are not put in order: clocks jump.
 func (st loginState) endedSince(seen time.Time) bool {
 	return !st.Ended.IsZero() && !st.Ended.Equal(seen)
 }
@@ -240,7 +240,9 @@ func startDetached(order []byte) (cmd *exec.Cmd, out io.Reader, err error) {
 }
 
 // runDetached is the detached process: it signs in, if nobody else does.
-func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv func(string) string) error {
+func runDetached(
+	ctx context.Context, stdin io.Reader, stdout io.Writer, getenv func(string) string,
+) error {
 	var order detachedOrder
 	if err := json.NewDecoder(io.LimitReader(stdin, maxOrder)).Decode(&order); err != nil {
 		return usagef("%s is internal: use mcp-proxy login", detachedCommand)
@@ -266,10 +268,9 @@ func runDetached(ctx context.Context, stdin io.Reader, stdout io.Writer, getenv 
 	if !free {
 		return nil
 	}
-	// While this process came up another one may have led and ended.
-	now := a.auth.stored()
-	if now != order.Used && now != "" || a.auth.store.loadLogin(a.auth.key).endedSince(order.Seen) {
-		unlock()
+	note := a.auth.store.loadLogin(a.auth.key)
+	if state, _ := a.auth.signInState(true, note, order); state == signInEnded {
+		unlock() // while this process came up another one has led
 		return nil
 	}
 	a.auth.handsOver = true
@@ -396,7 +397,8 @@ func (l *leader) notify(text string) {
 func (l *leader) window(ctx context.Context, start string) {
 	age := time.Since(l.lastWindow) // negative if the clock was set back
 	if wait := windowInterval - age; age >= 0 && wait > 0 && !l.login {
-		l.notify("a window was opened a moment ago, and nobody signed in: the next one opens in " + inWords(wait))
+		l.notify("a window was opened a moment ago, and nobody signed in: the next one opens in " +
+			inWords(wait))
 		if !sleep(ctx, wait) {
 			return // signed in meanwhile by the printed URL
 		}
@@ -424,23 +426,20 @@ func (o *oauth) show(note loginState) {
 		text += " at this address:"
 	}
 	text += "\n" + note.URL
-	if port := callbackPort(note.URL); port != "" {
+	if redirect := redirectOf(note.URL); redirect != nil && redirect.Port() != "" {
+		port := redirect.Port()
 		switch {
 		case o.cfg.sshServer != "":
-			text += fmt.Sprintf("\nhint: this is an SSH session; first run on your own machine: ssh -L %s:localhost:%s %s", port, port, o.cfg.sshServer)
+			text += fmt.Sprintf("\nhint: this is an SSH session; first run on your own machine: "+
+				"ssh -L %s:localhost:%s %s", port, port, o.cfg.sshServer)
 		case o.cfg.container && o.cfg.browser == "": // else the host has set up the way, as editors do
-			text += fmt.Sprintf("\nhint: a browser outside this container does not reach port %s: add --device, or paste the address where it ends into %s, or run the container with --network host", port, o.cfg.typed("login"))
+			text += fmt.Sprintf("\nhint: a browser outside this container does not reach port %s: "+
+				"add --device, or paste the address where it ends into %s, "+
+				"or run the container with --network host", port, o.cfg.typed("login"))
 		}
 	}
 	o.log.notice(text)
 	if o.shown != nil {
 		o.shown(note.URL)
 	}
-}
-
-func callbackPort(address string) string {
-	if redirect := redirectOf(address); redirect != nil {
-		return redirect.Port()
-	}
-	return ""
 }

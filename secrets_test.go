@@ -276,3 +276,27 @@ func TestProcessListHoldsNoSecret(t *testing.T) {
 	release()
 	p.result(id)
 }
+
+// The query of the server's URL may be a key: the sign-in names the server
+// without it, to the user, to the browser and to the other processes.
+func TestSignInNamesNoQuery(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.denies = true
+	user := newUser(t, auth, server)
+	keyed := server.url + "?key=topsecret"
+	_, stderr, _ := user.run("login", "-u", keyed)
+	note, err := os.ReadFile(strings.TrimSuffix(user.credentialsFile(keyed), ".json") + ".login")
+	fatal(t, err)
+	page := user.lastPage()
+	if !strings.Contains(page.Body, "mcp-proxy login -u") || !strings.Contains(string(note), "access_denied") {
+		t.Errorf("got the page %q and the note %s", page.Body, note)
+	}
+	for where, text := range map[string]string{
+		"stderr": stderr, "note": string(note), "browser": user.openings()[0], "page": page.URL + page.Body,
+	} {
+		if strings.Contains(text, "topsecret") {
+			t.Errorf("%s: %s", where, text)
+		}
+	}
+}

@@ -2,8 +2,8 @@ package main
 
 // Several processes of the program on one machine, and one user: hosts start
 // copies, kill them and start them again, and the user signs in once. How
-// tokens are refreshed is told in oauth_test.go, what a process must not do
-// in processes_linux_test.go.
+// tokens are refreshed is in oauth_test.go, what a process must not do in
+// machine_linux_test.go.
 
 import (
 	"encoding/json"
