@@ -29,7 +29,8 @@ type waitingSignIn struct {
 func startWaiting(t *testing.T, server *fakeMCP, auth *fakeAuth, args ...string) *waitingSignIn {
 	t.Helper()
 	w := &waitingSignIn{auth: auth}
-	w.testProxy = newUser(t, auth, server).start(append([]string{"-u", server.url, "--no-browser"}, args...)...)
+	args = append([]string{"-u", server.url, "--no-browser"}, args...)
+	w.testProxy = newUser(t, auth, server).start(args...)
 	w.id = w.request("initialize", initializeParams)
 	w.page = w.awaitURL(1)
 	q := parsedURL(t, w.page).Query()
@@ -48,7 +49,9 @@ func (w *waitingSignIn) response(params url.Values) string {
 func (w *waitingSignIn) consent() string {
 	w.t.Helper()
 	client := w.user.httpClient()
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	client.CheckRedirect = func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	}
 	resp, err := client.Get(w.page)
 	fatal(w.t, err)
 	resp.Body.Close()
@@ -117,7 +120,19 @@ func TestStrayRequestsDoNotEndTheWait(t *testing.T) {
 		return u.String()
 	}
 	host := func(value string) http.Header { return http.Header{"Host": {value}} }
+	failed := func(code string, edit ...string) string {
+		return w.response(good(append([]string{"code", "", "error", code}, edit...)...))
+	}
+	fetch := func(mode string, more ...string) http.Header {
+		h := http.Header{"Sec-Fetch-Mode": {mode}}
+		for i := 0; i < len(more); i += 2 {
+			h.Set(more[i], more[i+1])
+		}
+		return h
+	}
+	const evil = "https://evil.example"
 	whole := w.response(good())
+	dots := strings.Replace(whole, "/callback", "/x/../callback", 1)
 	for name, test := range map[string]struct {
 		method, address string
 		header          http.Header
@@ -128,7 +143,7 @@ func TestStrayRequestsDoNotEndTheWait(t *testing.T) {
 		"root":                  {"GET", elsewhere("/"), nil, 404},
 		"path with more":        {"GET", elsewhere("/callback/"), nil, 404},
 		"path in capitals":      {"GET", elsewhere("/Callback"), nil, 404},
-		"path with dots":        {"GET", strings.Replace(whole, "/callback", "/x/../callback", 1), nil, 404},
+		"path with dots":        {"GET", dots, nil, 404},
 		"path that is encoded":  {"GET", strings.Replace(whole, "/callback", "/%63allback", 1), nil, 404},
 		"POST":                  {"POST", whole, nil, 404},
 		"HEAD":                  {"HEAD", whole, nil, 404},
@@ -142,18 +157,18 @@ func TestStrayRequestsDoNotEndTheWait(t *testing.T) {
 		"iss twice":             {"GET", twice("iss", auth.issuer, "https://evil.example"), nil, 400},
 		"error twice":           {"GET", twice("error", "access_denied", "x"), nil, 400},
 		"neither code nor err":  {"GET", w.response(good("code", "")), nil, 400},
-		"error without a state": {"GET", w.response(good("state", "", "code", "", "error", "SENTINEL")), nil, 400},
-		"and of another issuer": {"GET", w.response(good("state", "", "code", "", "error", "access_denied", "iss", "https://evil.example")), nil, 400},
-		"guessed state, denied": {"GET", w.response(good("state", newState(), "code", "", "error", "access_denied")), nil, 400},
+		"error without a state": {"GET", failed("SENTINEL", "state", ""), nil, 400},
+		"and of another issuer": {"GET", failed("access_denied", "state", "", "iss", evil), nil, 400},
+		"guessed state, denied": {"GET", failed("access_denied", "state", newState()), nil, 400},
 		"foreign Host":          {"GET", whole, host("evil.example"), 400},
 		"foreign Host and port": {"GET", whole, host("evil.example:" + w.redirect.Port()), 400},
 		"Host without port":     {"GET", whole, host(w.redirect.Hostname()), 400},
 		"Host with other port":  {"GET", whole, host(w.redirect.Hostname() + ":1"), 400},
 		"localhost for address": {"GET", whole, host("localhost:" + w.redirect.Port()), 400},
 		"foreign Origin":        {"GET", whole, http.Header{"Origin": {"https://evil.example"}}, 400},
-		"fetch of a page":       {"GET", whole, http.Header{"Sec-Fetch-Mode": {"cors"}, "Origin": {"https://evil.example"}}, 400},
-		"fetch without cors":    {"GET", whole, http.Header{"Sec-Fetch-Mode": {"no-cors"}}, 400},
-		"image of a page":       {"GET", whole, http.Header{"Sec-Fetch-Mode": {"no-cors"}, "Sec-Fetch-Dest": {"image"}}, 400},
+		"fetch of a page":       {"GET", whole, fetch("cors", "Origin", evil), 400},
+		"fetch without cors":    {"GET", whole, fetch("no-cors"), 400},
+		"image of a page":       {"GET", whole, fetch("no-cors", "Sec-Fetch-Dest", "image"), 400},
 		"WebSocket":             {"GET", whole, http.Header{"Sec-Fetch-Mode": {"websocket"}}, 400},
 	} {
 		status, body := knock(t, test.method, test.address, test.header)
@@ -188,6 +203,7 @@ func startOpened(t *testing.T) (w *waitingSignIn, start string) {
 	w.testProxy = user.start("-u", server.url)
 	w.id = w.request("initialize", initializeParams)
 	start, w.page = user.awaitOpenings(1), w.awaitURL(1)
+	w.state = parsedURL(t, w.page).Query().Get("state")
 	return w, start
 }
 
@@ -237,7 +253,7 @@ func TestSignInIsBoundToTheBrowser(t *testing.T) {
 	if status != http.StatusFound || attributes != " Path=/; HttpOnly; SameSite=Lax" {
 		t.Fatalf("got status %d, cookie %q", status, set)
 	}
-	if got := parsedURL(t, page).Query().Get("state"); got == parsedURL(t, w.page).Query().Get("state") {
+	if parsedURL(t, page).Query().Get("state") == w.state {
 		t.Error("the window and the printed address have the same state")
 	}
 	if status, again, _ := lead(t, start, cookie); status != http.StatusFound || again != page {
@@ -245,9 +261,10 @@ func TestSignInIsBoundToTheBrowser(t *testing.T) {
 	}
 	w.page = page
 	answer := w.consent()
-	for _, header := range []http.Header{nil, {"Cookie": {cookie + "x"}}, {"Cookie": {"other=" + cookie}}} {
-		if status, body := knock(t, "GET", answer, header); status != http.StatusBadRequest || !strings.Contains(body, "address that mcp-proxy printed") {
-			t.Errorf("cookie %q: got status %d, %q", header, status, body)
+	for _, other := range []string{"", cookie + "x", "other=" + cookie} {
+		status, body := knock(t, "GET", answer, http.Header{"Cookie": {other}})
+		if status != http.StatusBadRequest || !strings.Contains(body, "address that mcp-proxy printed") {
+			t.Errorf("cookie %q: got status %d, %q", other, status, body)
 		}
 	}
 	if status, _ := knock(t, "GET", answer, http.Header{"Cookie": {cookie}}); status != http.StatusOK {
@@ -263,12 +280,13 @@ func TestStartIsGoodOnce(t *testing.T) {
 	w, start := startOpened(t)
 	printed := w.page
 	_, page, set := lead(t, start, "")
-	if status, to, set := lead(t, start, ""); status != http.StatusBadRequest || to != "" || set != "" {
-		t.Errorf("second browser: got status %d, %q, cookie %q", status, to, set)
+	if status, to, other := lead(t, start, ""); status != http.StatusBadRequest || to+other != "" {
+		t.Errorf("second browser: got status %d, %q, cookie %q", status, to, other)
 	}
 	w.page = page
 	cookie, _, _ := strings.Cut(set, ";")
-	if status, _ := knock(t, "GET", w.consent(), http.Header{"Cookie": {cookie}}); status != http.StatusBadRequest {
+	status, _ := knock(t, "GET", w.consent(), http.Header{"Cookie": {cookie}})
+	if status != http.StatusBadRequest {
 		t.Errorf("first browser: got status %d, want 400", status)
 	}
 	if got := w.user.paste(printed); got.Status != http.StatusOK {
@@ -290,7 +308,8 @@ func TestDoubledResponse(t *testing.T) {
 		first <- status
 	}()
 	auth.await("token authorization_code", 1)
-	if status, body := knock(t, "GET", answer, nil); status != http.StatusBadRequest || !strings.Contains(body, "Already received") {
+	status, body := knock(t, "GET", answer, nil)
+	if status != http.StatusBadRequest || !strings.Contains(body, "Already received") {
 		t.Errorf("second: got status %d %q, want 400", status, body)
 	}
 	release()
@@ -318,7 +337,8 @@ func TestErrorWithoutState(t *testing.T) {
 	id := other.request("initialize", initializeParams)
 	other.awaitURL(1)
 	page := w.user.paste(w.page)
-	if page.Status != http.StatusBadRequest || !strings.Contains(page.Body, "invalid_scope") || strings.Contains(page.Body, "SENTINEL") {
+	if page.Status != http.StatusBadRequest || !strings.Contains(page.Body, "invalid_scope") ||
+		strings.Contains(page.Body, "SENTINEL") {
 		t.Errorf("page: got status %d, %q", page.Status, page.Body)
 	}
 	w.user.paste(w.page) // said once
@@ -362,15 +382,16 @@ func TestPageStays(t *testing.T) {
 			}
 			for i := 0; i < 2; i++ {
 				status, body := knock(t, "GET", answer, nil)
-				if text := strings.ReplaceAll(body, "</p>\n<p>", " "); status != test.status || !strings.Contains(text, test.says) {
+				text := strings.ReplaceAll(body, "</p>\n<p>", " ")
+				if status != test.status || !strings.Contains(text, test.says) {
 					t.Errorf("got status %d, %q, want %d, %q", status, body, test.status, test.says)
 				}
 			}
 			auth.revokeAll()
 			id := w.request("initialize", initializeParams)
 			page := w.awaitURL(2)
-			if got := parsedURL(t, parsedURL(t, page).Query().Get("redirect_uri")); got.Host != w.redirect.Host || auth.count("register") != 1 {
-				t.Errorf("got redirect URI %s after %s, %d registrations", got, w.redirect, auth.count("register"))
+			if got := redirectOf(page); got.Host != w.redirect.Host || auth.count("register") != 1 {
+				t.Errorf("got %s after %s, %d registrations", got, w.redirect, auth.count("register"))
 			}
 			w.user.paste(page)
 			w.answer(id)
@@ -451,12 +472,15 @@ func TestIssuerOfTheResponse(t *testing.T) {
 func TestIssuerIsComparedAsWritten(t *testing.T) {
 	const issuer = "https://as.example/tenant"
 	for iss, want := range map[string]bool{
-		issuer: true, issuer + "/": false, "https://AS.example/tenant": false, "https://as.example:443/tenant": false, "https://as.example/t%65nant": false,
-		issuer + " ": false, issuer + ".evil": false, "https://as.example": false, "": false, "as.example/tenant": false,
+		issuer: true, issuer + "/": false, issuer + " ": false, issuer + ".evil": false,
+		"https://AS.example/tenant": false, "https://as.example:443/tenant": false,
+		"https://as.example/t%65nant": false, "https://as.example": false,
+		"": false, "as.example/tenant": false,
 	} {
 		for _, needed := range []bool{false, true} {
 			cb := &callback{expected: expected{issuer: issuer, needsIss: needed}}
-			if got := cb.check(url.Values{"iss": {iss}, "code": {"c"}}); (got.err == nil) != want || (got.code != "") != want {
+			got := cb.check(url.Values{"iss": {iss}, "code": {"c"}})
+			if (got.err == nil) != want || (got.code != "") != want {
 				t.Errorf("%q, needed %v: got %q (%v)", iss, needed, got.code, got.err)
 			}
 		}
@@ -479,7 +503,8 @@ func TestBothLoopbackAddresses(t *testing.T) {
 			c := auth.addClient("the-client", "none", redirect)
 			w := startWaiting(t, server, auth, "--client-id", c.id, "--redirect-uri", redirect)
 			answer := strings.Replace(w.consent(), "localhost", address, 1)
-			if status, _ := knock(t, "GET", answer, http.Header{"Host": {w.redirect.Host}}); status != http.StatusOK {
+			status, _ := knock(t, "GET", answer, http.Header{"Host": {w.redirect.Host}})
+			if status != http.StatusOK {
 				t.Errorf("got status %d, want 200", status)
 			}
 			w.result(w.id)
@@ -491,7 +516,8 @@ func TestBothLoopbackAddresses(t *testing.T) {
 // spelling of its host comes back.
 func TestRedirectURIAsGiven(t *testing.T) {
 	forms := map[string]string{
-		"capitals": "http://LocalHost:%d/cb", "no path": "http://127.0.0.1:%d", "IPv6": "http://[::1]:%d/cb", "encoded path": "http://127.0.0.1:%d/c%%62",
+		"capitals": "http://LocalHost:%d/cb", "no path": "http://127.0.0.1:%d",
+		"IPv6": "http://[::1]:%d/cb", "encoded path": "http://127.0.0.1:%d/c%%62",
 	}
 	if !hasIPv6() {
 		delete(forms, "IPv6")
@@ -517,10 +543,11 @@ func TestRedirectURIAsGiven(t *testing.T) {
 // A redirect URI on port 80 comes back without the port in Host.
 func TestHostOfDefaultPort(t *testing.T) {
 	for host, want := range map[string]int{
-		"localhost": 200, "LOCALHOST:80": 200, "localhost:8080": 400, "localhost.": 400, "": 400, "evil.example": 400,
+		"localhost": 200, "LOCALHOST:80": 200,
+		"localhost:8080": 400, "localhost.": 400, "": 400, "evil.example": 400,
 	} {
 		cb := newCallback(parsedURL(t, "http://localhost:80/cb"))
-		cb.serve(expected{issuer: "https://as.example"}, authorizationRequest{state: "state"}, authorizationRequest{})
+		cb.serve(expected{}, authorizationRequest{state: "state"}, authorizationRequest{})
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		go func() {
@@ -545,7 +572,8 @@ func TestFirstFreePort(t *testing.T) {
 	server, auth := startProtected(t)
 	c := auth.addClient("the-client", "none")
 	w := startWaiting(t, server, auth, "--client-id", c.id)
-	if port := w.redirect.Port(); port <= "3000" || port > "3010" || w.redirect.Hostname() != "localhost" || w.redirect.Path != "/oauth2callback" {
+	if port := w.redirect.Port(); port <= "3000" || port > "3010" ||
+		w.redirect.Hostname() != "localhost" || w.redirect.Path != "/oauth2callback" {
 		t.Errorf("got redirect URI %s, want the next free port", w.redirect)
 	}
 	w.user.paste(w.page)
@@ -556,7 +584,8 @@ func TestFirstFreePort(t *testing.T) {
 // need these ports.
 func TestAllPortsTaken(t *testing.T) {
 	for port := firstGivenPort; port <= lastGivenPort; port++ {
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil { // else somebody has it already
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil { // else somebody has it already
 			defer l.Close()
 		}
 	}
@@ -565,7 +594,8 @@ func TestAllPortsTaken(t *testing.T) {
 		cb.close()
 		t.Fatalf("got %s, want an error", cb.redirect)
 	}
-	if !strings.Contains(err.Error(), "3000 to 3010") || !strings.Contains(hintOf(err), "--redirect-uri http://localhost:PORT/oauth2callback") {
+	const flag = "--redirect-uri http://localhost:PORT/oauth2callback"
+	if !strings.Contains(err.Error(), "3000 to 3010") || !strings.Contains(hintOf(err), flag) {
 		t.Errorf("got %q, hint %q", err, hintOf(err))
 	}
 }
@@ -580,7 +610,8 @@ func TestRedirectURITaken(t *testing.T) {
 	server, auth := startProtected(t)
 	c := auth.addClient("the-client", "none")
 	user := newUser(t, auth, server)
-	p := user.start("-u", server.url, "--client-id", c.id, "--redirect-uri", "http://127.0.0.1:"+port+"/cb")
+	redirect := "http://127.0.0.1:" + port + "/cb"
+	p := user.start("-u", server.url, "--client-id", c.id, "--redirect-uri", redirect)
 	got := p.failure(p.request("initialize", initializeParams))
 	if !strings.Contains(got.Message, "port "+port+" is in use") {
 		t.Errorf("got %q, want the flag and the port", got.Message)
@@ -612,8 +643,10 @@ func TestPage(t *testing.T) {
 		t.Errorf("page: got %q, want the error, escaped, and what to type", page.Body)
 	}
 	for name, want := range map[string]string{
-		"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
-		"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+		"Content-Type": "text/html; charset=utf-8", "X-Content-Type-Options": "nosniff",
+		"Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
+		"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; " +
+			"frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
 	} {
 		if got := page.Header.Get(name); got != want {
 			t.Errorf("page: %s: got %q, want %q", name, got, want)
@@ -632,7 +665,7 @@ func TestCallbackEnds(t *testing.T) {
 	t.Parallel()
 	cb, err := listenForRegistration(nil, false, "127.0.0.1", ownRedirectPath)
 	fatal(t, err)
-	cb.serve(expected{issuer: "https://as.example"}, authorizationRequest{state: "state"}, authorizationRequest{})
+	cb.serve(expected{}, authorizationRequest{state: "state"}, authorizationRequest{})
 	go knock(t, "GET", cb.redirect.String()+"?state=state&code=c", nil)
 	code, err := cb.wait(context.Background())
 	if code != "c" || err != nil {

@@ -50,7 +50,9 @@ func (u *testUser) awaitEnd(but ...*testProxy) {
 	eventually(u.t, "the end of all other processes", func() bool {
 		u.endPages()
 		return !slices.ContainsFunc(u.processes(), func(pid string) bool {
-			return !slices.ContainsFunc(but, func(p *testProxy) bool { return pid == fmt.Sprint(p.cmd.Process.Pid) })
+			return !slices.ContainsFunc(but, func(p *testProxy) bool {
+				return pid == fmt.Sprint(p.cmd.Process.Pid)
+			})
 		})
 	})
 }
@@ -61,9 +63,9 @@ func wantOneSignIn(t *testing.T, u *testUser, s *fakeMCP) {
 	if got := len(u.openings()); got != 1 {
 		t.Errorf("got %d browser windows, want 1", got)
 	}
-	for label, want := range map[string]int{"metadata": 1, "register": 1, "authorize": 1, "token authorization_code": 1} {
-		if got := s.auth.count(label); got != want {
-			t.Errorf("%s: got %d requests, want %d", label, got, want)
+	for _, label := range []string{"metadata", "register", "authorize", "token authorization_code"} {
+		if got := s.auth.count(label); got != 1 {
+			t.Errorf("%s: got %d requests, want 1", label, got)
 		}
 	}
 }
@@ -209,8 +211,9 @@ func TestLeaderKilled(t *testing.T) {
 	first.result(firstID)
 	second.result(secondID)
 	user.awaitEnd(first, second)
-	if got := len(user.openings()); got != 1 || auth.count("register") != 1 || auth.count("token authorization_code") != 1 {
-		t.Errorf("got %d browser windows and %q, want 1 window, 1 registration and 1 code", got, auth.labels())
+	registered, codes := auth.count("register"), auth.count("token authorization_code")
+	if got := len(user.openings()); got != 1 || registered != 1 || codes != 1 {
+		t.Errorf("got %d windows, %d registrations, %d codes, want 1 each", got, registered, codes)
 	}
 }
 
@@ -237,7 +240,9 @@ func TestLeaderAlwaysKilled(t *testing.T) {
 // the user is not asked again.
 func TestLeaderComesTooLate(t *testing.T) {
 	for name, before := range map[string]func(u *testUser, s *fakeMCP){
-		"the user signed in": func(u *testUser, s *fakeMCP) { u.start("-u", s.url).call("initialize", initializeParams) },
+		"the user signed in": func(u *testUser, s *fakeMCP) {
+			u.start("-u", s.url).call("initialize", initializeParams)
+		},
 		"the user said no": func(u *testUser, s *fakeMCP) {
 			s.auth.denies = true
 			p := u.start("-u", s.url)
@@ -253,15 +258,17 @@ func TestLeaderComesTooLate(t *testing.T) {
 			before(user, server)
 			user.awaitEnd(user.started...)
 			seen, windows := len(fakeStory(server.fakeOrigin, auth.fakeOrigin)), len(user.openings())
-			order, err := json.Marshal(detachedOrder{Args: []string{"-u", server.url, "--login-timeout", "20s"}})
+			args := []string{"-u", server.url, "--login-timeout", "20s"}
+			order, err := json.Marshal(detachedOrder{Args: args})
 			fatal(t, err)
 			late := user.command(detachedCommand)
 			late.Stdin = strings.NewReader(string(order))
 			if out, err := late.CombinedOutput(); err != nil || string(out) != detachedReady+"\n" {
 				t.Errorf("got %q (%v), want %q", out, err, detachedReady)
 			}
-			if got := fakeStory(server.fakeOrigin, auth.fakeOrigin)[seen:]; len(got) != 0 || len(user.openings()) != windows {
-				t.Errorf("got %q and %d windows, want nothing more", got, len(user.openings())-windows)
+			story := fakeStory(server.fakeOrigin, auth.fakeOrigin)[seen:]
+			if more := len(user.openings()) - windows; len(story) != 0 || more != 0 {
+				t.Errorf("got %q and %d windows, want nothing more", story, more)
 			}
 		})
 	}
@@ -274,10 +281,14 @@ func TestNoteFromTheFuture(t *testing.T) {
 	user := newUser(t, auth, server)
 	fatal(t, os.Mkdir(user.cache, 0o700))
 	tomorrow := time.Now().Add(24 * time.Hour)
-	data, err := json.Marshal(loginState{Entry: storeKey{server: server.url}.hash(), PID: 1, Started: tomorrow, Ended: tomorrow, signInPage: signInPage{URL: "https://old.example/?response_type=code"},
-		Error: "of long ago", Window: tomorrow})
+	data, err := json.Marshal(loginState{
+		Entry: storeKey{server: server.url}.hash(), PID: 1, Started: tomorrow, Ended: tomorrow,
+		signInPage: signInPage{URL: "https://old.example/?response_type=code"},
+		Error:      "of long ago", Window: tomorrow,
+	})
 	fatal(t, err)
-	fatal(t, os.WriteFile(strings.TrimSuffix(user.credentialsFile(server.url), ".json")+".login", data, 0o600))
+	note := strings.TrimSuffix(user.credentialsFile(server.url), ".json") + ".login"
+	fatal(t, os.WriteFile(note, data, 0o600))
 	p := user.start("-u", server.url)
 	p.initialize()
 	if strings.Contains(p.stderr(), "old.example") {
@@ -345,8 +356,9 @@ func TestRelativePaths(t *testing.T) {
 	user.env["SSL_CERT_FILE"], user.env["SSL_CERT_DIR"] = "ca.pem", ""
 	user.env["BROWSER"] = filepath.Join("bin", "browser.exe")
 	fatal(t, os.Mkdir(filepath.Join(user.dir, "bin"), 0o700))
-	if os.Symlink(testShared().browser, filepath.Join(user.dir, user.env["BROWSER"])) != nil { // Windows may forbid it
-		fatal(t, os.Link(testShared().browser, filepath.Join(user.dir, user.env["BROWSER"])))
+	browser := filepath.Join(user.dir, user.env["BROWSER"])
+	if os.Symlink(testShared().browser, browser) != nil { // Windows may forbid it
+		fatal(t, os.Link(testShared().browser, browser))
 	}
 	p := user.start("-u", server.url)
 	p.initialize()
@@ -381,8 +393,11 @@ func TestOneWindowAMinute(t *testing.T) {
 	p.failure(p.request("initialize", initializeParams))
 	user.awaitEnd(p)
 	command := "<code>mcp-proxy login -u " + server.url + "</code>"
-	if page := user.lastPage().Body; !strings.Contains(page, "Sign-in cancelled") || !strings.Contains(page, "Nothing was changed.") || !strings.Contains(page, command) {
-		t.Errorf("got the page %q", page)
+	page := user.lastPage().Body
+	for _, want := range []string{"Sign-in cancelled", "Nothing was changed.", command} {
+		if !strings.Contains(page, want) {
+			t.Errorf("got the page %q, want %q in it", page, want)
+		}
 	}
 	user.browser = "consent"
 	p = user.start("-u", server.url)
@@ -541,8 +556,12 @@ func TestCacheRemovedDuringSignIn(t *testing.T) {
 // that is no file. The session works, and the file stays as it is.
 func TestCredentialsThatStay(t *testing.T) {
 	for name, put := range map[string]func(file string) error{
-		"newer version": func(file string) error { return os.WriteFile(file, []byte(`{"version":99}`), 0o600) },
-		"directory":     func(file string) error { return os.MkdirAll(filepath.Join(file, "not empty"), 0o700) },
+		"newer version": func(file string) error {
+			return os.WriteFile(file, []byte(`{"version":99}`), 0o600)
+		},
+		"directory": func(file string) error {
+			return os.MkdirAll(filepath.Join(file, "not empty"), 0o700)
+		},
 	} {
 		put := put
 		t.Run(name, func(t *testing.T) {

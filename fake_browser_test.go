@@ -18,7 +18,7 @@ import (
 // The environment of the browser.
 const (
 	browserMode = "MCP_PROXY_TEST_BROWSER"     // consent (default) | deny | ignore
-	browserLog  = "MCP_PROXY_TEST_BROWSER_LOG" // a file: a line for every opening and for every last page
+	browserLog  = "MCP_PROXY_TEST_BROWSER_LOG" // a file: a line an opening and a last page
 	browserCA   = "MCP_PROXY_TEST_BROWSER_CA"  // whom it trusts
 )
 
@@ -67,7 +67,10 @@ func visit(page, caFile, mode string) browserEvent {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots},
+		DisableKeepAlives: true,
+	}
 	req, err := http.NewRequest(http.MethodGet, page, nil)
 	if err != nil {
 		return browserEvent{URL: page, Error: err.Error()}
@@ -83,7 +86,9 @@ func visit(page, caFile, mode string) browserEvent {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	e := browserEvent{URL: resp.Request.URL.String(), Status: resp.StatusCode, Header: resp.Header, Body: string(body)}
+	e := browserEvent{
+		URL: resp.Request.URL.String(), Status: resp.StatusCode, Header: resp.Header, Body: string(body),
+	}
 	if err != nil {
 		e.Error = err.Error()
 	}

@@ -108,7 +108,9 @@ func (u *testUser) leave() {
 		return left == 0
 	})
 	u.checkTraces()
-	eventually(u.t, "nothing writes to "+u.dir+" any more", func() bool { return os.RemoveAll(u.dir) == nil })
+	eventually(u.t, "nothing writes to "+u.dir+" any more", func() bool {
+		return os.RemoveAll(u.dir) == nil
+	})
 }
 
 // endPages ends the processes that only show how a sign-in ended.
@@ -139,7 +141,8 @@ func (u *testUser) environ() (env []string) {
 		"HOME": u.dir, "USERPROFILE": u.dir, "MCP_PROXY_CACHE_DIR": u.cache,
 		"SSL_CERT_FILE": testShared().pki.file, "SSL_CERT_DIR": testShared().pki.dir,
 		"GORACE":  "atexit_sleep_ms=0", // -race: do not linger for a second at every exit
-		"BROWSER": testShared().browser, browserMode: u.browser, browserLog: u.browserLog(), browserCA: testShared().pki.file,
+		"BROWSER": testShared().browser, browserMode: u.browser, browserLog: u.browserLog(),
+		browserCA: testShared().pki.file,
 	}
 	for _, name := range []string{"PATH", "TMPDIR", "TMP", "SYSTEMROOT", "GOCOVERDIR"} {
 		vars[name] = os.Getenv(name)
@@ -245,7 +248,8 @@ func (u *testUser) openings() (urls []string) {
 // awaitOpenings waits for n browser windows and returns the last one's URL.
 func (u *testUser) awaitOpenings(n int) string {
 	u.t.Helper()
-	eventually(u.t, fmt.Sprintf("%d browser windows", n), func() bool { return len(u.openings()) >= n })
+	what := fmt.Sprintf("%d browser windows", n)
+	eventually(u.t, what, func() bool { return len(u.openings()) >= n })
 	return u.openings()[n-1]
 }
 
@@ -282,7 +286,8 @@ func (u *testUser) signInPages() (pages []string) {
 	notes, _ := filepath.Glob(filepath.Join(u.cache, "*.login"))
 	for _, note := range notes {
 		var state loginState
-		if data, err := os.ReadFile(note); err == nil && json.Unmarshal(data, &state) == nil && printedURL.MatchString(state.URL) {
+		data, _ := os.ReadFile(note) // it may be gone
+		if json.Unmarshal(data, &state) == nil && printedURL.MatchString(state.URL) {
 			pages = append(pages, state.URL)
 		}
 	}
@@ -314,12 +319,16 @@ func (u *testUser) credentialsFile(server string) string {
 func (u *testUser) remember(s *fakeMCP, edit ...func(doc map[string]any)) {
 	u.t.Helper()
 	a := s.auth
-	c := a.addClient("client-"+fakeSecret(), "none", fmt.Sprintf("http://127.0.0.1:%d/callback", freePort(u.t)))
+	redirect := fmt.Sprintf("http://127.0.0.1:%d/callback", freePort(u.t))
+	c := a.addClient("client-"+fakeSecret(), "none", redirect)
 	access, refresh := a.grant(c, s.resource, s.scope)
 	doc := map[string]any{
 		"version": 1, "server": s.url, "issuer": a.issuer, "token_endpoint": a.base + a.token,
 		"revocation_endpoint": a.base + "/revoke", "resource": s.resource, "requested_scope": s.scope,
-		"client": map[string]any{"id": c.id, "source": "registered", "redirect_uri": c.redirects[0], "token_endpoint_auth_method": "none"},
+		"client": map[string]any{
+			"id": c.id, "source": "registered", "redirect_uri": redirect,
+			"token_endpoint_auth_method": "none",
+		},
 		"token": map[string]any{
 			"access_token": access, "refresh_token": refresh, "token_type": "Bearer", "scope": s.scope,
 			"obtained_at": time.Now().Add(-time.Minute).UTC(), "expires_at": time.Now().Add(time.Hour).UTC(),
