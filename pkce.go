@@ -1,8 +1,7 @@
 package main
 
-// This file knows the random values of an authorization request: the code
-// verifier and its S256 challenge (RFC 7636) and the state. It does not know
-// the request they go into.
+// The random values of an authorization request: the code verifier and its S256 challenge (RFC
+// 7636), and the state. It does not know the request that they are part of.
 
 import (
 	"crypto/rand"
@@ -10,16 +9,15 @@ import (
 	"encoding/base64"
 )
 
-// randomOctets is what RFC 7636, section 7.1 asks for: "it is RECOMMENDED that
-// the output of a suitable random number generator be used to create a
-// 32-octet sequence", which base64url makes the 43 characters that are the
-// least a code_verifier may have (section 4.1).
+// randomOctets is what RFC 7636, section 7.1 asks for: "it is RECOMMENDED that the output of a
+// suitable random number generator be used to create a 32-octet sequence", which base64url makes
+// the 43 characters that are the least a code_verifier may have (section 4.1).
 const randomOctets = 32
 
 func newVerifier() string { return randomString() }
 
-// newState is as hard to guess as a verifier. RFC 6749, section 10.10: the
-// probability of guessing it must be at most 2^-128.
+// newState is as hard to guess as a verifier. RFC 6749, section 10.10: the probability of guessing
+// it must be at most 2^-128.
 func newState() string { return randomString() }
 
 // challengeS256 follows RFC 7636, section 4.2:
@@ -29,8 +27,8 @@ func challengeS256(verifier string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// randomString panics where the system has no randomness: going on with a
-// value that somebody can guess would be worse than ending.
+// randomString panics where the system has no randomness: going on with a value that somebody can
+// guess would be worse than ending.
 func randomString() string {
 	var octets [randomOctets]byte
 	if _, err := rand.Read(octets[:]); err != nil {

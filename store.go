@@ -97,7 +97,7 @@ type loginState struct {
 	Code    int       `json:"code,omitempty"`    // its exit code
 	Lasting bool      `json:"lasting,omitempty"` // trying again at once would fail the same way
 	Notices []string  `json:"notices,omitempty"` // what else the user should know
-	Window  time.Time `json:"window"`            // the last browser window, unless it led to a token
+	Window  time.Time `json:"window"`            // the last browser window that led to no token
 }
 
 // signInPage is where the user is to go, and with what.
