@@ -85,7 +85,6 @@ const (
 	maxTraceString  = 256       // bytes of a name or a value, before escaping
 	traceDelay      = 100 * time.Millisecond
 	traceCloseBound = 500 * time.Millisecond
-	traceRetryPause = time.Minute // after a failed write
 )
 
 // A tracer takes ended spans and has one goroutine write them. A nil *tracer does nothing.
@@ -101,9 +100,8 @@ type tracer struct {
 	stopped chan struct{}
 
 	// Only the writing goroutine uses these.
-	torn       bool      // the last write ended within a line
-	retry      time.Time // nothing is written before
-	complained bool
+	torn   bool // the last write ended within a line
+	warned bool
 }
 
 // newTracer does no I/O: a program that ends without a span leaves no file. The head names the
@@ -442,16 +440,11 @@ func (t *tracer) run() {
 // write appends the lines to the file, or loses them: traces are not worth a message. It warns
 // once; the disk may recover, and then there are traces again.
 func (t *tracer) write(lines []byte) {
-	if len(lines) == 0 || time.Now().Before(t.retry) {
+	if len(lines) == 0 {
 		return
 	}
-	err := t.append(lines)
-	if err == nil {
-		return
-	}
-	t.retry = time.Now().Add(traceRetryPause)
-	if !t.complained {
-		t.complained = true
+	if err := t.append(lines); err != nil && !t.warned {
+		t.warned = true
 		t.log.warnf("cannot write traces to %s: %v", t.path, err)
 	}
 }
