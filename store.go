@@ -232,7 +232,7 @@ func probe(dir string) error {
 // lock of the sign-in, whose note is saved to find out.
 func (s *store) keeps(k storeKey) bool {
 	info, err := os.Lstat(s.path(k.file()))
-	if err == nil && info.IsDir() || s.isNewer(k) {
+	if err == nil && info.IsDir() || s.isNewer(k.file()) {
 		return false
 	}
 	return s.saveLogin(k, s.loadLogin(k)) == nil
@@ -276,9 +276,6 @@ func (s *store) save(k storeKey, c *credentials) error {
 	file.Version, file.Server, file.Profile, file.Grant = storeVersion, k.server, k.profile, k.grant
 	file.GivenScope, file.GivenResource = k.scope, k.resource
 	file.Token = c.Token.storable()
-	if s.isNewer(k) {
-		return s.unsaved(fmt.Errorf("%s: %w", s.path(k.file()), errNewer))
-	}
 	return s.write(k.file(), &file)
 }
 
@@ -454,8 +451,8 @@ func (s *store) parse(name string) (*credentials, fs.FileInfo, error) {
 	return c, seen, nil
 }
 
-func (s *store) isNewer(k storeKey) bool {
-	_, _, err := s.parse(k.file())
+func (s *store) isNewer(name string) bool {
+	_, _, err := s.parse(name)
 	return errors.Is(err, errNewer)
 }
 
@@ -498,13 +495,12 @@ func (s *store) write(name string, content any) error {
 	if err == nil {
 		err = s.usable()
 	}
+	if err == nil && s.isNewer(name) {
+		err = fmt.Errorf("%s: %w", s.path(name), errNewer)
+	}
 	if err == nil {
 		err = replacePrivate(s.path(name), data)
 	}
-	return s.unsaved(err)
-}
-
-func (s *store) unsaved(err error) error {
 	if err != nil {
 		s.warnOnce("unsaved", "a change of the cache is lost when this process ends: %v", err)
 	}
