@@ -301,7 +301,8 @@ func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	sp.setInt(attrHTTPStatus, resp.StatusCode)
 	sp.setString(attrProtocolName, "http")
-	sp.setString(attrProtocolVersion, strings.TrimSuffix(strings.TrimPrefix(resp.Proto, "HTTP/"), ".0"))
+	version := strings.TrimSuffix(strings.TrimPrefix(resp.Proto, "HTTP/"), ".0")
+	sp.setString(attrProtocolVersion, version)
 	if resp.StatusCode >= 400 {
 		sp.fail(strconv.Itoa(resp.StatusCode))
 	}

@@ -247,7 +247,7 @@ func (l *legacy) send(ctx context.Context, m *message) (ended chan struct{}, err
 func (l *legacy) notify(ctx context.Context, m *message) error {
 	_, err := l.send(ctx, m)
 	if err == nil && m.method == "notifications/initialized" {
-		l.handshake.confirmed(m)
+		l.handshake.note(m)
 	}
 	return err
 }

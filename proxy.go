@@ -215,7 +215,7 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 		p.opened = c.done
 		c.intercept = func(d *document) bool {
 			if d.result != nil {
-				p.session.handshake.said(m)
+				p.session.handshake.note(m)
 			}
 			return !p.legacy.chosen() && p.bridge.intercept(work, c, d)
 		}

@@ -181,7 +181,7 @@ func (s *session) notify(ctx context.Context, m *message) error {
 			discard(resp)
 		}
 		if m.method == "notifications/initialized" && m.version == "" {
-			s.handshake.confirmed(m)
+			s.handshake.note(m)
 			s.listen()
 		}
 		return nil
@@ -249,12 +249,8 @@ func (s *session) opened(m *message, id string, answer *document) {
 // validSessionID refuses what must not be sent back in a header: only visible ASCII is allowed (MCP
 // 2025-11-25, Transports, "Session Management").
 func validSessionID(id string) string {
-	for i := 0; i < len(id); i++ {
-		if id[i] < 0x21 || id[i] > 0x7e {
-			return ""
-		}
-	}
-	if len(id) > maxSessionID {
+	invisible := func(r rune) bool { return r < '!' || r > '~' }
+	if len(id) > maxSessionID || strings.IndexFunc(id, invisible) >= 0 {
 		return ""
 	}
 	return id
@@ -554,16 +550,15 @@ type handshake struct {
 	initialized *message
 }
 
-func (h *handshake) said(initialize *message) {
+// note keeps an initialize or a notifications/initialized that the server took.
+func (h *handshake) note(m *message) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.initialize = initialize
-}
-
-func (h *handshake) confirmed(initialized *message) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.initialized = initialized
+	if m.method == "initialize" {
+		h.initialize = m
+	} else {
+		h.initialized = m
+	}
 }
 
 // opening is the initialize by which the client opened a session; nil if it has not.

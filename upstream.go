@@ -15,9 +15,11 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 const (
@@ -548,31 +550,20 @@ func (u *upstream) refusal(resp *http.Response) *serverRefusal {
 // isHarmless reports whether a text that a server answers req with can hold no secret of ours, nor
 // one of its own: tokens, keys and ids are long words.
 func (u *upstream) isHarmless(text string, req *http.Request) bool {
-	const longestText, longestWord = 120, 20
-	if text == "" || len(text) > longestText {
-		return false
-	}
-	for _, word := range strings.Fields(text) {
-		if len(word) > longestWord {
-			return false
-		}
-	}
-	ours := []string{u.server.RawQuery}
+	const longestText, longestWord, shortestSecret = 120, 20, 4
+	ours := u.server.RawQuery
 	for _, name := range []string{"Authorization", "Cookie", "Mcp-Session-Id"} {
-		ours = append(ours, req.Header.Get(name))
+		ours += " " + req.Header.Get(name)
 	}
 	for name := range u.headers {
-		ours = append(ours, u.headers[name]...)
+		ours += " " + strings.Join(u.headers[name], " ")
 	}
-	for _, secret := range ours {
-		split := func(r rune) bool { return strings.ContainsRune(" ,;=&", r) }
-		for _, part := range strings.FieldsFunc(secret, split) {
-			if strings.Contains(text, part) {
-				return false
-			}
-		}
+	harmful := func(word string) bool {
+		return len(word) > longestWord || len(word) >= shortestSecret && strings.Contains(ours, word)
 	}
-	return true
+	notInWord := func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(",;:=&\"'", r) }
+	words := strings.FieldsFunc(text, notInWord)
+	return text != "" && len(text) <= longestText && !slices.ContainsFunc(words, harmful)
 }
 
 // redirectHint is what a user can do about a redirect that is not followed.
