@@ -254,6 +254,38 @@ func TestListeningBacksOff(t *testing.T) {
 	}
 }
 
+// A gateway that holds the request for a while before it refuses it has opened no stream.
+func TestListeningBehindAGateway(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	var refused []time.Time
+	server.on("GET", func(w http.ResponseWriter, r *fakeRequest) bool {
+		switch n := server.count("GET"); {
+		case n == 1:
+			startEvents(w)
+			return true
+		case n == 2: // longer than a stream that was worth opening
+			select {
+			case <-time.After(steadyStream + 100*time.Millisecond):
+			case <-r.Context().Done():
+			}
+		case n == 4:
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return true
+		}
+		refused = append(refused, time.Now())
+		w.WriteHeader(http.StatusGatewayTimeout)
+		return true
+	})
+	listening(t, server)()
+	at := cursor{}
+	for i, asked := range server.requests("GET")[2:] {
+		if waited := asked.at.Sub(refused[i]); waited < at.wait(i+2) {
+			t.Errorf("it is asked again after %v, want %v at least", waited, at.wait(i+2))
+		}
+	}
+}
+
 func TestCursorWait(t *testing.T) {
 	for _, test := range []struct {
 		retry time.Duration
