@@ -97,7 +97,8 @@ func newFakeMCP(o *fakeOrigin) *fakeMCP {
 	s := &fakeMCP{
 		fakeOrigin: o, path: "/mcp", url: o.base + "/mcp", resource: o.base + "/mcp",
 		prmPath:  "/.well-known/oauth-protected-resource/mcp",
-		sessions: true, live: map[string]bool{}, replies: map[string][]fakeAnswer{}, needs: map[string]string{},
+		sessions: true, live: map[string]bool{}, replies: map[string][]fakeAnswer{},
+		needs: map[string]string{},
 	}
 	o.parts = append(o.parts, s)
 	return s
@@ -318,7 +319,8 @@ func (s *fakeMCP) check(r *fakeRequest) {
 		s.complain(r, "got Content-Type %q, want application/json", got)
 	}
 	accept := strings.Join(r.Header["Accept"], ",")
-	if !strings.Contains(accept, "application/json") || !strings.Contains(accept, "text/event-stream") {
+	if !strings.Contains(accept, "application/json") ||
+		!strings.Contains(accept, "text/event-stream") {
 		s.complain(r, "got Accept %q, want both media types", accept)
 	}
 	if r.msg.JSONRPC != "2.0" || bytes.ContainsAny(r.body, "\r\n") {
@@ -517,7 +519,8 @@ type fakeLegacy struct {
 // newFakeLegacy puts an MCP server of 2024-11-05 at /sse of the origin.
 func newFakeLegacy(o *fakeOrigin) *fakeLegacy {
 	s := &fakeLegacy{
-		fakeMCP: newFakeMCP(o), refusal: says(http.StatusMethodNotAllowed, "text/plain", "Method Not Allowed"), opens: true,
+		fakeMCP: newFakeMCP(o), refusal: says(http.StatusMethodNotAllowed, "text/plain",
+			"Method Not Allowed"), opens: true,
 		endpoint: func(id int) string { return fmt.Sprintf("/messages?session_id=%d", id) },
 	}
 	o.parts[len(o.parts)-1] = s
@@ -570,7 +573,10 @@ func (s *fakeLegacy) stream(w http.ResponseWriter, r *fakeRequest) {
 	events := startEvents(w)
 	events.send("event: endpoint\ndata: " + s.endpoint(id))
 	for next, cut := 0, false; ; next++ {
-		if !s.wait(r.Context(), func() bool { cut = s.cuts >= id; return cut || len(s.queues[id-1]) > next }) || cut {
+		if !s.wait(r.Context(), func() bool {
+			cut = s.cuts >= id
+			return cut || len(s.queues[id-1]) > next
+		}) || cut {
 			return
 		}
 		s.mu.Lock()

@@ -59,7 +59,8 @@ func newFakePKI(dir string) (*fakePKI, error) {
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "mcp-proxy test server"},
 		NotBefore: root.NotBefore, NotAfter: root.NotAfter,
-		DNSNames: []string{"localhost", "mcp.test", "accounts.google.com", "oauth2.googleapis.com"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		DNSNames:    []string{"localhost", "mcp.test", "accounts.google.com", "oauth2.googleapis.com"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, root, key.Public(), key)
@@ -218,7 +219,8 @@ func (o *fakeOrigin) listen(server *http.Server, listener net.Listener, protocol
 		server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){} // no HTTP/2
 	}
 	o.base = "https://" + listener.Addr().String()
-	server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{testShared().pki.leaf}, NextProtos: protocols, ClientAuth: tls.RequestClientCert}
+	server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{testShared().pki.leaf},
+		NextProtos: protocols, ClientAuth: tls.RequestClientCert}
 	go server.ServeTLS(listener, "", "")
 }
 
@@ -358,7 +360,8 @@ func (o *fakeOrigin) await(label string, n int) *fakeRequest {
 	ctx, cancel := patience()
 	defer cancel()
 	if !o.wait(ctx, func() bool { return len(labelled(o.seen, label)) >= n }) {
-		o.t.Fatalf("%s: got %d requests %q, want %d; saw %q", o.base, o.count(label), label, n, o.labels())
+		o.t.Fatalf("%s: got %d requests %q, want %d; saw %q", o.base, o.count(label), label, n,
+			o.labels())
 	}
 	return o.requests(label)[n-1]
 }

@@ -28,7 +28,8 @@ import (
 	"time"
 )
 
-// throughProxy starts a server of another name than loopback's, and a proxy that knows the way to it.
+// throughProxy starts a server of another name than loopback's, and a proxy that knows the way to
+// it.
 func throughProxy(t *testing.T) (server *fakeMCP, proxy *fakeWire, url string) {
 	server = startMCP(t)
 	proxy = startWire(t, server.fakeOrigin)
@@ -48,7 +49,8 @@ func TestProxyFromTheEnvironment(t *testing.T) {
 			p.initialize()
 			p.echo("through the proxy")
 			if server.count("tools/call echo") != 1 || len(proxy.asked()) == 0 {
-				t.Fatalf("got %q of the server and %d connections of the proxy", server.labels(), len(proxy.asked()))
+				t.Fatalf("got %q of the server and %d connections of the proxy", server.labels(),
+					len(proxy.asked()))
 			}
 			for _, r := range proxy.asked() {
 				if r.Method != http.MethodConnect || !strings.HasPrefix(r.Host, "mcp.test:") {
@@ -72,7 +74,8 @@ func TestProxyRefuses(t *testing.T) {
 	user.env["HTTPS_PROXY"] = "http://me:topsecret@" + proxy.listener.Addr().String()
 	p := user.start("-u", url)
 	got := p.failure(p.request("initialize", initializeParams))
-	if !strings.Contains(got.Message, "through the proxy "+proxy.listener.Addr().String()+": Proxy Authentication Required; hint: check HTTPS_PROXY") {
+	if !strings.Contains(got.Message,
+		"through the proxy "+proxy.listener.Addr().String()+": Proxy Authentication Required; hint: check HTTPS_PROXY") {
 		t.Errorf("got %q", got.Message)
 	}
 	if said := got.Message + p.stderr(); strings.Contains(said, "topsecret") {
@@ -91,13 +94,22 @@ func TestUnreachableServer(t *testing.T) {
 		url, proxy string
 		says, hint string
 	}{
-		"refused":           {"https://" + nowhere + "/mcp", "", nowhere + ": dial: ", "is the server up"},
-		"no TLS":            {strings.Replace(plain.URL, "http:", "https:", 1), "", "does not speak TLS", "check the port"},
-		"other name":        {selfSigned(t, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"other.example"} }), "", "issued by CN=Company Proxy, is for another name: other.example", "--url"},
-		"expired":           {selfSigned(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }), "", "issued by CN=Company Proxy, is not valid", "clock"},
-		"unknown authority": {selfSigned(t, func(*x509.Certificate) {}), "", "signed by CN=Company Proxy, which this machine does not trust", "--ca-cert"},
-		"proxy refused":     {"https://mcp.test/mcp", "http://me:hunter2@" + nowhere, "mcp.test: through the proxy " + nowhere + ": ", "NO_PROXY=mcp.test"},
-		"proxy unknown":     {"https://mcp.test:8443/mcp", "http://proxy.invalid:3128", "mcp.test:8443: through the proxy proxy.invalid:3128: ", "NO_PROXY=mcp.test"},
+		"refused": {"https://" + nowhere + "/mcp", "", nowhere + ": dial: ",
+			"is the server up"},
+		"no TLS": {strings.Replace(plain.URL, "http:", "https:", 1), "", "does not speak TLS",
+			"check the port"},
+		"other name": {selfSigned(t,
+			func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"other.example"} }), "",
+			"issued by CN=Company Proxy, is for another name: other.example", "--url"},
+		"expired": {selfSigned(t,
+			func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }), "",
+			"issued by CN=Company Proxy, is not valid", "clock"},
+		"unknown authority": {selfSigned(t, func(*x509.Certificate) {}), "",
+			"signed by CN=Company Proxy, which this machine does not trust", "--ca-cert"},
+		"proxy refused": {"https://mcp.test/mcp", "http://me:hunter2@" + nowhere,
+			"mcp.test: through the proxy " + nowhere + ": ", "NO_PROXY=mcp.test"},
+		"proxy unknown": {"https://mcp.test:8443/mcp", "http://proxy.invalid:3128",
+			"mcp.test:8443: through the proxy proxy.invalid:3128: ", "NO_PROXY=mcp.test"},
 	} {
 		name, test := name, test
 		t.Run(name, func(t *testing.T) {
@@ -106,7 +118,8 @@ func TestUnreachableServer(t *testing.T) {
 			user.env["HTTPS_PROXY"] = test.proxy
 			_, stderr, exit := user.run("login", "-u", test.url)
 			lines := strings.Split(strings.TrimSpace(stderr), "\n")
-			if exit != 3 || len(lines) != 2 || !strings.Contains(lines[0], test.says) || !strings.HasPrefix(lines[1], "hint: ") || !strings.Contains(lines[1], test.hint) {
+			if exit != 3 || len(lines) != 2 || !strings.Contains(lines[0], test.says) ||
+				!strings.HasPrefix(lines[1], "hint: ") || !strings.Contains(lines[1], test.hint) {
 				t.Errorf("got exit code %d, %q, want 3, %q, a hint with %q", exit, stderr, test.says, test.hint)
 			}
 			if strings.Contains(stderr, "hunter2") {
@@ -122,8 +135,9 @@ func selfSigned(t *testing.T, edit func(*x509.Certificate)) (url string) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	fatal(t, err)
 	c := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Company Proxy"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Company Proxy"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:   time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(time.Hour),
 	}
 	edit(c)
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
@@ -142,18 +156,27 @@ func TestStatusHints(t *testing.T) {
 		answer     fakeAnswer
 		says, hint string
 	}{
-		"403":                {says(403, "text/html", "<p>secret"), "403 Forbidden", "-H 'Name: value'"},
-		"404":                {says(404, "text/html", "<p>secret"), "404 Not Found", "check the URL"},
-		"500":                {says(500, "application/json", `{"secret":1}`), "500 Internal Server Error", "ask its operator"},
-		"504":                {says(504, "text/html", "<p>secret"), "504 Gateway Timeout", "a gateway gave up waiting; the call may still be running"},
-		"524":                {says(524, "text/html", "<p>secret"), "524", "a gateway gave up waiting; the call may still be running"},
-		"421":                {says(421, "text/plain", "Invalid Host header"), "421 Misdirected Request: Invalid Host header", "allowed hosts"},
-		"400 about the host": {says(400, "text/plain", "Invalid Host header\n"), "400 Bad Request: Invalid Host header", "allowed hosts"},
-		"client certificate": {says(400, "text/html", "<title>400 No required SSL certificate was sent</title>"), "400 Bad Request", "--client-cert"},
-		"496":                {says(496, "text/html", ""), "496", "--client-cert"},
-		"a page":             {says(200, "text/html", "<!DOCTYPE html><p>secret"), "200 with a web page", "check the URL"},
-		"a page as JSON":     {says(200, "application/json", "\n<html>secret"), "200 with a web page", "check the URL"},
-		"a page as events":   {says(200, "text/event-stream", "<html>secret"), "200 with a web page", "check the URL"},
+		"403": {says(403, "text/html", "<p>secret"), "403 Forbidden", "-H 'Name: value'"},
+		"404": {says(404, "text/html", "<p>secret"), "404 Not Found", "check the URL"},
+		"500": {says(500, "application/json", `{"secret":1}`), "500 Internal Server Error",
+			"ask its operator"},
+		"504": {says(504, "text/html", "<p>secret"), "504 Gateway Timeout",
+			"a gateway gave up waiting; the call may still be running"},
+		"524": {says(524, "text/html", "<p>secret"), "524",
+			"a gateway gave up waiting; the call may still be running"},
+		"421": {says(421, "text/plain", "Invalid Host header"),
+			"421 Misdirected Request: Invalid Host header", "allowed hosts"},
+		"400 about the host": {says(400, "text/plain", "Invalid Host header\n"),
+			"400 Bad Request: Invalid Host header", "allowed hosts"},
+		"client certificate": {says(400, "text/html",
+			"<title>400 No required SSL certificate was sent</title>"), "400 Bad Request", "--client-cert"},
+		"496": {says(496, "text/html", ""), "496", "--client-cert"},
+		"a page": {says(200, "text/html", "<!DOCTYPE html><p>secret"), "200 with a web page",
+			"check the URL"},
+		"a page as JSON": {says(200, "application/json", "\n<html>secret"), "200 with a web page",
+			"check the URL"},
+		"a page as events": {says(200, "text/event-stream", "<html>secret"), "200 with a web page",
+			"check the URL"},
 	} {
 		test := test
 		t.Run(name, func(t *testing.T) {
@@ -164,10 +187,12 @@ func TestStatusHints(t *testing.T) {
 			p := startProxy(t, "-u", server.url)
 			got := p.failure(p.request("initialize", initializeParams))
 			said := strings.TrimPrefix(server.base, "https://") + " answered " + test.says
-			if want := "mcp-proxy: " + said + "; hint: "; !strings.HasPrefix(got.Message, want) || !strings.Contains(got.Message, test.hint) {
+			if want := "mcp-proxy: " + said + "; hint: "; !strings.HasPrefix(got.Message, want) ||
+				!strings.Contains(got.Message, test.hint) {
 				t.Errorf("got %q, want %q and %q", got.Message, want, test.hint)
 			}
-			if text := p.stderr(); !strings.HasPrefix(text, "mcp-proxy: "+said+"\nhint: ") || !strings.Contains(text, test.hint) {
+			if text := p.stderr(); !strings.HasPrefix(text, "mcp-proxy: "+said+"\nhint: ") ||
+				!strings.Contains(text, test.hint) {
 				t.Errorf("got %q on stderr", text)
 			}
 		})
@@ -179,7 +204,8 @@ func TestPlainRefusals(t *testing.T) {
 	t.Parallel()
 	server := startMCP(t)
 	server.sessions, server.anyToken = false, true
-	p := startProxy(t, "-u", server.url+"?key=hunter3", "-H", "Authorization: Bearer hunter2", "-H", "X-Key: hunter1")
+	p := startProxy(t, "-u", server.url+"?key=hunter3",
+		"-H", "Authorization: Bearer hunter2", "-H", "X-Key: hunter1")
 	p.initialize()
 	for i, test := range []struct {
 		body string
@@ -205,7 +231,8 @@ func clientCertificate(t *testing.T) []string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	fatal(t, err)
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "me"}, NotAfter: time.Now().Add(time.Hour)}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "me"},
+		NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	fatal(t, err)
 	raw, err := x509.MarshalPKCS8PrivateKey(key)
@@ -226,7 +253,8 @@ func TestClientCertificate(t *testing.T) {
 	p.echo("hello")
 	for o, want := range map[*fakeOrigin]int{server.fakeOrigin: 1, auth.fakeOrigin: 0} {
 		for _, r := range o.seen {
-			if got := len(r.TLS.PeerCertificates); got != want && r.part != nil && r.label != "authorize" { // which the browser asks for
+			if got := len(r.TLS.PeerCertificates); got != want && r.part != nil &&
+				r.label != "authorize" { // which the browser asks for
 				t.Errorf("%s: got %d client certificates, want %d", r.label, got, want)
 			}
 		}
@@ -241,18 +269,22 @@ func TestClientCertificateIsWanted(t *testing.T) {
 			t.Parallel()
 			s := httptest.NewUnstartedServer(http.NotFoundHandler())
 			// With TLS 1.3 it depends on the order of packets what of it arrives.
-			s.TLS = &tls.Config{Certificates: []tls.Certificate{testShared().pki.leaf}, ClientAuth: tls.RequireAnyClientCert, MaxVersion: tls.VersionTLS12, NextProtos: []string{protocol}}
+			s.TLS = &tls.Config{Certificates: []tls.Certificate{testShared().pki.leaf},
+				ClientAuth: tls.RequireAnyClientCert, MaxVersion: tls.VersionTLS12,
+				NextProtos: []string{protocol}}
 			s.EnableHTTP2 = protocol == "h2"
 			s.Config.ErrorLog = log.New(io.Discard, "", 0)
 			s.StartTLS()
 			t.Cleanup(s.Close)
 			p := startProxy(t, "-u", s.URL+"/mcp")
-			if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "--client-cert FILE.pem --client-key FILE.pem") {
+			if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message,
+				"--client-cert FILE.pem --client-key FILE.pem") {
 				t.Errorf("got %q", got.Message)
 			}
 		})
 	}
-	for text, want := range map[string]bool{"tls: certificate required": true, "tls: bad certificate": true, "tls: protocol version not supported": false} {
+	for text, want := range map[string]bool{"tls: certificate required": true,
+		"tls: bad certificate": true, "tls: protocol version not supported": false} {
 		if got := wantsCertificate(&net.OpError{Op: "remote error", Err: errors.New(text)}); got != want {
 			t.Errorf("%s: got %v, want %v", text, got, want)
 		}
@@ -282,7 +314,8 @@ func TestUnsolicitedAnswer(t *testing.T) {
 	p.initialize()
 	p.echo("x")
 	close(heard)
-	eventually(t, "the connection to be closed", func() bool { return server.answered("tools/call echo") == 1 })
+	eventually(t, "the connection to be closed",
+		func() bool { return server.answered("tools/call echo") == 1 })
 	if got := p.stderr(); strings.Contains(got, "evil") {
 		t.Errorf("got %q on stderr", got)
 	}
@@ -293,7 +326,8 @@ func TestCookiesAreBounded(t *testing.T) {
 	server := parsedURL(t, "https://a.test/mcp")
 	jar := newMCPClient(server, nil).Jar
 	for i := 0; i < 1000; i++ {
-		jar.SetCookies(server, []*http.Cookie{{Name: fmt.Sprint("c", i), Value: "x"}, {Name: "large", Value: strings.Repeat("x", 5000)}})
+		jar.SetCookies(server, []*http.Cookie{{Name: fmt.Sprint("c", i), Value: "x"},
+			{Name: "large", Value: strings.Repeat("x", 5000)}})
 	}
 	jar.SetCookies(server, []*http.Cookie{{Name: "c0", Value: "changed"}})
 	got := jar.Cookies(server)
@@ -310,7 +344,9 @@ func TestNotThroughProxy(t *testing.T) {
 			t.Parallel()
 			server, proxy, _ := throughProxy(t)
 			user := newUser(t)
-			user.env["HTTPS_PROXY"], user.env["ALL_PROXY"], user.env["HTTP_PROXY"] = "http://"+proxy.listener.Addr().String(), "http://"+proxy.listener.Addr().String(), "http://"+proxy.listener.Addr().String()
+			for _, variable := range []string{"HTTPS_PROXY", "ALL_PROXY", "HTTP_PROXY"} {
+				user.env[variable] = "http://" + proxy.listener.Addr().String()
+			}
 			user.env["NO_PROXY"] = "example.com,mcp.test"
 			p := user.start("-u", strings.Replace(server.url, "127.0.0.1", host, 1))
 			p.answer(p.request("initialize", initializeParams)) // mcp.test cannot be resolved
@@ -332,7 +368,8 @@ func TestMachineSlept(t *testing.T) {
 			server.listens, server.sessions, server.lenient = true, false, true
 			p := newTestProxy(t, server.url)
 			var wall, monotonic time.Duration
-			p.session.client.Transport.(traced).RoundTripper.(*redialer).clock = func() (time.Duration, time.Duration) { return wall, monotonic }
+			transport := p.session.client.Transport.(traced).RoundTripper.(*redialer)
+			transport.clock = func() (time.Duration, time.Duration) { return wall, monotonic }
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			body, err := p.session.get(ctx, &cursor{}, sessionState{})
@@ -374,7 +411,8 @@ func redirects(status int, to string) fakeAnswer {
 	}
 }
 
-// 301, 307 and 308 are followed within the origin, with the message, the token and the user's headers.
+// 301, 307 and 308 are followed within the origin, with the message, the token and the user's
+// headers.
 func TestRedirectWithinTheOrigin(t *testing.T) {
 	for _, status := range []int{301, 307, 308} {
 		for _, absolute := range []bool{false, true} {
@@ -420,20 +458,26 @@ func TestRedirectElsewhere(t *testing.T) {
 		to     string // <own>: the server's host and port
 		says   string
 	}{
-		"another port":      {307, foreign.base + "/mcp?key=topsecret", " to " + foreign.base + "/mcp; hint: that is another server"},
-		"308":               {308, foreign.base + "/mcp", "another server"},
-		"another name":      {307, strings.Replace(foreign.base, "127.0.0.1", "localhost", 1) + "/mcp", "another server"},
-		"http":              {307, "http://<own>/mcp", " to http://<own>/mcp; hint: that is the same server without TLS"},
-		"http elsewhere":    {308, strings.Replace(plain.base, "127.0.0.1", "localhost", 1) + "/mcp", "not encrypted"},
-		"without a scheme":  {307, strings.TrimPrefix(foreign.base, "https:") + "/mcp", "another server"},
-		"302 in the origin": {302, "/other?state=topsecret", " to https://<own>/other; hint: a login page"},
+		"another port": {307, foreign.base + "/mcp?key=topsecret",
+			" to " + foreign.base + "/mcp; hint: that is another server"},
+		"308": {308, foreign.base + "/mcp", "another server"},
+		"another name": {307, strings.Replace(foreign.base, "127.0.0.1", "localhost", 1) + "/mcp",
+			"another server"},
+		"http": {307, "http://<own>/mcp",
+			" to http://<own>/mcp; hint: that is the same server without TLS"},
+		"http elsewhere": {308, strings.Replace(plain.base, "127.0.0.1", "localhost", 1) + "/mcp",
+			"not encrypted"},
+		"without a scheme": {307, strings.TrimPrefix(foreign.base, "https:") + "/mcp", "another server"},
+		"302 in the origin": {302, "/other?state=topsecret",
+			" to https://<own>/other; hint: a login page"},
 		"303 in the origin": {303, "/other", "a login page"},
-		"302 elsewhere":     {302, foreign.base + "/login", " to " + foreign.base + "/login; hint: a login page"},
-		"301 elsewhere":     {301, foreign.base + "/mcp/", " to " + foreign.base + "/mcp/"},
-		"for ever":          {301, "/mcp", "the same server"},
-		"nowhere":           {307, "", ""},
-		"not a URL":         {307, "https://[::1", ""},
-		"a script":          {307, "javascript:alert(1)", ""},
+		"302 elsewhere": {302, foreign.base + "/login",
+			" to " + foreign.base + "/login; hint: a login page"},
+		"301 elsewhere": {301, foreign.base + "/mcp/", " to " + foreign.base + "/mcp/"},
+		"for ever":      {301, "/mcp", "the same server"},
+		"nowhere":       {307, "", ""},
+		"not a URL":     {307, "https://[::1", ""},
+		"a script":      {307, "javascript:alert(1)", ""},
 	} {
 		test := test
 		t.Run(name, func(t *testing.T) {
@@ -442,12 +486,15 @@ func TestRedirectElsewhere(t *testing.T) {
 			server.anyToken = true
 			to := strings.ReplaceAll(test.to, "<own>", strings.TrimPrefix(server.base, "https://"))
 			server.on("*", redirects(test.status, to))
-			p := startProxy(t, "-u", server.url, "-H", "Authorization: Bearer topsecret", "-H", "Cookie: id=topsecret")
+			p := startProxy(t, "-u", server.url, "-H", "Authorization: Bearer topsecret", "-H",
+				"Cookie: id=topsecret")
 			got := p.failure(p.request("initialize", initializeParams))
-			if got.Code != -32000 || !strings.Contains(got.Message, "127.0.0.1") || strings.Contains(got.Message, "topsecret") {
+			if got.Code != -32000 || !strings.Contains(got.Message, "127.0.0.1") ||
+				strings.Contains(got.Message, "topsecret") {
 				t.Errorf("got %d %q", got.Code, got.Message)
 			}
-			if says := strings.ReplaceAll(test.says, "<own>", strings.TrimPrefix(server.base, "https://")); !strings.Contains(got.Message, says) {
+			if says := strings.ReplaceAll(test.says, "<own>",
+				strings.TrimPrefix(server.base, "https://")); !strings.Contains(got.Message, says) {
 				t.Errorf("got %q, want %q in it", got.Message, says)
 			}
 			for _, r := range server.requests("GET /other") {
@@ -475,7 +522,8 @@ func TestCookies(t *testing.T) {
 			server := startMCP(t)
 			server.listens = true
 			server.reply("initialize", func(w http.ResponseWriter, _ *fakeRequest) bool {
-				http.SetCookie(w, &http.Cookie{Name: "route", Value: "b", Path: "/", Secure: true, HttpOnly: true})
+				http.SetCookie(w, &http.Cookie{Name: "route", Value: "b", Path: "/", Secure: true,
+					HttpOnly: true})
 				http.SetCookie(w, &http.Cookie{Name: "elsewhere", Value: "x", Path: "/other"})
 				return false
 			})
@@ -519,10 +567,13 @@ func TestSameOrigin(t *testing.T) {
 		a, b string
 		want bool
 	}{
-		{"https://a.test/x", "https://a.test/y?z", true}, {"https://a.test", "https://A.TEST:443/", true}, {"http://a.test:80", "HTTP://a.test", true},
+		{"https://a.test/x", "https://a.test/y?z", true}, {"https://a.test", "https://A.TEST:443/", true},
+		{"http://a.test:80", "HTTP://a.test", true},
 		{"https://[::1]:8443", "https://[::1]:8443/x", true},
-		{"https://a.test", "http://a.test", false}, {"https://a.test", "https://a.test:8443", false}, {"https://a.test", "https://b.test", false},
-		{"https://a.test", "https://a.test.b.test", false}, {"https://a.test:80", "http://a.test:80", false}, {"https://a.test", "https://a.test.", false},
+		{"https://a.test", "http://a.test", false}, {"https://a.test", "https://a.test:8443", false},
+		{"https://a.test", "https://b.test", false},
+		{"https://a.test", "https://a.test.b.test", false},
+		{"https://a.test:80", "http://a.test:80", false}, {"https://a.test", "https://a.test.", false},
 		{"https://127.0.0.1", "https://localhost", false},
 	} {
 		if got := sameOrigin(parsedURL(t, test.a), parsedURL(t, test.b)); got != test.want {

@@ -21,7 +21,8 @@ func TestLegacyIsFoundOut(t *testing.T) {
 		"400 empty":       says(400, "", ""),
 		"400 JSON":        says(400, "application/json", `{"detail":"Method Not Allowed"}`),
 		"405 without end": neverEnding(405, "text/plain", "Met"),
-		"its own stream":  neverEnding(200, "text/event-stream", "event: endpoint\ndata: /messages?session_id=of-the-post\n\n"),
+		"its own stream": neverEnding(200, "text/event-stream",
+			"event: endpoint\ndata: /messages?session_id=of-the-post\n\n"),
 	} {
 		refusal := refusal
 		t.Run(name, func(t *testing.T) {
@@ -31,7 +32,8 @@ func TestLegacyIsFoundOut(t *testing.T) {
 			p := startProxy(t, "-u", server.url)
 			p.initialize()
 			p.echo("hello")
-			if got, want := server.labels(), append([]string{"POST"}, legacyStory...); !slices.Equal(got, want) {
+			if got, want := server.labels(),
+				append([]string{"POST"}, legacyStory...); !slices.Equal(got, want) {
 				t.Errorf("got %q, want %q", got, want)
 			}
 		})
@@ -60,8 +62,11 @@ func TestNotLegacy(t *testing.T) {
 		refusal fakeAnswer
 		code    int
 	}{
-		"--transport http":         {[]string{"--transport", "http"}, says(405, "text/plain", "no"), -32000},
-		"a JSON-RPC error":         {nil, says(400, "application/json", `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"no"}}`), -32600},
+		"--transport http": {[]string{"--transport", "http"}, says(405, "text/plain", "no"),
+			-32000},
+		"a JSON-RPC error": {nil,
+			says(400, "application/json",
+				`{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"no"}}`), -32600},
 		"500":                      {nil, says(500, "text/plain", "no"), -32000},
 		"403":                      {nil, says(403, "text/plain", "no"), -32000},
 		"neither the one nor this": {nil, says(404, "text/plain", "no"), -32000},
@@ -95,14 +100,16 @@ func TestLegacyEndpoint(t *testing.T) {
 		endpoint string // <base>, <host>: the server's own; <id>: the stream's
 		good     bool
 	}{
-		"path":             {"/messages?session_id=<id>", true},
-		"relative":         {"messages?session_id=<id>", true},
-		"absolute":         {"<base>/messages?session_id=<id>", true},
-		"network path":     {"//<host>/messages?session_id=<id>", true},
-		"in capitals":      {"HTTPS://<host>/messages?session_id=<id>", true},
-		"another origin":   {foreign.base + "/messages?session_id=<id>", false},
-		"another path":     {strings.Replace(foreign.base, "https:", "", 1) + "/messages?session_id=<id>", false},
-		"another name":     {strings.Replace(foreign.base, "127.0.0.1", "localhost", 1) + "/messages", false},
+		"path":           {"/messages?session_id=<id>", true},
+		"relative":       {"messages?session_id=<id>", true},
+		"absolute":       {"<base>/messages?session_id=<id>", true},
+		"network path":   {"//<host>/messages?session_id=<id>", true},
+		"in capitals":    {"HTTPS://<host>/messages?session_id=<id>", true},
+		"another origin": {foreign.base + "/messages?session_id=<id>", false},
+		"another path": {strings.Replace(foreign.base, "https:", "", 1) + "/messages?session_id=<id>",
+			false},
+		"another name": {strings.Replace(foreign.base, "127.0.0.1", "localhost", 1) + "/messages",
+			false},
 		"another scheme":   {"http://<host>/messages?session_id=<id>", false},
 		"with a user":      {"https://user:secret@<host>/messages?session_id=<id>", false},
 		"no URL":           {"https://[::1/messages", false},
@@ -115,7 +122,8 @@ func TestLegacyEndpoint(t *testing.T) {
 			server := startLegacy(t)
 			server.endpoint = func(id int) string {
 				host := strings.TrimPrefix(server.base, "https://")
-				return strings.NewReplacer("<base>", server.base, "<host>", host, "<id>", fmt.Sprint(id)).Replace(test.endpoint)
+				return strings.NewReplacer("<base>", server.base, "<host>", host, "<id>",
+					fmt.Sprint(id)).Replace(test.endpoint)
 			}
 			p := startProxy(t, "-u", server.url)
 			if test.good {
@@ -123,7 +131,8 @@ func TestLegacyEndpoint(t *testing.T) {
 				p.echo("hello")
 				return
 			}
-			if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "endpoint") || strings.Contains(got.Message, "secret") {
+			if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message,
+				"endpoint") || strings.Contains(got.Message, "secret") {
 				t.Errorf("got %q, want a word about the endpoint", got.Message)
 			}
 			if got := server.count("initialize"); got != 0 {
@@ -142,9 +151,11 @@ func TestLegacyEndpoint(t *testing.T) {
 func TestLegacyEndpointWithoutPrefix(t *testing.T) {
 	t.Parallel()
 	server := startLegacy(t)
-	server.on("GET /app/sse", neverEnding(200, "text/event-stream", "event: endpoint\ndata: /none?session_id=1\n\n"))
+	server.on("GET /app/sse",
+		neverEnding(200, "text/event-stream", "event: endpoint\ndata: /none?session_id=1\n\n"))
 	p := startProxy(t, "-u", server.base+"/app/sse", "--transport", "sse")
-	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "404 Not Found: 404 page not found; hint: the server says that messages go to /none, which is not below /app/: ") {
+	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message,
+		"404 Not Found: 404 page not found; hint: the server says that messages go to /none, which is not below /app/: ") {
 		t.Errorf("got %q", got.Message)
 	}
 }
@@ -155,7 +166,8 @@ func TestLegacyStreamIsAPage(t *testing.T) {
 	server := startLegacy(t)
 	server.on("GET", neverEnding(200, "text/html", "event: endpoint\ndata: /messages\n\n"))
 	p := startProxy(t, "-u", server.url, "--transport", "sse")
-	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "no event stream") {
+	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message,
+		"no event stream") {
 		t.Errorf("got %q", got.Message)
 	}
 	if got := server.labels(); !slices.Equal(got, []string{"GET"}) {
@@ -237,7 +249,8 @@ func TestLegacyStreamBreaks(t *testing.T) {
 		t.Fatalf("got %q, want one more GET, initialize and notifications/initialized", server.labels())
 	}
 	own := hello[1].msg
-	if got := strings.Replace(own.line, `"id":`+string(own.ID), `"id":1`, 1); got != hello[0].msg.line {
+	if got := strings.Replace(own.line, `"id":`+string(own.ID), `"id":1`,
+		1); got != hello[0].msg.line {
 		t.Errorf("got  %s\nwant %s", got, hello[0].msg.line)
 	}
 }
@@ -255,12 +268,15 @@ func TestLegacyNotificationAfterBreak(t *testing.T) {
 	p.failure(slow)
 	p.notify("notifications/roots/list_changed", "")
 	server.await("notifications/roots/list_changed", 1)
-	if got, want := server.labels()[5:], []string{"GET", "initialize", "notifications/initialized", "notifications/roots/list_changed"}; !slices.Equal(got, want) {
+	if got, want := server.labels()[5:],
+		[]string{"GET", "initialize", "notifications/initialized",
+			"notifications/roots/list_changed"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
-// While the server is not to be had, or takes nobody, each message is answered; when it is back, all is well.
+// While the server is not to be had, or takes nobody, each message is answered; when it is back,
+// all is well.
 func TestLegacyServerComesBack(t *testing.T) {
 	t.Parallel()
 	server := startLegacy(t)
@@ -272,7 +288,8 @@ func TestLegacyServerComesBack(t *testing.T) {
 	server.change(func() { server.opens = false })
 	server.cut()
 	p.failure(slow)
-	if got := p.failure(p.request("tools/call", echoParams("x"))); !strings.Contains(got.Message, "503") {
+	if got := p.failure(p.request("tools/call", echoParams("x"))); !strings.Contains(got.Message,
+		"503") {
 		t.Errorf("got %q", got.Message)
 	}
 	server.change(func() { server.opens = true })
@@ -322,7 +339,9 @@ func TestLegacyEndpointRefuses(t *testing.T) {
 	p := startProxy(t, "-u", server.url)
 	p.initialize()
 	for name, status := range map[string]string{"odd": "500", "stuck": "400"} {
-		if got := p.failure(p.request("tools/call", fmt.Sprintf(`{"name":%q}`, name))); !strings.Contains(got.Message, status) || strings.Contains(got.Message, "secret") {
+		if got := p.failure(p.request("tools/call",
+			fmt.Sprintf(`{"name":%q}`, name))); !strings.Contains(got.Message, status) ||
+			strings.Contains(got.Message, "secret") {
 			t.Errorf("%s: got %q", name, got.Message)
 		}
 	}

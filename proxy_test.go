@@ -27,7 +27,11 @@ func TestAnswers(t *testing.T) {
 				p := startProxy(t, "-u", server.url)
 				p.initialize()
 				p.call("tools/call", `{"name":"echo","arguments":{"text":"x"},"_meta":{"progressToken":"t"}}`)
-				if progress := slices.IndexFunc(p.lines, func(line string) bool { return strings.Contains(line, `"progressToken":"t"`) }); events != (progress == 1) {
+				if progress := slices.IndexFunc(p.lines,
+					func(line string) bool {
+						return strings.Contains(line,
+							`"progressToken":"t"`)
+					}); events != (progress == 1) {
 					t.Errorf("got %q, want progress before the result: %v", p.lines, events)
 				}
 				if got := server.requests("initialize")[0].Proto; (got == "HTTP/2.0") != (protocol == "h2") {
@@ -88,7 +92,8 @@ func TestErrors(t *testing.T) {
 		{"empty", answering(200, "application/json", ""), "127.0.0.1", 200},
 		{"no stream", answering(200, "text/event-stream", ": nothing\n\n"), "127.0.0.1", 0},
 		{"accepted", answering(202, "", ""), "202", 202},
-		{"half", answering(200, "application/json", `{"jsonrpc":"2.0","id":1,"result":{`), "127.0.0.1", 0},
+		{"half", answering(200, "application/json", `{"jsonrpc":"2.0","id":1,"result":{`), "127.0.0.1",
+			0},
 		{"not JSON-RPC", answering(200, "application/json", `{"hello":"world"}`), "127.0.0.1", 0},
 	} {
 		test := test
@@ -97,8 +102,10 @@ func TestErrors(t *testing.T) {
 			p := startProxy(t, "-u", test.url)
 			for i := 0; i < 2; i++ {
 				got := p.failure(p.request("initialize", initializeParams))
-				if got.Code != -32000 || !strings.Contains(got.Message, test.says) || strings.Contains(got.Message+string(got.Data), "Oops") {
-					t.Errorf("got error %d %q %s, want -32000 naming %q", got.Code, got.Message, got.Data, test.says)
+				if got.Code != -32000 || !strings.Contains(got.Message, test.says) ||
+					strings.Contains(got.Message+string(got.Data), "Oops") {
+					t.Errorf("got error %d %q %s, want -32000 naming %q", got.Code, got.Message, got.Data,
+						test.says)
 				}
 				var data struct{ HTTPStatus int }
 				if json.Unmarshal(got.Data, &data); test.status >= 400 && data.HTTPStatus != test.status {
@@ -121,7 +128,8 @@ func TestErrorOfTheServerIsRelayed(t *testing.T) {
 	})
 	p := startProxy(t, "-u", server.url)
 	got := p.failure(p.request("initialize", initializeParams))
-	if got.Code != -32022 || got.Message != "Unsupported" || string(got.Data) != `{"supported":["x"]}` {
+	if got.Code != -32022 || got.Message != "Unsupported" ||
+		string(got.Data) != `{"supported":["x"]}` {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -228,11 +236,13 @@ func TestBadLines(t *testing.T) {
 			t.Errorf("%s: got %s, want error %d", test.line, got.line, test.code)
 		}
 	}
-	if log := p.stderr(); strings.Count(log, "not forwarded") != 11 || strings.Contains(log, "hello") || strings.Contains(log, "old") {
+	if log := p.stderr(); strings.Count(log, "not forwarded") != 11 ||
+		strings.Contains(log, "hello") || strings.Contains(log, "old") {
 		t.Errorf("want 11 warnings that do not repeat the line, got:\n%s", log)
 	}
 	p.send("", "  ", "\t\r")
-	if got := slices.DeleteFunc(server.labels()[sent:], func(l string) bool { return l == "GET" }); len(got) != 0 {
+	if got := slices.DeleteFunc(server.labels()[sent:],
+		func(l string) bool { return l == "GET" }); len(got) != 0 {
 		t.Errorf("forwarded: %q", got)
 	}
 	p.echo("two")
@@ -254,7 +264,8 @@ func TestRawJSONPasses(t *testing.T) {
 	})
 	p := startProxy(t, "-u", server.url)
 	p.initialize()
-	line := `{"id":"\u0061/1","params":{"name":"odd","arguments":` + odd + `},"method":"tools/call","jsonrpc":"2.0","extra":null}`
+	line := `{"id":"\u0061/1","params":{"name":"odd","arguments":` + odd +
+		`},"method":"tools/call","jsonrpc":"2.0","extra":null}`
 	p.send(line)
 	want := `{"unknown":true,"result":` + odd + `,"id":"\u0061/1","jsonrpc":"2.0"}`
 	if got := p.answer(`"\u0061/1"`).line; got != want {

@@ -64,7 +64,8 @@ func TestServerAsksDuringCall(t *testing.T) {
 		for i, method := range []string{"sampling/createMessage", "elicitation/create"} {
 			stream.send(fmt.Sprintf(`data: {"jsonrpc":"2.0","id":%d,"method":%q,"params":{}}`, i, method))
 			got := string(server.await("response", i+1).body)
-			if want := fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"result":{"n":%d}}`, i, i); i == 0 && got != want {
+			if want := fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"result":{"n":%d}}`, i, i); i == 0 &&
+				got != want {
 				t.Errorf("got %s, want %s", got, want)
 			}
 		}
@@ -95,14 +96,23 @@ func TestStreamIsResumed(t *testing.T) {
 		waits  []time.Duration
 		moves  int // progress notifications
 	}{
-		{"after the priming event", [][]string{{"id: p\nretry: 40\ndata: "}, {done}}, []string{"p"}, []time.Duration{40 * time.Millisecond}, 0},
-		{"after an event of comments and an id alone", [][]string{{": hello", "id: p\nretry: 1", ": bye"}, {done}}, []string{"p"}, nil, 0},
-		{"in the middle of an event", [][]string{{"id: p\nretry: 1\n" + progress(1), "id: q\ndata: {\"jsonrpc\":\"2.0\",\ndata: \"method\":"}, {done}}, []string{"q"}, nil, 1},
+		{"after the priming event", [][]string{{"id: p\nretry: 40\ndata: "}, {done}}, []string{"p"},
+			[]time.Duration{40 * time.Millisecond}, 0},
+		{"after an event of comments and an id alone",
+			[][]string{{": hello", "id: p\nretry: 1", ": bye"}, {done}}, []string{"p"}, nil, 0},
+		{"in the middle of an event",
+			[][]string{{"id: p\nretry: 1\n" + progress(1),
+				"id: q\ndata: {\"jsonrpc\":\"2.0\",\ndata: \"method\":"}, {done}}, []string{"q"}, nil, 1},
 		{"polled", [][]string{
-			{"id: a\nretry: 30\ndata: "}, {"id: b\n" + progress(1)}, {"id: c\nretry: 50\n" + progress(2)}, {"id: d\n" + progress(3)},
-			{"id: e\n" + progress(4)}, {"id: f\n" + progress(5)}, {"id: g\n" + progress(6)}, {"id: h\n" + progress(7)}, {done},
-		}, strings.Split("abcdefgh", ""), []time.Duration{30 * time.Millisecond, 30 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond}, 7},
-		{"with nothing new in between", [][]string{{"id: p\nretry: 1\ndata: "}, {}, {}, {done}}, []string{"p", "p", "p"}, nil, 0},
+			{"id: a\nretry: 30\ndata: "}, {"id: b\n" + progress(1)}, {"id: c\nretry: 50\n" + progress(2)},
+			{"id: d\n" + progress(3)},
+			{"id: e\n" + progress(4)}, {"id: f\n" + progress(5)}, {"id: g\n" + progress(6)},
+			{"id: h\n" + progress(7)}, {done},
+		}, strings.Split("abcdefgh", ""),
+			[]time.Duration{30 * time.Millisecond, 30 * time.Millisecond, 50 * time.Millisecond,
+				50 * time.Millisecond}, 7},
+		{"with nothing new in between", [][]string{{"id: p\nretry: 1\ndata: "}, {}, {}, {done}},
+			[]string{"p", "p", "p"}, nil, 0},
 	} {
 		test := test
 		t.Run(test.name, func(t *testing.T) {
@@ -118,13 +128,15 @@ func TestStreamIsResumed(t *testing.T) {
 			if got := server.count("tools/call long"); got != 1 {
 				t.Errorf("got %d calls, want 1", got)
 			}
-			resumed := slices.DeleteFunc(server.requests("GET"), func(r *fakeRequest) bool { return r.Header.Get("Last-Event-Id") == "" })
+			resumed := slices.DeleteFunc(server.requests("GET"),
+				func(r *fakeRequest) bool { return r.Header.Get("Last-Event-Id") == "" })
 			var from []string
 			before := server.requests("tools/call long")[0].at
 			for i, r := range resumed {
 				from = append(from, r.Header.Get("Last-Event-Id"))
 				if i < len(test.waits) && r.at.Sub(before) < test.waits[i] {
-					t.Errorf("resumption %d: got it after %v, want at least %v", i, r.at.Sub(before), test.waits[i])
+					t.Errorf("resumption %d: got it after %v, want at least %v", i, r.at.Sub(before),
+						test.waits[i])
 				}
 				before = r.at
 			}
@@ -168,9 +180,11 @@ func TestStreamIsNotResumed(t *testing.T) {
 			if got := p.failure(id); !strings.Contains(got.Message, "before the answer") {
 				t.Errorf("got %q", got.Message)
 			}
-			resumed := slices.DeleteFunc(server.requests("GET"), func(r *fakeRequest) bool { return r.Header.Get("Last-Event-Id") == "" })
+			resumed := slices.DeleteFunc(server.requests("GET"),
+				func(r *fakeRequest) bool { return r.Header.Get("Last-Event-Id") == "" })
 			if len(resumed) != test.gets || server.count("tools/call long") != 1 {
-				t.Errorf("got %d resumptions and %d calls, want %d and 1", len(resumed), server.count("tools/call long"), test.gets)
+				t.Errorf("got %d resumptions and %d calls, want %d and 1", len(resumed),
+					server.count("tools/call long"), test.gets)
 			}
 			p.echo("the next one")
 		})
@@ -183,14 +197,16 @@ func TestResumingIsBounded(t *testing.T) {
 	server := startMCP(t)
 	p := newTestProxy(t, server.url)
 	at := cursor{id: "p", retry: 0, vain: maxResumes}
-	if _, err := p.session.resume(context.Background(), &at, sessionState{}, 0); err == nil || server.count("GET") != 0 {
+	if _, err := p.session.resume(context.Background(), &at, sessionState{}, 0); err == nil ||
+		server.count("GET") != 0 {
 		t.Errorf("got error %v and %d GET, want an error and none", err, server.count("GET"))
 	}
 }
 
 // The listening stream is opened again from where it was cut, and nothing comes twice or is lost.
 func TestListeningStreamIsReopened(t *testing.T) {
-	for name, cut := range map[string]func(){"ended": func() {}, "cut": func() { panic(http.ErrAbortHandler) }} {
+	for name, cut := range map[string]func(){"ended": func() {},
+		"cut": func() { panic(http.ErrAbortHandler) }} {
 		cut := cut
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -317,7 +333,8 @@ func TestCursorWait(t *testing.T) {
 	}
 }
 
-// A stream that lived for a while is worth opening again soon, and so is one that brought something.
+// A stream that lived for a while is worth opening again soon, and so is one that brought
+// something.
 func TestCursorPause(t *testing.T) {
 	at := cursor{retry: -1}
 	for i, test := range []struct {
@@ -325,7 +342,8 @@ func TestCursorPause(t *testing.T) {
 		lived time.Duration
 		want  int // attempt in a row that brought nothing
 	}{
-		{0, 0, 1}, {0, 0, 2}, {0, time.Second, 3}, {0, steadyStream, 1}, {0, 0, 2}, {1, 0, 1}, {1, 0, 2}, {1, 0, 3}, {5, time.Hour, 1},
+		{0, 0, 1}, {0, 0, 2}, {0, time.Second, 3}, {0, steadyStream, 1}, {0, 0, 2}, {1, 0, 1}, {1, 0, 2},
+		{1, 0, 3}, {5, time.Hour, 1},
 	} {
 		at.moves = test.moves
 		if got, want := at.pause(test.lived), at.wait(test.want); got != want || at.vain != test.want {
@@ -350,7 +368,8 @@ func listening(t *testing.T, server *fakeMCP) func() {
 // newTestProxy is a proxy inside the test's own process, its stdout discarded.
 func newTestProxy(t *testing.T, server string) *proxy {
 	t.Helper()
-	cfg, err := parseArgs([]string{"-u", server, "--no-trace", "--ca-cert", testShared().pki.file}, func(string) string { return "" })
+	cfg, err := parseArgs([]string{"-u", server, "--no-trace", "--ca-cert", testShared().pki.file},
+		func(string) string { return "" })
 	fatal(t, err)
 	a, err := newApp(cfg, nil)
 	fatal(t, err)
@@ -366,10 +385,14 @@ func TestListeningIsGivenUp(t *testing.T) {
 		media  string
 		gets   int
 	}{
-		"405": {http.StatusMethodNotAllowed, "", 1}, "501": {http.StatusNotImplemented, "", 1}, "204": {http.StatusNoContent, "", 1},
-		"HTML": {http.StatusOK, "text/html; charset=utf-8", 1}, "JSON": {http.StatusOK, "application/json", 1},
-		"404": {http.StatusNotFound, "text/plain", 3}, "406": {http.StatusNotAcceptable, "", 3}, "400": {http.StatusBadRequest, "application/json", 3},
-		"redirect": {http.StatusFound, "", 3}, "504": {http.StatusGatewayTimeout, "", 3}, "401": {http.StatusUnauthorized, "", 3},
+		"405": {http.StatusMethodNotAllowed, "", 1}, "501": {http.StatusNotImplemented, "", 1},
+		"204":  {http.StatusNoContent, "", 1},
+		"HTML": {http.StatusOK, "text/html; charset=utf-8", 1},
+		"JSON": {http.StatusOK, "application/json", 1},
+		"404":  {http.StatusNotFound, "text/plain", 3}, "406": {http.StatusNotAcceptable, "", 3},
+		"400":      {http.StatusBadRequest, "application/json", 3},
+		"redirect": {http.StatusFound, "", 3}, "504": {http.StatusGatewayTimeout, "", 3},
+		"401": {http.StatusUnauthorized, "", 3},
 	} {
 		name, test := name, test
 		t.Run(name, func(t *testing.T) {
@@ -430,10 +453,12 @@ func TestForgottenSession(t *testing.T) {
 	}
 	hello := server.requests("initialize")
 	if len(hello) != 2 || server.count("notifications/initialized") != 2 {
-		t.Fatalf("got %q, want one more initialize and one more notifications/initialized", server.labels())
+		t.Fatalf("got %q, want one more initialize and one more notifications/initialized",
+			server.labels())
 	}
 	own := hello[1].msg
-	if got := strings.Replace(own.line, `"id":`+string(own.ID), `"id":1`, 1); got != hello[0].msg.line {
+	if got := strings.Replace(own.line, `"id":`+string(own.ID), `"id":1`,
+		1); got != hello[0].msg.line {
 		t.Errorf("got  %s\nwant %s", got, hello[0].msg.line)
 	}
 	second := server.await("GET", 2).Header.Get("Mcp-Session-Id")
@@ -453,7 +478,8 @@ func TestForgottenSession(t *testing.T) {
 func lostForms() map[string]fakeAnswer {
 	const json = "application/json"
 	rpc := func(status, code int, text string) fakeAnswer {
-		return says(status, json, fmt.Sprintf(`{"jsonrpc":"2.0","id":<id>,"error":{"code":%d,"message":%q}}`, code, text))
+		return says(status, json,
+			fmt.Sprintf(`{"jsonrpc":"2.0","id":<id>,"error":{"code":%d,"message":%q}}`, code, text))
 	}
 	refusing := func(challenge string) fakeAnswer {
 		return func(w http.ResponseWriter, r *fakeRequest) bool {
@@ -462,27 +488,32 @@ func lostForms() map[string]fakeAnswer {
 		}
 	}
 	return map[string]fakeAnswer{
-		"404":                        says(404, "text/plain", "404 page not found"),
-		"404 with a code":            rpc(404, -32001, "Session not found"),
-		"404 as an unknown method":   rpc(404, -32601, "Session not found"),
-		"410":                        says(410, "text/html", "<p>Gone"),
-		"400 text":                   says(400, "text/plain", "Invalid session ID"),
-		"400 empty":                  says(400, "", ""),
-		"400 -32000":                 rpc(400, -32000, "Bad Request: No valid session ID provided"),
-		"400 -32600":                 rpc(400, -32600, "Session not found"),
-		"400 -32001":                 rpc(400, -32001, "Bad Request: Server not initialized"),
-		"400 -32602":                 rpc(400, -32602, "Missing sessionId"),
-		"400 header":                 rpc(400, -32000, "Bad Request: Mcp-Session-Id header is required"),
-		"400 with an event stream":   says(400, "text/event-stream", "event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32600,\"message\":\"Session has been terminated\"}}\n\n"),
-		"400 with an endless stream": neverEnding(400, "text/event-stream", ": hello\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32000,\"message\":\"Unknown session\"}}\n\n"),
-		"422":                        says(422, "text/plain", "Unexpected message, expect initialize request"),
-		"401 without a challenge":    says(401, "text/plain", "Unauthorized: Session not found"),
-		"401 with a challenge":       refusing(`Bearer error="invalid_token"`),
-		"500":                        rpc(500, -32603, "Invalid or missing session"),
-		"200":                        rpc(200, -32000, "Session expired"),
-		"200 before initialized":     rpc(200, -32002, "Received request before initialization was complete"),
-		"200 uninitialized":          rpc(200, -32603, "Server has not been initialized yet"),
-		"200 in an event stream":     says(200, "text/event-stream", "data: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"error\":{\"code\":-32000,\"message\":\"session not found\"}}\n\n"),
+		"404":                      says(404, "text/plain", "404 page not found"),
+		"404 with a code":          rpc(404, -32001, "Session not found"),
+		"404 as an unknown method": rpc(404, -32601, "Session not found"),
+		"410":                      says(410, "text/html", "<p>Gone"),
+		"400 text":                 says(400, "text/plain", "Invalid session ID"),
+		"400 empty":                says(400, "", ""),
+		"400 -32000":               rpc(400, -32000, "Bad Request: No valid session ID provided"),
+		"400 -32600":               rpc(400, -32600, "Session not found"),
+		"400 -32001":               rpc(400, -32001, "Bad Request: Server not initialized"),
+		"400 -32602":               rpc(400, -32602, "Missing sessionId"),
+		"400 header":               rpc(400, -32000, "Bad Request: Mcp-Session-Id header is required"),
+		"400 with an event stream": says(400, "text/event-stream",
+			"event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32600,\"message\":\"Session has been terminated\"}}\n\n"),
+		"400 with an endless stream": neverEnding(400, "text/event-stream",
+			": hello\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32000,\"message\":\"Unknown session\"}}\n\n"),
+		"422": says(422, "text/plain",
+			"Unexpected message, expect initialize request"),
+		"401 without a challenge": says(401, "text/plain", "Unauthorized: Session not found"),
+		"401 with a challenge":    refusing(`Bearer error="invalid_token"`),
+		"500":                     rpc(500, -32603, "Invalid or missing session"),
+		"200":                     rpc(200, -32000, "Session expired"),
+		"200 before initialized": rpc(200, -32002,
+			"Received request before initialization was complete"),
+		"200 uninitialized": rpc(200, -32603, "Server has not been initialized yet"),
+		"200 in an event stream": says(200, "text/event-stream",
+			"data: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"error\":{\"code\":-32000,\"message\":\"session not found\"}}\n\n"),
 	}
 }
 
@@ -510,7 +541,8 @@ func TestLostSession(t *testing.T) {
 			p.echo("before")
 			server.forgets(answer)
 			p.echo("after")
-			if server.count("initialize") != 2 || server.count("notifications/initialized") != 2 || server.count("tools/call echo") != 3 {
+			if server.count("initialize") != 2 || server.count("notifications/initialized") != 2 ||
+				server.count("tools/call echo") != 3 {
 				t.Errorf("got %q, want one more session and the call again", server.labels())
 			}
 		})
@@ -533,7 +565,8 @@ func TestLostSessionForGood(t *testing.T) {
 			server.forgets(answer)
 			for i := 1; i <= 3; i++ {
 				got := p.failure(p.request("tools/call", echoParams("x")))
-				if strings.Contains(got.Message, "503") || server.count("initialize") != 1+i || server.count("tools/call echo") != 1+i {
+				if strings.Contains(got.Message, "503") || server.count("initialize") != 1+i ||
+					server.count("tools/call echo") != 1+i {
 					t.Errorf("got %q and %q, want the refusal of the call", got.Message, server.labels())
 				}
 			}
@@ -545,23 +578,28 @@ func TestLostSessionForGood(t *testing.T) {
 func TestSessionIsNotLost(t *testing.T) {
 	const json = "application/json"
 	rpc := func(status, code int, text string) fakeAnswer {
-		return says(status, json, fmt.Sprintf(`{"jsonrpc":"2.0","id":<id>,"error":{"code":%d,"message":%q}}`, code, text))
+		return says(status, json,
+			fmt.Sprintf(`{"jsonrpc":"2.0","id":<id>,"error":{"code":%d,"message":%q}}`, code, text))
 	}
 	for name, test := range map[string]struct {
 		tool   string
 		answer fakeAnswer
 	}{
-		"unknown tool":              {"odd", rpc(200, -32602, "Unknown tool: odd")},
-		"unknown tool as 400":       {"odd", rpc(400, -32602, "Unknown tool: odd")},
-		"session as a parameter":    {"odd", rpc(200, -32602, "Invalid params: session not found")},
-		"session of the tool":       {"session", rpc(200, -32000, "No such session: 7")},
-		"failed to initialize":      {"odd", rpc(200, -32603, "Failed to initialize the database")},
-		"internal error":            {"odd", rpc(500, -32603, "Internal error")},
-		"unknown method":            {"odd", rpc(404, -32601, "Method not found")},
-		"forbidden":                 {"odd", says(403, "text/plain", "no")},
-		"in the midst of the work":  {"odd", says(200, "text/event-stream", "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"error\":{\"code\":-32000,\"message\":\"Session expired\"}}\n\n")},
-		"the tool says it":          {"odd", says(200, json, `{"jsonrpc":"2.0","id":<id>,"result":{"isError":true,"content":[{"type":"text","text":"Session not found"}]}}`)},
-		"an answer without an end":  {"odd", neverEnding(400, json, `{"jsonrpc":"2.0","id":<id>,"error":{"code":-1,"message":"x"}}`)},
+		"unknown tool":           {"odd", rpc(200, -32602, "Unknown tool: odd")},
+		"unknown tool as 400":    {"odd", rpc(400, -32602, "Unknown tool: odd")},
+		"session as a parameter": {"odd", rpc(200, -32602, "Invalid params: session not found")},
+		"session of the tool":    {"session", rpc(200, -32000, "No such session: 7")},
+		"failed to initialize":   {"odd", rpc(200, -32603, "Failed to initialize the database")},
+		"internal error":         {"odd", rpc(500, -32603, "Internal error")},
+		"unknown method":         {"odd", rpc(404, -32601, "Method not found")},
+		"forbidden":              {"odd", says(403, "text/plain", "no")},
+		"in the midst of the work": {"odd",
+			says(200, "text/event-stream",
+				"data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"error\":{\"code\":-32000,\"message\":\"Session expired\"}}\n\n")},
+		"the tool says it": {"odd",
+			says(200, json, `{"jsonrpc":"2.0","id":<id>,"result":{"isError":true,"content":[{"type":"text","text":"Session not found"}]}}`)},
+		"an answer without an end": {"odd",
+			neverEnding(400, json, `{"jsonrpc":"2.0","id":<id>,"error":{"code":-1,"message":"x"}}`)},
 		"an unprocessed 400 of old": {"odd", rpc(400, -32600, "Invalid request")},
 	} {
 		test := test
@@ -609,7 +647,8 @@ func TestLostSessionBehindAuthorization(t *testing.T) {
 			p.echo("before")
 			if test.forgets {
 				server.forgets(func(w http.ResponseWriter, r *fakeRequest) bool {
-					w.Header().Set("WWW-Authenticate", bearerChallenge(server.base+server.prmPath, "invalid_token", ""))
+					w.Header().Set("WWW-Authenticate",
+						bearerChallenge(server.base+server.prmPath, "invalid_token", ""))
 					return says(401, "", "")(w, r)
 				})
 			} else {
@@ -676,7 +715,8 @@ func TestForgottenSessionMeetsNotification(t *testing.T) {
 	server.endSessions()
 	p.notify("notifications/roots/list_changed", "")
 	p.echo("after")
-	if got := server.count("initialize"); got != 2 || server.count("notifications/roots/list_changed") != 2 {
+	if got := server.count("initialize"); got != 2 ||
+		server.count("notifications/roots/list_changed") != 2 {
 		t.Errorf("got %q, want initialize and the notification again", server.labels())
 	}
 }
@@ -731,7 +771,8 @@ func TestForgottenSessionCannotBeRenewed(t *testing.T) {
 	})
 	release()
 	server.await("initialize", 2)
-	eventually(t, "all calls wait for the new session", func() bool { return server.answered("tools/call echo") == 1+calls })
+	eventually(t, "all calls wait for the new session",
+		func() bool { return server.answered("tools/call echo") == 1+calls })
 	openGate()
 	for _, id := range ids {
 		if got := p.failure(id); got.Message != "Not Found" { // as the server refused the call
@@ -756,7 +797,8 @@ func TestSessionForgottenAtOnce(t *testing.T) {
 		w.WriteHeader(http.StatusNotFound)
 		return true
 	})
-	if got := p.failure(p.request("tools/call", echoParams("x"))); !strings.Contains(got.Message, "404") {
+	if got := p.failure(p.request("tools/call", echoParams("x"))); !strings.Contains(got.Message,
+		"404") {
 		t.Errorf("got %q", got.Message)
 	}
 	if got := server.count("initialize"); got != 2 {
@@ -822,7 +864,8 @@ func TestSessionIsEnded(t *testing.T) {
 					t.Errorf("the end took %v, want %v only where the server is stuck", took, endTime)
 				}
 				deletes := server.requests("DELETE")
-				if len(deletes) != 1 || deletes[0].Header.Get("Mcp-Session-Id") != id || deletes[0].Header.Get("Mcp-Protocol-Version") != "2025-11-25" {
+				if len(deletes) != 1 || deletes[0].Header.Get("Mcp-Session-Id") != id ||
+					deletes[0].Header.Get("Mcp-Protocol-Version") != "2025-11-25" {
 					t.Errorf("got %q, want one DELETE of the session", server.labels())
 				}
 			})
@@ -843,7 +886,8 @@ func TestMessagesDuringTheEnd(t *testing.T) {
 			p.change(func() { p.killed = true }) // answers to what came too late may be missing
 			p.signal(s)
 			for ended := false; !ended; {
-				_, err := io.WriteString(p.stdin, strings.Repeat(`{"jsonrpc":"2.0","method":"notifications/x"}`+"\n", 100))
+				_, err := io.WriteString(p.stdin,
+					strings.Repeat(`{"jsonrpc":"2.0","method":"notifications/x"}`+"\n", 100))
 				ended = err != nil
 			}
 			p.wait()
@@ -874,14 +918,16 @@ func TestNoSessionNoDelete(t *testing.T) {
 // What a server could smuggle into a header of ours is not sent back.
 func TestSessionStateIsChecked(t *testing.T) {
 	for id, want := range map[string]string{
-		"abc": "abc", "!~": "!~", "": "", "a b": "", "a\tb": "", "é": "", "a\x7f": "", strings.Repeat("x", maxSessionID): strings.Repeat("x", maxSessionID),
+		"abc": "abc", "!~": "!~", "": "", "a b": "", "a\tb": "", "é": "", "a\x7f": "",
+		strings.Repeat("x", maxSessionID):   strings.Repeat("x", maxSessionID),
 		strings.Repeat("x", maxSessionID+1): "",
 	} {
 		if got := validSessionID(id); got != want {
 			t.Errorf("session id %.20q: got %.20q, want %.20q", id, got, want)
 		}
 	}
-	for version, want := range map[string]string{"2025-11-25": "2025-11-25", "DRAFT": "DRAFT", "": "", "a b": "", "a\r\nb: c": "", strings.Repeat("1", 65): ""} {
+	for version, want := range map[string]string{"2025-11-25": "2025-11-25", "DRAFT": "DRAFT", "": "",
+		"a b": "", "a\r\nb: c": "", strings.Repeat("1", 65): ""} {
 		if got := validVersion(version); got != want {
 			t.Errorf("version %q: got %q, want %q", version, got, want)
 		}

@@ -31,8 +31,10 @@ func TestRetryAfter(t *testing.T) {
 		value  string
 		want   time.Duration // -1: do not try again
 	}{
-		{429, "1", time.Second}, {503, "60", time.Minute}, {503, " 2 ", 2 * time.Second}, {429, "0", firstBackoff},
-		{429, "61", -1}, {429, "99999999999999999999", -1}, {429, "-1", -1}, {429, "", -1}, {429, "soon", -1}, {429, "1.5", -1},
+		{429, "1", time.Second}, {503, "60", time.Minute}, {503, " 2 ", 2 * time.Second},
+		{429, "0", firstBackoff},
+		{429, "61", -1}, {429, "99999999999999999999", -1}, {429, "-1", -1}, {429, "", -1},
+		{429, "soon", -1}, {429, "1.5", -1},
 		{503, "Tue, 28 Jul 2026 12:00:05 GMT", 5 * time.Second},
 		{503, "Tuesday, 28-Jul-26 12:00:05 GMT", 5 * time.Second},
 		{503, "Tue, 28 Jul 2026 11:00:00 GMT", firstBackoff},
@@ -84,7 +86,8 @@ func TestOverload(t *testing.T) {
 		id := p.request("tools/call", fmt.Sprintf(`{"name":%q}`, test.name))
 		if test.works {
 			p.result(id)
-		} else if got := p.failure(id); !strings.Contains(got.Message, fmt.Sprint(test.status)) || test.name == "too long" && !strings.Contains(string(got.Data), `"retryAfter":"61"`) {
+		} else if got := p.failure(id); !strings.Contains(got.Message, fmt.Sprint(test.status)) ||
+			test.name == "too long" && !strings.Contains(string(got.Data), `"retryAfter":"61"`) {
 			t.Errorf("%s: got %q %s", test.name, got.Message, got.Data)
 		}
 		if took := time.Since(began); took < test.wait {
@@ -107,7 +110,8 @@ func TestEndDuringOverload(t *testing.T) {
 	p := startProxy(t, "-u", server.url)
 	p.initialize()
 	id := p.request("tools/call", `{"name":"busy"}`)
-	eventually(t, "the server to be busy", func() bool { return server.answered("tools/call busy") == 1 })
+	eventually(t, "the server to be busy",
+		func() bool { return server.answered("tools/call busy") == 1 })
 	p.signal(syscall.SIGTERM)
 	p.wait()
 	p.failure(id)
@@ -145,19 +149,23 @@ func TestRefusedConnectionIsTriedAgain(t *testing.T) {
 			var dials atomic.Int32
 			dialing(p, func(ctx context.Context, network, address string) (net.Conn, error) {
 				if dials.Add(1) <= int32(refusals) {
-					return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+					return nil, &net.OpError{Op: "dial", Net: network,
+						Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 				}
 				return (&net.Dialer{}).DialContext(ctx, network, address)
 			})
 			err := roundTripped(p)
-			if (err == nil) != (refusals < maxSends) || server.count("tools/call echo") != maxSends-refusals {
-				t.Errorf("got %v and %d calls after %d refusals", err, server.count("tools/call echo"), refusals)
+			if (err == nil) != (refusals < maxSends) ||
+				server.count("tools/call echo") != maxSends-refusals {
+				t.Errorf("got %v and %d calls after %d refusals", err, server.count("tools/call echo"),
+					refusals)
 			}
 		})
 	}
 }
 
-// A connection that breaks before the request is written is like a refused one; a wrong certificate is not.
+// A connection that breaks before the request is written is like a refused one; a wrong certificate
+// is not.
 func TestConnectionClosedInTheHandshake(t *testing.T) {
 	for name, after := range map[string]int{"at once": 0, "reset": 0, "in the middle": 300} {
 		name, after := name, after
@@ -231,7 +239,8 @@ func TestToolCallIsNotSentTwice(t *testing.T) {
 				t.Errorf("got %q", got.Message)
 			}
 			// Another connection of the program's may be closed without its knowledge so far.
-			eventually(t, "a connection", func() bool { return p.answer(p.request("ping", "")).Error == nil })
+			eventually(t, "a connection",
+				func() bool { return p.answer(p.request("ping", "")).Error == nil })
 			p.echo("after")
 			if got := server.count("tools/call pay"); got != 1 {
 				t.Errorf("the server got %d calls, want 1", got)
@@ -240,7 +249,8 @@ func TestToolCallIsNotSentTwice(t *testing.T) {
 	}
 }
 
-// A server that goes away politely (GOAWAY) finishes what it has, and the rest goes to the next one.
+// A server that goes away politely (GOAWAY) finishes what it has, and the rest goes to the next
+// one.
 func TestGoAway(t *testing.T) {
 	t.Parallel()
 	old, next := startMCP(t, "h2"), startMCP(t, "h2")
@@ -262,7 +272,8 @@ func TestGoAway(t *testing.T) {
 	p.echoed(slow, "finished")
 	<-gone
 	p.echo("to the next")
-	if next.count("tools/call echo") == 0 || old.count("tools/call slow") != 1 || next.count("tools/call slow") != 0 {
+	if next.count("tools/call echo") == 0 || old.count("tools/call slow") != 1 ||
+		next.count("tools/call slow") != 0 {
 		t.Errorf("the old server got %q, the next %q", old.labels(), next.labels())
 	}
 }
@@ -272,13 +283,15 @@ func TestNotSent(t *testing.T) {
 		err  error
 		want bool
 	}{
-		"refused": {&url.Error{Op: "Post", Err: &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}}, true},
-		"reset":   {&url.Error{Op: "Post", Err: &net.OpError{Op: "read", Err: syscall.ECONNRESET}}, false},
-		"EOF":     {&url.Error{Op: "Post", Err: io.EOF}, false},
-		"unsent":  {&url.Error{Op: "Post", Err: unsentError{io.EOF}}, true},
-		"closed":  {&url.Error{Op: "Post", Err: errors.New("http: server closed idle connection")}, true},
-		"other":   {errors.New("x"), false},
-		"none":    {nil, false},
+		"refused": {&url.Error{Op: "Post", Err: &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}},
+			true},
+		"reset": {&url.Error{Op: "Post", Err: &net.OpError{Op: "read", Err: syscall.ECONNRESET}},
+			false},
+		"EOF":    {&url.Error{Op: "Post", Err: io.EOF}, false},
+		"unsent": {&url.Error{Op: "Post", Err: unsentError{io.EOF}}, true},
+		"closed": {&url.Error{Op: "Post", Err: errors.New("http: server closed idle connection")}, true},
+		"other":  {errors.New("x"), false},
+		"none":   {nil, false},
 	} {
 		if got := notSent(test.err); got != test.want {
 			t.Errorf("%s: got %v, want %v", name, got, test.want)
@@ -315,7 +328,8 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 				}
 			}
 			if len(conns) > most {
-				t.Errorf("%d calls, %d at a time, took %d connections, want %d at most", rounds*calls, calls, len(conns), most)
+				t.Errorf("%d calls, %d at a time, took %d connections, want %d at most", rounds*calls, calls,
+					len(conns), most)
 			}
 		})
 	}
@@ -333,7 +347,8 @@ func TestUserHeaders(t *testing.T) {
 	p.wait()
 	for _, label := range server.labels() {
 		r := server.requests(label)[0]
-		if got := strings.Join(r.Header["X-Key"], " "); got != "1 2" || r.Header.Get("User-Agent") != "mine" {
+		if got := strings.Join(r.Header["X-Key"], " "); got != "1 2" ||
+			r.Header.Get("User-Agent") != "mine" {
 			t.Errorf("%s: got X-Key %q, User-Agent %q", label, got, r.Header.Get("User-Agent"))
 		}
 	}
@@ -405,7 +420,9 @@ func TestOddAnswersToNotifications(t *testing.T) {
 func TestMessagesOnTheAnswerToNotification(t *testing.T) {
 	t.Parallel()
 	server := startMCP(t)
-	server.reply("notifications/initialized", neverEnding(200, "text/event-stream", `data: {"jsonrpc":"2.0","id":"s1","method":"roots/list"}`+"\n\n"))
+	server.reply("notifications/initialized",
+		neverEnding(200, "text/event-stream",
+			`data: {"jsonrpc":"2.0","id":"s1","method":"roots/list"}`+"\n\n"))
 	p := startProxy(t, "-u", server.url)
 	p.initialize()
 	p.received("roots/list", 1)
@@ -422,33 +439,40 @@ func TestNoAnswer(t *testing.T) {
 	p.initialize()
 	const json, events = "application/json", "text/event-stream"
 	for name, answer := range map[string]fakeAnswer{
-		"200 empty":                 says(200, json, ""),
-		"200 white space":           says(200, json, " \n"),
-		"200 null":                  says(200, json, "null"),
-		"200 HTML":                  says(200, "text/html", "<!DOCTYPE html><p>secret"),
-		"200 text":                  says(200, "text/plain", "secret"),
-		"200 string":                says(200, json, `"secret"`),
-		"200 empty batch":           says(200, json, `[]`),
-		"200 batch for others":      says(200, json, `[{"jsonrpc":"2.0","id":"secret","result":{}}]`),
-		"202 empty":                 says(202, "", ""),
-		"202 text":                  says(202, "text/plain", "Accepted, secret"),
-		"204":                       says(204, "", ""),
-		"error that is text":        says(200, json, `{"error":"invalid_token","error_description":"secret"}`),
-		"error without code":        says(200, json, `{"jsonrpc":"2.0","id":<id>,"error":{"message":"secret"}}`),
-		"error without message":     says(200, json, `{"jsonrpc":"2.0","id":<id>,"error":{"code":-1}}`),
-		"null error alone":          says(200, json, `{"jsonrpc":"2.0","id":<id>,"error":null}`),
-		"another request's id":      says(200, json, `{"jsonrpc":"2.0","id":"secret","result":{}}`),
-		"a request":                 says(200, json, `{"jsonrpc":"2.0","id":1,"method":"secret"}`),
-		"duplicate of the request":  says(200, json, `{"jsonrpc":"2.0","id":<id>,"method":"tools/call","params":{}}`),
-		"two bodies":                says(200, json, `{"jsonrpc":"2.0","id":<id>,"result":{}}{"jsonrpc":"2.0","id":<id>,"result":{}}`),
-		"result beside a method":    says(200, json, `{"jsonrpc":"2.0","id":<id>,"method":"secret","result":{}}`),
-		"stream without answer":     says(200, events, ": secret\n\ndata: secret\n\n"),
-		"stream of HTML":            says(200, events, "<!DOCTYPE html><p>secret"),
-		"stream that breaks off":    says(200, events, `data: {"jsonrpc":"2.0","id":<id>,"result":{`),
-		"event without a blank":     says(200, events, `data: {"jsonrpc":"2.0","id":<id>,"result":{}}`),
-		"answer in an other event":  says(200, events, "event: secret\ndata: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{}}\n\n"),
-		"400 HTML":                  says(400, "text/html", "<p>secret"),
-		"400 error that is text":    says(400, json, `{"error":"invalid_request","error_description":"secret"}`),
+		"200 empty":            says(200, json, ""),
+		"200 white space":      says(200, json, " \n"),
+		"200 null":             says(200, json, "null"),
+		"200 HTML":             says(200, "text/html", "<!DOCTYPE html><p>secret"),
+		"200 text":             says(200, "text/plain", "secret"),
+		"200 string":           says(200, json, `"secret"`),
+		"200 empty batch":      says(200, json, `[]`),
+		"200 batch for others": says(200, json, `[{"jsonrpc":"2.0","id":"secret","result":{}}]`),
+		"202 empty":            says(202, "", ""),
+		"202 text":             says(202, "text/plain", "Accepted, secret"),
+		"204":                  says(204, "", ""),
+		"error that is text": says(200, json,
+			`{"error":"invalid_token","error_description":"secret"}`),
+		"error without code": says(200, json,
+			`{"jsonrpc":"2.0","id":<id>,"error":{"message":"secret"}}`),
+		"error without message": says(200, json, `{"jsonrpc":"2.0","id":<id>,"error":{"code":-1}}`),
+		"null error alone":      says(200, json, `{"jsonrpc":"2.0","id":<id>,"error":null}`),
+		"another request's id":  says(200, json, `{"jsonrpc":"2.0","id":"secret","result":{}}`),
+		"a request":             says(200, json, `{"jsonrpc":"2.0","id":1,"method":"secret"}`),
+		"duplicate of the request": says(200, json,
+			`{"jsonrpc":"2.0","id":<id>,"method":"tools/call","params":{}}`),
+		"two bodies": says(200, json,
+			`{"jsonrpc":"2.0","id":<id>,"result":{}}{"jsonrpc":"2.0","id":<id>,"result":{}}`),
+		"result beside a method": says(200, json,
+			`{"jsonrpc":"2.0","id":<id>,"method":"secret","result":{}}`),
+		"stream without answer":  says(200, events, ": secret\n\ndata: secret\n\n"),
+		"stream of HTML":         says(200, events, "<!DOCTYPE html><p>secret"),
+		"stream that breaks off": says(200, events, `data: {"jsonrpc":"2.0","id":<id>,"result":{`),
+		"event without a blank":  says(200, events, `data: {"jsonrpc":"2.0","id":<id>,"result":{}}`),
+		"answer in an other event": says(200, events,
+			"event: secret\ndata: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{}}\n\n"),
+		"400 HTML": says(400, "text/html", "<p>secret"),
+		"400 error that is text": says(400, json,
+			`{"error":"invalid_request","error_description":"secret"}`),
 		"400 error without message": says(400, json, `{"jsonrpc":"2.0","id":<id>,"error":{"code":-1}}`),
 		"400 without end":           neverEnding(400, json, `{"jsonrpc":"2.0","id":<id>,"error":{`),
 		"500 HTML without end":      neverEnding(500, "text/html", "<p>secret"),
@@ -460,8 +484,10 @@ func TestNoAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server.reply("tools/call "+name, answer)
 			got := p.failure(p.request("tools/call", fmt.Sprintf(`{"name":%q}`, name)))
-			if got.Code != -32000 || !strings.Contains(got.Message, "127.0.0.1") || strings.Contains(got.Message+string(got.Data), "secret") {
-				t.Errorf("got error %d %q %s, want -32000 that names the host and quotes nothing", got.Code, got.Message, got.Data)
+			if got.Code != -32000 || !strings.Contains(got.Message, "127.0.0.1") ||
+				strings.Contains(got.Message+string(got.Data), "secret") {
+				t.Errorf("got error %d %q %s, want -32000 that names the host and quotes nothing", got.Code,
+					got.Message, got.Data)
 			}
 			if got := server.count("tools/call " + name); got != 1 {
 				t.Errorf("got %d calls, want 1", got)
@@ -488,35 +514,55 @@ func TestOddAnswers(t *testing.T) {
 		want   string
 	}{
 		{"plain", `1`, says(200, json, plain), plain},
-		{"pretty-printed", `1`, says(200, json, "{\r\n  \"jsonrpc\": \"2.0\",\r\n\t\"id\": <id>,\n  \"result\": {\n    \"n\": 1\n  }\n}\n"),
+		{"pretty-printed", `1`, says(200, json,
+			"{\r\n  \"jsonrpc\": \"2.0\",\r\n\t\"id\": <id>,\n  \"result\": {\n    \"n\": 1\n  }\n}\n"),
 			"{    \"jsonrpc\": \"2.0\",  \t\"id\": <id>,   \"result\": {     \"n\": 1   } }"},
-		{"pretty-printed event", `1`, says(200, events, "data: {\ndata:   \"jsonrpc\": \"2.0\", \"id\": <id>,\ndata:   \"result\": {}\ndata: }\n\n"),
+		{"pretty-printed event", `1`,
+			says(200, events, "data: {\ndata:   \"jsonrpc\": \"2.0\", \"id\": <id>,\ndata:   \"result\": {}\ndata: }\n\n"),
 			`{   "jsonrpc": "2.0", "id": <id>,   "result": {} }`},
-		{"not UTF-8", `1`, says(200, json, "{\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{\"caf\xe9\":\"\xff\xfe é\"}}"),
+		{"not UTF-8", `1`, says(200, json,
+			"{\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{\"caf\xe9\":\"\xff\xfe é\"}}"),
 			"{\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{\"caf\ufffd\":\"\ufffd é\"}}"},
-		{"not UTF-8, in an event", `1`, says(200, events, "data: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":\"caf\xe9\"}\n\n"),
+		{"not UTF-8, in an event", `1`,
+			says(200, events, "data: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":\"caf\xe9\"}\n\n"),
 			"{\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":\"caf\ufffd\"}"},
 		{"byte order mark", `1`, says(200, json, byteOrderMark+plain), plain},
-		{"byte order mark before events", `1`, says(200, events, byteOrderMark+"data: "+plain+"\n\n"), plain},
-		{"id null in an error", `1`, says(200, json, `{"jsonrpc":"2.0","id":null,"error":{"code":-7,"message":"no","data":[1]}}`), refused},
-		{"id null in a 400", `"x"`, says(400, json, `{"jsonrpc":"2.0","id":null,"error":{"code":-7,"message":"no","data":[1]}}`), refused},
-		{"no id in a 400", `1`, says(400, json, `{"jsonrpc":"2.0","error":{"code":-7,"message":"no","data":[1]}}`), `{"jsonrpc":"2.0","error":{"code":-7,"message":"no","data":[1]},"id":<id>}`},
-		{"a made-up id in a 400", `1`, says(400, json, `{"jsonrpc":"2.0","id":"server-error","error":{"code":-7,"message":"no","data":[1]}}`), refused},
+		{"byte order mark before events", `1`, says(200, events, byteOrderMark+"data: "+plain+"\n\n"),
+			plain},
+		{"id null in an error", `1`,
+			says(200, json, `{"jsonrpc":"2.0","id":null,"error":{"code":-7,"message":"no","data":[1]}}`),
+			refused},
+		{"id null in a 400", `"x"`,
+			says(400, json, `{"jsonrpc":"2.0","id":null,"error":{"code":-7,"message":"no","data":[1]}}`),
+			refused},
+		{"no id in a 400", `1`, says(400, json,
+			`{"jsonrpc":"2.0","error":{"code":-7,"message":"no","data":[1]}}`),
+			`{"jsonrpc":"2.0","error":{"code":-7,"message":"no","data":[1]},"id":<id>}`},
+		{"a made-up id in a 400", `1`,
+			says(400, json, `{"jsonrpc":"2.0","id":"server-error","error":{"code":-7,"message":"no","data":[1]}}`), refused},
 		{"error in a 500", `1`, says(500, json, refused), refused},
 		{"error as text/plain", `1`, says(404, "text/plain", refused), refused},
 		{"id as a string", `7`, says(200, json, `{"jsonrpc":"2.0","id":"7","result":{"n":1}}`), plain},
 		{"id as a number", `"7"`, says(200, json, `{"jsonrpc":"2.0","id":7,"result":{"n":1}}`), plain},
 		{"id as a double", `7`, says(200, json, `{"jsonrpc":"2.0","id":7.0,"result":{"n":1}}`), plain},
-		{"id rounded to a double", `9007199254740993`, says(200, json, `{"jsonrpc":"2.0","id":9007199254740992,"result":{"n":1}}`), plain},
+		{"id rounded to a double", `9007199254740993`,
+			says(200, json, `{"jsonrpc":"2.0","id":9007199254740992,"result":{"n":1}}`), plain},
 		{"id kept beyond 2^53", `12345678901234567890123`, says(200, json, plain), plain},
-		{"id written by PHP", `"a/b"`, says(200, json, `{"jsonrpc":"2.0","id":"a\/b","result":{"n":1}}`), plain},
-		{"id written by Python", `"é"`, says(200, json, `{"jsonrpc":"2.0","id":"\u00e9","result":{"n":1}}`), plain},
-		{"error null beside the result", `1`, says(200, json, `{"jsonrpc":"2.0","id":<id>,"result":{"n":1},"error":null}`), plain},
-		{"result null beside the error", `1`, says(200, json, `{"jsonrpc":"2.0","id":<id>,"result":null,"error":{"code":-7,"message":"no","data":[1]}}`), refused},
+		{"id written by PHP", `"a/b"`, says(200, json, `{"jsonrpc":"2.0","id":"a\/b","result":{"n":1}}`),
+			plain},
+		{"id written by Python", `"é"`,
+			says(200, json, `{"jsonrpc":"2.0","id":"\u00e9","result":{"n":1}}`), plain},
+		{"error null beside the result", `1`,
+			says(200, json, `{"jsonrpc":"2.0","id":<id>,"result":{"n":1},"error":null}`), plain},
+		{"result null beside the error", `1`,
+			says(200, json, `{"jsonrpc":"2.0","id":<id>,"result":null,"error":{"code":-7,"message":"no","data":[1]}}`), refused},
 		{"no version", `1`, says(200, json, `{"id":<id>,"result":{"n":1}}`), plain},
-		{"another version", `1`, says(200, events, "data: {\"jsonrpc\":2.0,\"id\":<id>,\"result\":{\"n\":1}}\n\n"), plain},
+		{"another version", `1`, says(200, events,
+			"data: {\"jsonrpc\":2.0,\"id\":<id>,\"result\":{\"n\":1}}\n\n"), plain},
 		{"batch of one", `1`, says(200, json, `[`+plain+`]`), plain},
-		{"batch in an event", `1`, says(200, events, `data: [{"jsonrpc":"2.0","method":"notifications/message"},`+plain+"]\n\n"), plain},
+		{"batch in an event", `1`,
+			says(200, events, `data: [{"jsonrpc":"2.0","method":"notifications/message"},`+plain+"]\n\n"),
+			plain},
 		{"charset", `1`, says(200, "application/json; charset=utf-8", plain), plain},
 		{"content type in capitals", `1`, says(200, "Application/JSON", plain), plain},
 		{"no content type", `1`, says(200, "", plain), plain},
@@ -524,30 +570,43 @@ func TestOddAnswers(t *testing.T) {
 		{"201", `1`, says(201, json, plain), plain},
 		{"byte order mark", `1`, says(200, json, byteOrderMark+plain), plain},
 		{"byte order mark in a 400", `1`, says(400, json, byteOrderMark+refused), refused},
-		{"byte order mark before events", `1`, says(200, events, byteOrderMark+"data: "+plain+"\n\n"), plain},
+		{"byte order mark before events", `1`, says(200, events, byteOrderMark+"data: "+plain+"\n\n"),
+			plain},
 		{"event stream as JSON", `1`, says(200, json, "data: "+plain+"\n\n"), plain},
-		{"event stream as nothing", `1`, says(200, "", ": hello\n\nevent: message\ndata: "+plain+"\n\n"), plain},
-		{"event stream as text", `1`, says(200, "text/plain", "id:\n\nretry: 1\n\ndata: "+plain+"\n\n"), plain},
+		{"event stream as nothing", `1`, says(200, "", ": hello\n\nevent: message\ndata: "+plain+"\n\n"),
+			plain},
+		{"event stream as text", `1`, says(200, "text/plain", "id:\n\nretry: 1\n\ndata: "+plain+"\n\n"),
+			plain},
 		{"event stream in a 400", `1`, says(400, events, "data: "+refused+"\n\n"), refused},
 		{"JSON as an event stream", `1`, says(200, events, "\n"+plain), plain},
 		{"202 with the answer", `1`, says(202, json, plain), plain},
-		{"event stream with a charset", `1`, says(200, `text/event-stream;charset="utf-8"`, "data: "+plain+"\n\n"), plain},
+		{"event stream with a charset", `1`,
+			says(200, `text/event-stream;charset="utf-8"`, "data: "+plain+"\n\n"), plain},
 		{"event stream in capitals", `1`, says(200, `Text/Event-Stream`, "data: "+plain+"\n\n"), plain},
 		{"event of no name", `1`, says(200, events, "event:\ndata: "+plain+"\n\n"), plain},
-		{"other events", `1`, says(200, events, "event: ping\ndata: "+plain[:9]+"\n\ndata:\n\ndata: [DONE]\n\ndata: x\n\nevent: message\ndata: "+plain+"\n\ndata: [DONE]\n\n"), plain},
-		{"answered twice", `1`, says(200, events, "data: "+plain+"\n\ndata: "+plain+"\n\ndata: "+refused+"\n\n"), plain},
-		{"line separators", `1`, says(200, events, "data: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{\"t\":\"a\u2028b\u2029c\u0085d\\u2028e\"}}\n\n"),
+		{"other events", `1`, says(200, events,
+			"event: ping\ndata: "+plain[:9]+"\n\ndata:\n\ndata: [DONE]\n\ndata: x\n\nevent: message\ndata: "+plain+"\n\ndata: [DONE]\n\n"), plain},
+		{"answered twice", `1`, says(200, events,
+			"data: "+plain+"\n\ndata: "+plain+"\n\ndata: "+refused+"\n\n"), plain},
+		{"line separators", `1`, says(200, events,
+			"data: {\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{\"t\":\"a\u2028b\u2029c\u0085d\\u2028e\"}}\n\n"),
 			"{\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{\"t\":\"a\u2028b\u2029c\u0085d\\u2028e\"}}"},
-		{"large integers", `1`, says(200, json, `{"jsonrpc":"2.0","id":<id>,"result":{"n":9007199254740993,"m":-18446744073709551617,"e":1e400}}`),
+		{"large integers", `1`, says(200, json,
+			`{"jsonrpc":"2.0","id":<id>,"result":{"n":9007199254740993,"m":-18446744073709551617,"e":1e400}}`),
 			`{"jsonrpc":"2.0","id":<id>,"result":{"n":9007199254740993,"m":-18446744073709551617,"e":1e400}}`},
 	} {
 		for era, meta := range map[string]string{"session": `"_meta":{}`, "modern": modernMeta} {
 			name, meta, test := test.name+" "+era, meta, test
 			t.Run(name, func(t *testing.T) {
 				server.reply("tools/call "+name, test.answer)
-				p.change(func() { p.sent, p.answered = map[string]bool{}, map[string][]testMessage{} }) // ids come again
-				p.send(fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":%q,%s}}`, test.id, name, meta))
-				if got, want := p.answer(test.id).line, strings.ReplaceAll(test.want, "<id>", test.id); got != want {
+				p.change(func() {
+					p.sent, p.answered = map[string]bool{},
+						map[string][]testMessage{}
+				}) // ids come again
+				p.send(fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":%q,%s}}`,
+					test.id, name, meta))
+				if got, want := p.answer(test.id).line,
+					strings.ReplaceAll(test.want, "<id>", test.id); got != want {
 					t.Errorf("got  %s\nwant %s", got, want)
 				}
 			})
@@ -562,7 +621,8 @@ func TestAnswersToSeveralRequestsInOneStream(t *testing.T) {
 	var answers string
 	server.reply("tools/call silent", func(w http.ResponseWriter, r *fakeRequest) bool {
 		server.change(func() {
-			answers += "data: " + strings.Replace(r.msg.result(`{"content":[]}`), `"id":3`, `"id":"3"`, 1) + "\n\n"
+			answers += "data: " + strings.Replace(r.msg.result(`{"content":[]}`), `"id":3`, `"id":"3"`, 1) +
+				"\n\n"
 		})
 		<-r.Context().Done()
 		return true
@@ -573,7 +633,8 @@ func TestAnswersToSeveralRequestsInOneStream(t *testing.T) {
 	})
 	p := startProxy(t, "-u", server.url)
 	p.initialize()
-	ids := []string{p.request("tools/call", `{"name":"silent"}`), p.request("tools/call", `{"name":"silent"}`)}
+	ids := []string{p.request("tools/call", `{"name":"silent"}`),
+		p.request("tools/call", `{"name":"silent"}`)}
 	server.await("tools/call silent", 2)
 	eventually(t, "both answers are ready", func() bool {
 		server.mu.Lock()
@@ -615,9 +676,13 @@ func TestServerMessagesAreChecked(t *testing.T) {
 	p := startProxy(t, "-u", server.url)
 	p.initialize()
 	for _, line := range []string{
-		`hello`, `{}`, `[]`, `null`, `{"jsonrpc":"1.0","method":"notifications/message"}`, `{"method":"notifications/message"}`, `{"jsonrpc":"2.0","method":7}`,
-		`{"jsonrpc":"2.0","id":1,"method":"tools/list","result":{}}`, `{"jsonrpc":"2.0","method":"notifications/message","error":{"code":-1,"message":"x"}}`,
-		`{"jsonrpc":"2.0","id":99,"result":{}}`, `{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"x"}}`, `{"jsonrpc":"2.0","id":"mcp-proxy:x","result":{}}`,
+		`hello`, `{}`, `[]`, `null`, `{"jsonrpc":"1.0","method":"notifications/message"}`,
+		`{"method":"notifications/message"}`, `{"jsonrpc":"2.0","method":7}`,
+		`{"jsonrpc":"2.0","id":1,"method":"tools/list","result":{}}`,
+		`{"jsonrpc":"2.0","method":"notifications/message","error":{"code":-1,"message":"x"}}`,
+		`{"jsonrpc":"2.0","id":99,"result":{}}`,
+		`{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"x"}}`,
+		`{"jsonrpc":"2.0","id":"mcp-proxy:x","result":{}}`,
 		`[{"jsonrpc":"2.0","method":"notifications/message","params":{"n":0}},{"jsonrpc":"2.0","method":"notifications/message","params":{"n":1}}]`,
 		`{"jsonrpc":"2.0","method":"notifications/message","params":{"n":2}}`,
 	} {
@@ -645,7 +710,8 @@ func TestStreamWithoutEnd(t *testing.T) {
 	server := startMCP(t)
 	closed := make(chan struct{})
 	server.reply("tools/call endless", func(w http.ResponseWriter, r *fakeRequest) bool {
-		neverEnding(200, "text/event-stream", "data: "+r.msg.result(`{"content":[]}`)+"\n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\n")(w, r)
+		neverEnding(200, "text/event-stream",
+			"data: "+r.msg.result(`{"content":[]}`)+"\n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\n")(w, r)
 		close(closed)
 		return true
 	})
@@ -675,7 +741,8 @@ func TestBodyCutInTheMiddle(t *testing.T) {
 				})
 				p := startProxy(t, "-u", server.url)
 				p.initialize()
-				if got := p.failure(p.request("tools/call", `{"name":"cut"}`)); got.Code != -32000 || !strings.Contains(got.Message, "127.0.0.1") {
+				if got := p.failure(p.request("tools/call", `{"name":"cut"}`)); got.Code != -32000 ||
+					!strings.Contains(got.Message, "127.0.0.1") {
 					t.Errorf("got %+v", got)
 				}
 			})
@@ -714,9 +781,11 @@ func TestSameID(t *testing.T) {
 		got, want string
 		same      bool
 	}{
-		{`1`, `1`, true}, {`"1"`, `1`, true}, {`1`, `"1"`, true}, {`1.0`, `1`, true}, {`1e2`, `100`, true}, {`"a"`, `"a"`, true}, {`"\u0061"`, `"a"`, true},
+		{`1`, `1`, true}, {`"1"`, `1`, true}, {`1`, `"1"`, true}, {`1.0`, `1`, true},
+		{`1e2`, `100`, true}, {`"a"`, `"a"`, true}, {`"\u0061"`, `"a"`, true},
 		{`9007199254740992`, `9007199254740993`, true}, {`"a\/b"`, `"a/b"`, true},
-		{`1`, `2`, false}, {`"a"`, `"b"`, false}, {`null`, `1`, false}, {``, `1`, false}, {`""`, `1`, false}, {`"1 "`, `1`, false}, {`{}`, `1`, false}, {`-1`, `1`, false},
+		{`1`, `2`, false}, {`"a"`, `"b"`, false}, {`null`, `1`, false}, {``, `1`, false},
+		{`""`, `1`, false}, {`"1 "`, `1`, false}, {`{}`, `1`, false}, {`-1`, `1`, false},
 		{`"A"`, `"a"`, false}, {`9007199254740995`, `9007199254740993`, false},
 	} {
 		if got := looseID([]byte(test.got)) == looseID([]byte(test.want)); got != test.same {
@@ -769,7 +838,8 @@ func TestLargeMessages(t *testing.T) {
 	large := strings.Repeat("0123456789abcde\u00e9", largeSize/17+1)
 	request := `{"jsonrpc":"2.0","id":1,"method":"ping","params":{"large":"` + large + `"}}`
 	answer := `{"jsonrpc":"2.0","id":1,"result":{"large":"` + large + `"}}`
-	const small, pong = `{"jsonrpc":"2.0","id":1,"method":"ping"}`, `{"jsonrpc":"2.0","id":1,"result":{}}`
+	const small, pong = `{"jsonrpc":"2.0","id":1,"method":"ping"}`,
+		`{"jsonrpc":"2.0","id":1,"result":{}}`
 	server := &largeServer{}
 	origin := startOrigin(t)
 	origin.parts = []fakePart{server}
@@ -797,7 +867,8 @@ func TestLargeMessages(t *testing.T) {
 			t.Errorf("%s: got %d bytes, want %d unchanged", test.name, len(line), len(test.want))
 		}
 		if server.got.String() != test.request {
-			t.Errorf("%s: the server got %d bytes, want %d unchanged", test.name, server.got.Len(), len(test.request))
+			t.Errorf("%s: the server got %d bytes, want %d unchanged", test.name, server.got.Len(),
+				len(test.request))
 		}
 	}
 	stdin.Close()
@@ -855,7 +926,8 @@ func faultyJSON(id, name string) []faultStep {
 }
 
 func faultResult(id, name string) string {
-	return fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":%q}]}}`, id, name)
+	return fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":%q}]}}`,
+		id, name)
 }
 
 const faultProgress = `{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}`
@@ -963,10 +1035,16 @@ func TestFaults(t *testing.T) {
 				release := make(chan struct{})
 				names := v.injectFaults(server, release)
 				p := startProxy(t, "-u", server.url)
-				call := func(name string) string { return p.modern("tools/call", fmt.Sprintf(`"name":%q`, name)) }
+				call := func(name string) string {
+					return p.modern("tools/call",
+						fmt.Sprintf(`"name":%q`, name))
+				}
 				if !v.modern {
 					p.initialize()
-					call = func(name string) string { return p.request("tools/call", fmt.Sprintf(`{"name":%q}`, name)) }
+					call = func(name string) string {
+						return p.request("tools/call",
+							fmt.Sprintf(`{"name":%q}`, name))
+					}
 				}
 				ids := map[string]string{}
 				for _, name := range names {
@@ -986,7 +1064,8 @@ func TestFaults(t *testing.T) {
 					case kind == "stall":
 						stalled = append(stalled, ids[name])
 					default:
-						if got := p.failure(ids[name]); got.Code != -32000 || !strings.Contains(got.Message, "127.0.0.1") || strings.Contains(got.Message, "stream ID") {
+						if got := p.failure(ids[name]); got.Code != -32000 ||
+							!strings.Contains(got.Message, "127.0.0.1") || strings.Contains(got.Message, "stream ID") {
 							t.Errorf("%s: got error %d %q", name, got.Code, got.Message)
 						}
 					}
@@ -1031,7 +1110,8 @@ func TestConnectionBreaksAnywhere(t *testing.T) {
 				p.notify("notifications/initialized", "")
 				var ids []string
 				for i := 0; i < 5; i++ {
-					ids = append(ids, p.request("tools/call", `{"name":"echo","arguments":{"text":"x"},"_meta":{"progressToken":1}}`))
+					ids = append(ids, p.request("tools/call",
+						`{"name":"echo","arguments":{"text":"x"},"_meta":{"progressToken":1}}`))
 				}
 				for _, id := range ids {
 					p.answer(id)
