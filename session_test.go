@@ -276,16 +276,16 @@ func TestListeningBehindAGateway(t *testing.T) {
 	server := startMCP(t)
 	var refused []time.Time
 	server.on("GET", func(w http.ResponseWriter, r *fakeRequest) bool {
-		switch n := server.count("GET"); {
-		case n == 1:
+		switch server.count("GET") {
+		case 1:
 			startEvents(w)
 			return true
-		case n == 2: // longer than a stream that was worth opening
+		case 2: // longer than a stream that was worth opening
 			select {
 			case <-time.After(steadyStream + 100*time.Millisecond):
 			case <-r.Context().Done():
 			}
-		case n == 4:
+		case 4:
 			w.WriteHeader(http.StatusMethodNotAllowed)
 			return true
 		}
