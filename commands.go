@@ -81,7 +81,9 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 	}
 	a.auth.shown = func(address string) {
 		a.log.notice("mcp-proxy: waiting for up to " + inWords(a.cfg.loginTimeout) + "; Ctrl-C ends")
-		paste(address)
+		if address != "" { // no browser comes back from elsewhere with a device code
+			paste(address)
+		}
 	}
 	if err := a.signInHere(ctx, ch); err != nil {
 		return err

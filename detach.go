@@ -417,6 +417,9 @@ func (o *oauth) show(note loginState) {
 	}
 	if note.UserCode != "" {
 		o.log.notice(note.deviceWords(o.cfg.server.Host))
+		if o.shown != nil {
+			o.shown("")
+		}
 		return
 	}
 	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser"

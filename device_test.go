@@ -112,6 +112,9 @@ func TestDeviceWithoutToken(t *testing.T) {
 			if exit != 2 || !strings.Contains(stderr, test.says) || auth.count("authorize") != 0 {
 				t.Errorf("got exit code %d, %q, want %q", exit, stderr, test.says)
 			}
+			if strings.Contains(stderr, "enter the code") != strings.Contains(stderr, "waiting for up to 5 minutes") {
+				t.Errorf("got %q, want how long it waits with the code", stderr)
+			}
 		})
 	}
 }
