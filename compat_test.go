@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -309,24 +310,30 @@ func TestRemoteTenants(t *testing.T) {
 	}
 }
 
-// The port that nobody named may be another's: the client is registered with
-// one that is free. A client that has been registered by hand cannot.
+// Who names no port is registered with one that is free. A client that has been registered by hand
+// cannot take another one.
 func TestRemotePortInUse(t *testing.T) {
 	t.Parallel()
 	server, auth := startProtected(t)
 	user := newUser(t, auth, server)
-	port := fmt.Sprint(firstGivenPort)
-	if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-		defer l.Close()
-	} // else it is in use already
 	user.start(server.url, "--host", "127.0.0.1").initialize()
 	got := auth.asked("redirect_uri")
-	if len(got) != 1 || strings.Contains(got[0], ":"+port+"/") || !strings.HasSuffix(got[0], remoteRedirectPath) {
-		t.Errorf("got %q, want another port than %s", got, port)
+	if len(got) != 1 || !regexp.MustCompile(`^http://127\.0\.0\.1:\d+/oauth/callback`).MatchString(got[0]) {
+		t.Errorf("got %q", got)
 	}
-	_, stderr, exit := user.run("login", server.url, port, "--host", "127.0.0.1",
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fatal(t, err)
+	defer l.Close()
+	taken := &url.URL{Scheme: "http", Host: l.Addr().String(), Path: remoteRedirectPath}
+	cb, err := listenForRegistration(taken, true, "127.0.0.1", "/callback")
+	fatal(t, err)
+	defer cb.close()
+	if cb.redirect.Host == taken.Host || cb.redirect.Path != taken.Path {
+		t.Errorf("got %v, want another port than %v", cb.redirect, taken)
+	}
+	_, stderr, exit := user.run("login", server.url, taken.Port(), "--host", "127.0.0.1",
 		"--static-oauth-client-info", `{"client_id":"by-hand"}`)
-	if exit == 0 || !strings.Contains(stderr, ":"+port+remoteRedirectPath+" cannot be used") {
+	if exit == 0 || !strings.Contains(stderr, taken.Host+remoteRedirectPath+" cannot be used") {
 		t.Errorf("got exit code %d, %q", exit, stderr)
 	}
 }
