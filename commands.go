@@ -28,35 +28,6 @@ type reportedError struct{ error }
 
 func (e reportedError) Unwrap() error { return e.error }
 
-const probeTimeout = 20 * time.Second // for the first answer
-
-// probeMessage is a request that a server of any revision may refuse but has no
-// reason to act on. One that wants a token says so.
-const probeMessage = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
-
-// ask sends one message to the server, without a token and without any retry. The caller closes the
-// body.
-func (a *app) ask(ctx context.Context, method, body string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, a.cfg.server.String(), strings.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header = a.cfg.headers.Clone()
-	req.Header.Set("Accept", "text/event-stream")
-	if method == http.MethodPost {
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("Accept", "application/json, text/event-stream")
-	}
-	if req.Header.Get("User-Agent") == "" {
-		req.Header.Set("User-Agent", userAgent())
-	}
-	resp, err := a.client.Do(req)
-	if err != nil {
-		return nil, networkFailure(a.cfg.server.Host, err)
-	}
-	return resp, nil
-}
-
 // login asks the server what it wants, and signs in here, in the foreground.
 func (a *app) login(ctx context.Context, stdin io.Reader) error {
 	if a.auth == nil {

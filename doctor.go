@@ -101,63 +101,66 @@ type firstAnswer struct {
 	header http.Header // of a 401, else nil
 }
 
+const (
+	probeTimeout = 20 * time.Second // for the first answer
+	// A server of any revision may refuse this request but has no reason to act on it. One that wants
+	// a token says so.
+	probeMessage = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+)
+
 // askFirst sends a message without a token. An answer that is no MCP server's is an error.
 func (a *app) askFirst(ctx context.Context) (*firstAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
+	up := &upstream{server: a.cfg.server, headers: a.cfg.headers, client: a.client, log: a.log}
 	begun := time.Now()
-	resp, err := a.ask(ctx, http.MethodPost, probeMessage)
+	resp, err := up.do(up.post(ctx, up.server, &message{raw: []byte(probeMessage)}), "")
 	if err != nil {
-		return nil, err
+		return nil, networkFailure(up.server.Host, err)
 	}
 	status := resp.StatusCode
 	first := &firstAnswer{said: fmt.Sprintf("%d %s by %s in %v", status, http.StatusText(status),
 		resp.Proto, time.Since(begun).Round(time.Millisecond))}
 	switch {
 	case status == http.StatusUnauthorized:
-		discard(resp)
 		first.header = resp.Header
-		return first, nil
+		fallthrough
 	case status < 300:
 		discard(resp)
 		return first, nil
-	case readRefusal(resp) != nil && status < 500:
+	}
+	refusal := up.refusal(resp)
+	if refusal.reply != nil && status < 500 {
 		first.said += ", as it may: the probe is a ping without a session"
 		return first, nil
-	case status < 400:
-		err := fmt.Errorf("%s answered %d and leads elsewhere", a.cfg.server.Host, status)
-		if to, locationErr := resp.Location(); locationErr == nil {
-			err = withHint(fmt.Errorf("%s leads to %s", a.cfg.server.Host, shownAddress(to.String())),
-				"if you trust it, give that address with --url")
-		}
-		return nil, err
-	case status != http.StatusBadRequest && status != http.StatusNotFound &&
-		status != http.StatusMethodNotAllowed:
-		return nil, a.refused(status)
+	}
+	if status != http.StatusBadRequest && status != http.StatusNotFound &&
+		status != http.StatusMethodNotAllowed {
+		return nil, a.refused(refusal)
 	}
 	// Servers of revision 2024-11-05 may refuse POST before they look for a token.
-	stream, err := a.ask(ctx, http.MethodGet, "")
-	if err != nil {
-		return nil, a.refused(status)
+	get := up.request(ctx, http.MethodGet, up.server, nil)
+	get.Header["Accept"] = eventsOnly
+	if resp, err = up.do(get, ""); err != nil {
+		return nil, a.refused(refusal)
 	}
-	stream.Body.Close() // not read: it has no end
-	first.said += fmt.Sprintf(" to POST, %d to GET", stream.StatusCode)
+	resp.Body.Close() // not read: it has no end
+	first.said += fmt.Sprintf(" to POST, %d to GET", resp.StatusCode)
 	switch {
-	case stream.StatusCode == http.StatusUnauthorized:
-		first.header = stream.Header
+	case resp.StatusCode == http.StatusUnauthorized:
+		first.header = resp.Header
 		return first, nil
-	case stream.StatusCode == http.StatusOK && mediaType(stream) == eventStream:
+	case resp.StatusCode == http.StatusOK && mediaType(resp) == eventStream:
 		first.said += ": a server of revision 2024-11-05"
 		return first, nil
 	}
-	return nil, a.refused(status)
+	return nil, a.refused(refusal)
 }
 
-// refused is the error for a status that no MCP server answers a ping with.
-func (a *app) refused(status int) error {
-	err := fmt.Errorf("%s answered %d %s", a.cfg.server.Host, status, http.StatusText(status))
-	hint := statusHint(status)
-	switch {
+// refused is a refusal as a command reports it: its status says which exit code it stands for.
+func (a *app) refused(refusal *serverRefusal) error {
+	err, hint := errors.New(strings.TrimPrefix(refusal.Error(), "mcp-proxy: ")), hintOf(refusal)
+	switch status := refusal.status; {
 	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
 		err = usageError{err}
 	case status == http.StatusForbidden:

@@ -476,14 +476,8 @@ type serverRefusal struct {
 
 func (r *serverRefusal) Unwrap() error { return r.error }
 
-// readRefusal is the JSON-RPC error in the body of a 4xx or 5xx, nil if there is none.
-func readRefusal(resp *http.Response) *document {
-	defer resp.Body.Close()
-	reply, _ := readRefused(resp)
-	return reply
-}
-
-// readRefused is readRefusal and, if there is none, the body as it is.
+// readRefused returns the JSON-RPC error in the body of a 4xx or 5xx, nil if there is none, and then
+// the body as it is.
 func readRefused(resp *http.Response) (*document, string) {
 	defer resp.Body.Close()
 	defer hangUp(resp.Body, refusalWait).Stop()
