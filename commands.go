@@ -304,7 +304,8 @@ func (a *app) status(stdout io.Writer) error {
 			printCredentials(&out, c, time.Now())
 		}
 	}
-	if _, writeErr := stdout.Write(bytes.TrimLeft(out.Bytes(), "\n")); writeErr != nil || err != nil || signedIn {
+	_, writeErr := stdout.Write(bytes.TrimLeft(out.Bytes(), "\n"))
+	if writeErr != nil || err != nil || signedIn {
 		return errors.Join(err, writeErr)
 	}
 	return reportedError{usagef("not signed in to %s", a.cfg.server.Host)}

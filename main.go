@@ -15,8 +15,8 @@
 // NAME.*.lock, and traces.jsonl.
 //
 // What handles tokens and secrets, to be read first, is in pkce.go, token.go, discovery.go,
-// signin.go, callback.go, oauth.go, store.go and upstream.go: the trust path. No other file touches a
-// token, a client's secret or the Authorization header.
+// signin.go, callback.go, oauth.go, store.go and upstream.go: the trust path. No other file touches
+// a token, a client's secret or the Authorization header.
 //
 // Exit codes: 0 clean end, 1 configuration, 2 authentication, 3 network, 4 file system, 5 anything
 // else.
