@@ -189,15 +189,30 @@ func (st loginState) failure() error {
 	return err
 }
 
-// detach starts the process that leads the sign-in, and returns when it holds
-// the lock or has found that somebody else does.
+// detach starts the process that leads the sign-in, out of the reach of the host,
+// and returns when it holds the lock or has found that somebody else does.
 func (o *oauth) detach(ctx context.Context, order detachedOrder) error {
 	order.Args, order.Parent = o.cfg.args, spanOf(ctx).traceparent()
 	text, err := json.Marshal(order)
 	if err != nil {
 		return err
 	}
-	cmd, out, err := startDetached(text)
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	var cmd *exec.Cmd
+	var out io.Reader
+	for _, attributes := range detachedProcess() { // the first that the system allows
+		cmd = exec.Command(program, detachedCommand)
+		cmd.SysProcAttr, cmd.Stdin = attributes, bytes.NewReader(text)
+		if out, err = cmd.StdoutPipe(); err == nil {
+			err = cmd.Start()
+		}
+		if err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -207,36 +222,14 @@ func (o *oauth) detach(ctx context.Context, order detachedOrder) error {
 		ready <- err
 		cmd.Wait() // reaps it, if this process lives as long
 	}()
-	timer := time.NewTimer(detachWait)
-	defer timer.Stop()
+	ctx, cancel := context.WithTimeout(ctx, detachWait)
+	defer cancel()
 	select {
 	case err := <-ready:
 		return err
-	case <-timer.C:
-		return errors.New("the detached sign-in did not come up")
 	case <-ctx.Done():
-		return ctx.Err()
+		return errors.New("the detached sign-in did not come up")
 	}
-}
-
-// startDetached starts this program outside the reach of the host, with the
-// first attributes that the system allows.
-func startDetached(order []byte) (cmd *exec.Cmd, out io.Reader, err error) {
-	program, err := os.Executable()
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, attributes := range detachedProcess() {
-		cmd = exec.Command(program, detachedCommand)
-		cmd.SysProcAttr, cmd.Stdin = attributes, bytes.NewReader(order)
-		if out, err = cmd.StdoutPipe(); err != nil {
-			return nil, nil, err
-		}
-		if err = cmd.Start(); err == nil {
-			return cmd, out, nil
-		}
-	}
-	return nil, nil, err
 }
 
 // runDetached is the detached process: it signs in, if nobody else does.
