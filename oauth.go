@@ -278,8 +278,8 @@ func (o *oauth) challenged(
 			return false, o.explainRefusal(err)
 		}
 	}
-	// No browser for a good token that is refused because the session is lost
-	// (FastMCP for TypeScript): see sessionState.lost.
+	// No browser for a good token that is refused because the session is lost (FastMCP for
+	// TypeScript): see sessionState.lost.
 	good := !revoked && (a.refreshed || used != "" && time.Now().Before(o.current().Token.Expiry))
 	switch {
 	case a.noSignIn, a.inSession && good:

@@ -150,21 +150,15 @@ func (s *signIn) concede(err error) bool {
 		c.Client = client{}
 		return true
 	}
-	if s.cfg.scope != "" || scope == "" {
-		return false
-	}
-	if refusesOfflineAccess(err) && hasScope(scope, offlineAccess) {
-		c.RefusedScope = unionScope(c.RefusedScope, offlineAccess)
-		return true
-	}
-	if errorCode(err) != "invalid_scope" {
+	offline := refusesOfflineAccess(err) && hasScope(scope, offlineAccess)
+	if errorCode(err) != "invalid_scope" && !offline || s.cfg.scope != "" || scope == "" {
 		return false
 	}
 	again := "without a scope"
 	withoutMemory := *c
 	withoutMemory.RequestedScope = s.selected
 	switch {
-	case withoutMemory.scope() != scope:
+	case !offline && withoutMemory.scope() != scope:
 		again = "without what was asked for earlier"
 		c.RequestedScope = s.selected
 	case hasScope(scope, offlineAccess):
@@ -181,7 +175,7 @@ func (s *signIn) concede(err error) bool {
 	return true
 }
 
-// refusesOfflineAccess: Keycloak refuses it for a user without that role, at the token endpoint and
+// refusesOfflineAccess: Keycloak refuses it for a user without that role at the token endpoint,
 // with a code of its own (not_allowed).
 func refusesOfflineAccess(err error) bool {
 	var answer *tokenError
@@ -202,7 +196,7 @@ func (c *credentials) scope() string {
 
 // doubtRegistration is for a sign-in that nobody answered. Perhaps nobody was there; perhaps the
 // server showed an error page because it lost our registration. Another one helps with the second,
-// and is only made if the token was refused as well. Meanwhile another process may have refreshed it.
+// and is only made if the token was refused as well. Another process may have refreshed it by now.
 func (s *signIn) doubtRegistration(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
@@ -466,8 +460,8 @@ func (s *signIn) register(ctx context.Context, grants []string) (err error) {
 }
 
 func (o *oauth) noClient(m *serverMetadata) error {
-	err := errorKind{authErrorf("%s needs a client id: its authorization server offers no registration",
-		o.cfg.server.Host), "no_client"}
+	const text = "%s needs a client id: its authorization server offers no registration"
+	err := errorKind{authErrorf(text, o.cfg.server.Host), "no_client"}
 	issuer := excerpt(m.Issuer)
 	if o.cfg.clientFromEnv {
 		return withHint(err, "if the client of GOOGLE_CLIENT_ID is for %s: -i env:GOOGLE_CLIENT_ID "+

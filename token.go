@@ -625,11 +625,10 @@ func sign(key crypto.Signer, a signingAlgorithm, input []byte) ([]byte, error) {
 	return key.Sign(rand.Reader, digest, a.hash)
 }
 
-// revoke makes the tokens worthless (RFC 7009), the refresh token first: "If
-// the particular token is a refresh token and the authorization server supports
-// the revocation of access tokens, then the authorization server SHOULD also
-// invalidate all access tokens based on the same authorization grant"
-// (section 2.1).
+// revoke makes the tokens worthless (RFC 7009), the refresh token first: "If the particular token
+// is a refresh token and the authorization server supports the revocation of access tokens, then
+// the authorization server SHOULD also invalidate all access tokens based on the same authorization
+// grant" (section 2.1).
 func (o *oauth) revoke(ctx context.Context, c *credentials) error {
 	if c.RevocationEndpoint == "" {
 		return nil
