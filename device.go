@@ -89,8 +89,6 @@ func (d deviceRefused) Unwrap() error { return d.error }
 // device signs in with a code.
 type device struct{ *signIn }
 
-func (d device) grants() []string { return []string{grantDevice} }
-
 func (d device) attempt(ctx context.Context, c *credentials) (token, error) {
 	code, err := d.askForCode(ctx, c, &d.found.server)
 	switch {

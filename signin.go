@@ -35,8 +35,6 @@ type asking struct {
 
 // A signer is one way to a first token.
 type signer interface {
-	// grants are those that a registration names beside the usual.
-	grants() []string
 	// attempt asks for a token once, as the client and for the scope that c names.
 	attempt(ctx context.Context, c *credentials) (token, error)
 }
@@ -48,6 +46,7 @@ type signIn struct {
 	ch       challenge
 	used     string // the token that was refused; "" if there was none
 	ask      asking
+	grants   []string     // that a registration names beside the usual
 	selected string       // the scope that is needed, without what was asked for earlier
 	old      *credentials // as they were stored before
 	c        *credentials // as they are tried now
@@ -58,20 +57,19 @@ type signIn struct {
 }
 
 // authorize gets a first token, or one with another scope, and stores it.
-func (o *oauth) authorize(ctx context.Context, ch challenge, used string, ask asking) error {
+func (o *oauth) authorize(
+	ctx context.Context, ch challenge, used string, ask asking,
+) (err error) {
 	ctx, span := o.trace.start(ctx, "oauth sign-in", spanInternal)
-	defer span.end()
-	err := o.authorization(ctx, ch, used, ask)
-	if err != nil {
-		span.fail(errorType(err))
-		if errors.Is(ctx.Err(), context.Canceled) {
+	defer func() {
+		switch {
+		case err != nil && errors.Is(ctx.Err(), context.Canceled):
 			span.fail("cancelled")
+		case err != nil:
+			span.fail(errorType(err))
 		}
-	}
-	return err
-}
-
-func (o *oauth) authorization(ctx context.Context, ch challenge, used string, ask asking) error {
+		span.end()
+	}()
 	found, err := o.discovered(ctx, ch)
 	if err != nil {
 		return err
@@ -82,6 +80,7 @@ func (o *oauth) authorization(ctx context.Context, ch challenge, used string, as
 	}
 	if o.usesDevice(&found.server) {
 		byCode := s
+		byCode.grants = []string{grantDevice}
 		err := byCode.run(ctx, device{&byCode})
 		refused := errors.As(err, new(deviceRefused)) || errors.As(err, new(registrationRefused))
 		if o.cfg.device || !refused || found.server.checkBrowser() != nil {
@@ -106,7 +105,7 @@ func (s *signIn) run(ctx context.Context, way signer) (err error) {
 	defer func() { s.end(err) }()
 	for attempt := 1; ; attempt++ {
 		if s.c.Client.ID == "" {
-			if err := s.registered(ctx, way.grants()); err != nil {
+			if err := s.registered(ctx); err != nil {
 				return err
 			}
 		}
@@ -229,7 +228,12 @@ func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, e
 				}
 			}
 		}
-		err = o.checkGrant(m)
+		switch {
+		case o.cfg.device:
+			err = m.checkDevice()
+		case !o.cfg.unattended() && !o.usesDevice(m):
+			err = m.checkBrowser()
+		}
 	}
 	if err != nil {
 		span.fail(errorType(err))
@@ -238,19 +242,7 @@ func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, e
 	return found, nil
 }
 
-// checkGrant refuses a server that does not offer what the way to a token needs.
-func (o *oauth) checkGrant(m *serverMetadata) error {
-	switch {
-	case o.cfg.unattended():
-		return nil
-	case o.cfg.device:
-		return m.checkDevice()
-	case o.usesDevice(m):
-		return nil
-	}
-	return m.checkBrowser()
-}
-
+// checkBrowser refuses a server where no user can sign in with a browser.
 func (m *serverMetadata) checkBrowser() error {
 	if m.AuthorizationEndpoint != "" {
 		return m.checkPKCE()
@@ -345,10 +337,17 @@ var googleHosts = []string{"accounts.google.com", "oauth2.googleapis.com", "www.
 
 // isGooglesURL reports whether an endpoint is Google's, whoever published it: many MCP servers name
 // Google's endpoints under an issuer of their own.
-func isGooglesURL(endpoint string) bool {
-	u, err := url.Parse(endpoint)
+func isGooglesURL(endpoint string) bool { return isOneOf(endpoint, googleHosts) }
+
+// isOneOf reports whether an https URL is of one of the hosts; a name that begins with a dot is for
+// all below it.
+func isOneOf(raw string, hosts []string) bool {
+	u, err := url.Parse(raw)
 	return err == nil && u.Scheme == "https" && portOf(u) == "443" &&
-		slices.Contains(googleHosts, strings.ToLower(u.Hostname()))
+		slices.ContainsFunc(hosts, func(name string) bool {
+			host := strings.ToLower(u.Hostname())
+			return host == name || name[0] == '.' && strings.HasSuffix(host, name)
+		})
 }
 
 // checkBinding: what was registered at one authorization server is never shown to another (MCP
@@ -381,7 +380,7 @@ func (o *oauth) checkBinding(c, old *credentials) error {
 }
 
 // registered uses the registration that we have at this server, or makes one.
-func (s *signIn) registered(ctx context.Context, grants []string) error {
+func (s *signIn) registered(ctx context.Context) error {
 	if s.cb == nil && s.isRegistered() {
 		if redirect, err := url.Parse(s.old.Client.RedirectURI); err == nil {
 			if cb, err := listenAt(redirect); err == nil {
@@ -397,7 +396,7 @@ func (s *signIn) registered(ctx context.Context, grants []string) error {
 	ctx, span := s.trace.start(ctx, "oauth registration", spanInternal)
 	defer span.end()
 	s.registrations++
-	if err := s.register(ctx, grants); err != nil {
+	if err := s.register(ctx); err != nil {
 		span.fail(errorType(err))
 		return err
 	}
@@ -419,7 +418,7 @@ func (s *signIn) isRegistered() bool {
 
 // register makes a client that names the scope to be asked for. If the server refuses that, it
 // makes one without; and one for localhost if it refuses 127.0.0.1 (Superset, fronts of Cognito).
-func (s *signIn) register(ctx context.Context, grants []string) (err error) {
+func (s *signIn) register(ctx context.Context) (err error) {
 	scope, host := s.c.scope(), localAddress
 	redirect, err := url.Parse(s.old.Client.RedirectURI)
 	if err == nil && s.old.Issuer == s.c.Issuer && redirect.Hostname() == localHost {
@@ -435,7 +434,7 @@ func (s *signIn) register(ctx context.Context, grants []string) (err error) {
 			}
 		}
 		uri := s.cb.redirect.String()
-		s.c.Client, err = s.discover.register(ctx, &s.found.server, uri, scope, grants...)
+		s.c.Client, err = s.discover.register(ctx, &s.found.server, uri, scope, s.grants...)
 		if err == nil {
 			return nil
 		}
@@ -474,8 +473,6 @@ func (o *oauth) noClient(m *serverMetadata) error {
 // machine is a client that is its own user.
 type machine struct{ *signIn }
 
-func (m machine) grants() []string { return nil }
-
 func (m machine) attempt(ctx context.Context, c *credentials) (token, error) {
 	if notes := m.notes(); notes != "" {
 		m.log.notice(notes)
@@ -488,8 +485,6 @@ type browser struct {
 	*signIn
 	asked bool // the user was shown where to sign in
 }
-
-func (b *browser) grants() []string { return nil }
 
 // attempt takes the user through the authorization endpoint and redeems the code.
 func (b *browser) attempt(ctx context.Context, c *credentials) (token, error) {
@@ -638,7 +633,8 @@ func (o *oauth) authorizationURL(
 		// Google knows no offline_access; without these two it gives no refresh token.
 		q.Set("access_type", "offline")
 		q.Set("prompt", "consent")
-	case hasScope(scope, offlineAccess) && !isMicrosoft(c.Issuer, endpoint):
+	case hasScope(scope, offlineAccess) && !isOneOf(c.Issuer, microsoftHosts) &&
+		!isOneOf(endpoint.String(), microsoftHosts):
 		// OpenID Connect Core, section 11: without it offline access is ignored.
 		q.Set("prompt", "consent")
 	}
@@ -651,20 +647,8 @@ func (o *oauth) authorizationURL(
 	return endpoint.String(), nil
 }
 
-// isMicrosoft: Entra ID gives a refresh token for offline_access as it is, and asks an
-// administrator each time where prompt=consent is sent.
-func isMicrosoft(issuer string, endpoint *url.URL) bool {
-	hosts := []string{endpoint.Hostname()}
-	if u, err := url.Parse(issuer); err == nil {
-		hosts = append(hosts, u.Hostname())
-	}
-	return slices.ContainsFunc(hosts, func(host string) bool {
-		return slices.ContainsFunc(microsoftHosts, func(name string) bool {
-			return host == name || strings.HasPrefix(name, ".") && strings.HasSuffix(host, name)
-		})
-	})
-}
-
+// microsoftHosts are Entra ID's. It gives a refresh token for offline_access as it is, and asks an
+// administrator each time if prompt=consent is sent.
 var microsoftHosts = []string{
 	"login.microsoftonline.com", "login.microsoftonline.us", "login.partner.microsoftonline.cn",
 	"login.chinacloudapi.cn", "login.microsoft.com", "login.windows.net", "sts.windows.net",
