@@ -1071,7 +1071,7 @@ func startGoogle(t *testing.T) (server *fakeMCP, google *fakeAuth, user *testUse
 	}
 	google.responds = func(back url.Values) { back.Del("iss") }
 	wire := startWire(t, google.fakeOrigin)
-	wire.proxy = true
+	wire.change(func() { wire.proxy = true })
 	user = newUser(t, google, server)
 	user.env["HTTPS_PROXY"] = "http://" + wire.listener.Addr().String()
 	return server, google, user
@@ -1089,7 +1089,6 @@ func TestGooglesClientAtGoogle(t *testing.T) {
 	server, google, user := startGoogle(t)
 	google.methods = []string{"client_secret_basic"}
 	user.googlesClient(google)
-
 	p := user.start("-u", server.url)
 	p.initialize()
 	q := google.requests("authorize")[0].URL.Query()
@@ -1101,11 +1100,14 @@ func TestGooglesClientAtGoogle(t *testing.T) {
 	}
 	google.expireAccess()
 	p.echo("refreshed")
-	user.env["container"], user.env["BROWSER"], google.device = "podman", "", func(map[string]any) {}
+	user.env["container"], user.env["BROWSER"] = "podman", ""
 	second := newFakeMCP(startOrigin(t)) // the same client at another server that names Google
 	second.auth, second.resource, second.scope = google, second.url, "tools"
-	google.resource, google.issuer = second.url, google.base+"/other"
-	google.metadataPath += "/other"
+	google.change(func() {
+		google.device = func(map[string]any) {}
+		google.resource, google.issuer = second.url, google.base+"/other"
+		google.metadataPath += "/other"
+	})
 	p = user.start("-u", second.url)
 	id := p.request("initialize", initializeParams)
 	if page := p.awaitURL(1); !strings.HasPrefix(page, "https://accounts.google.com/") || google.count("device/code") != 0 {
