@@ -32,8 +32,7 @@ const (
 // element of an array, with a nil key. The value is text[start:end].
 type visitor func(key []byte, start, end int)
 
-// scan gives the members or elements of a JSON value, but not those of nested ones, to visit as they
-// come, also if the text turns out not to be valid after them.
+// scan is for a text that is known to be valid.
 func scan(text []byte, visit visitor) { (&scanner{text: text}).scan(visit) }
 
 // A scanner walks a text once: each pass over a large one costs a tenth of its time.
@@ -43,6 +42,9 @@ type scanner struct {
 	lines bool   // there is white space other than blanks
 }
 
+// scan reports whether the text is one valid JSON value: it accepts what json.Valid accepts. The
+// members or elements of that value, but not those of nested ones, are given to visit as they come,
+// also if the text turns out not to be valid after them.
 func (s *scanner) scan(visit visitor) bool {
 	end := s.skip(s.skipWhite(0), 0, visit)
 	return end >= 0 && s.skipWhite(end) == len(s.text)
@@ -328,13 +330,24 @@ func (s *scanner) document() *document {
 		if key == nil {
 			return
 		}
-		at := d.at(key[1 : len(key)-1])
-		if at == nil && bytes.IndexByte(key, '\\') >= 0 {
-			name, _ := unquote(key)
-			at = d.at([]byte(name))
+		name, value := key[1:len(key)-1], s.text[start:end:end]
+		if bytes.IndexByte(name, '\\') >= 0 {
+			decoded, _ := unquote(key)
+			name = []byte(decoded)
 		}
-		if at != nil {
-			*at = s.text[start:end:end]
+		switch string(name) {
+		case "id":
+			d.id = value
+		case "method":
+			d.method = value
+		case "params":
+			d.params = value
+		case "result":
+			d.result = value
+		case "error":
+			d.error = value
+		case "jsonrpc":
+			d.jsonrpc = value
 		}
 	})
 	switch {
@@ -344,25 +357,6 @@ func (s *scanner) document() *document {
 		d.err = errNotObject
 	}
 	return d
-}
-
-// at returns where the value of a member goes, nil if that is none of ours.
-func (d *document) at(name []byte) *[]byte {
-	switch string(name) {
-	case "id":
-		return &d.id
-	case "method":
-		return &d.method
-	case "params":
-		return &d.params
-	case "result":
-		return &d.result
-	case "error":
-		return &d.error
-	case "jsonrpc":
-		return &d.jsonrpc
-	}
-	return nil
 }
 
 // isBatch reports whether the text is a valid array.

@@ -4,8 +4,12 @@ package main
 // happens when the one stream breaks.
 
 import (
+	"bufio"
+	"bytes"
+	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -418,4 +422,37 @@ func TestLegacyEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The endpoint of an old server takes the token: it is of that server's own origin, whoever reads its URL.
+func FuzzLegacyEndpoint(f *testing.F) {
+	for _, raw := range []string{
+		"/messages?sessionId=1", "https://mcp.example/m", "https://MCP.EXAMPLE:443/m", "//evil.example/m", "https://mcp.example@evil.example/", "https://mcp.example\\@evil.example/", "?a=b", "", "http://mcp.example/m",
+		"https:mcp.example", "https://mcp.example:4430/", "/\r\nEvil: 1", "javascript:alert(1)", "https://[::1]/", "/%0d%0a", "https://mcp.example./", "? ", "?a HTTP/1.1\t",
+	} {
+		f.Add(raw)
+	}
+	server, _ := url.Parse("https://mcp.example/sse?key=1")
+	f.Fuzz(func(t *testing.T, raw string) {
+		endpoint, err := (&legacy{upstream: &upstream{server: server}}).endpointOf(raw)
+		if err != nil {
+			checkSaid(t, err.Error(), 0)
+			return
+		}
+		req := (&upstream{}).request(context.Background(), http.MethodPost, endpoint, nil)
+		if host := strings.TrimSuffix(strings.ToLower(req.URL.Host), ":443"); req.URL.Scheme != "https" || strings.TrimSuffix(host, ":") != "mcp.example" || req.URL.User != nil {
+			t.Fatalf("%q leads to %s", raw, req.URL)
+		}
+		var wire bytes.Buffer
+		if req.Write(&wire) != nil {
+			return
+		}
+		got, err := http.ReadRequest(bufio.NewReader(&wire))
+		if err != nil {
+			t.Fatalf("%q: the request cannot be read: %v", raw, err)
+		}
+		if !strings.HasPrefix(strings.ToLower(got.Host), "mcp.example") || len(got.Header) > 2 {
+			t.Fatalf("%q: got a request to %q with %v", raw, got.Host, got.Header)
+		}
+	})
 }

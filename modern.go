@@ -38,7 +38,7 @@ const (
 
 	maxPath       = 1 << 10 // bytes of an annotation's name and the properties that lead to it
 	maxSchema     = 1 << 20 // bytes of an annotated inputSchema: parsed, it takes ten times as much
-	maxRemembered = 1 << 20 // bytes of annotations, of all tools together: some 5,000 tools
+	maxRemembered = 5000    // annotations, of all tools together
 
 	maxListPages    = 100 // of tools: more are a loop in the server's cursors
 	maxDroppedNamed = 10  // tools of one list that are left out, on stderr
@@ -96,7 +96,7 @@ type toolHeaders struct {
 
 	mu    sync.Mutex // guards what follows
 	tools map[string][]annotation
-	size  int // bytes in tools, see sizeOf
+	size  int // annotations in tools
 }
 
 // set mirrors a modern message into h. What cannot be mirrored is left out: the server decides
@@ -248,32 +248,16 @@ func (t *toolHeaders) annotations(tool string) []annotation {
 func (t *toolHeaders) remember(name string, list []annotation) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.size -= sizeOf(name, t.tools[name])
+	t.size -= len(t.tools[name])
 	delete(t.tools, name)
-	size := sizeOf(name, list)
-	if len(list) == 0 || size > maxRemembered {
+	if len(list) == 0 || len(name) > maxPath {
 		return
 	}
-	if t.tools == nil || t.size+size > maxRemembered {
+	if t.tools == nil || t.size+len(list) > maxRemembered {
 		t.tools, t.size = map[string][]annotation{}, 0
 	}
 	t.tools[name] = list
-	t.size += size
-}
-
-// sizeOf is about what a tool takes: the numbers are the sizes of Go's map entry, slice, strings.
-func sizeOf(name string, list []annotation) int {
-	if len(list) == 0 {
-		return 0
-	}
-	size := 64 + len(name)
-	for _, a := range list {
-		size += 40 + len(a.header)
-		for _, property := range a.path {
-			size += 16 + len(property)
-		}
-	}
-	return size
+	t.size += len(list)
 }
 
 // applicators are the keywords that hold schemas (JSON Schema 2020-12, and what older drafts called

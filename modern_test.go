@@ -947,40 +947,27 @@ func TestLearnAcrossPagesAndTime(t *testing.T) {
 
 func TestMemoryIsBounded(t *testing.T) {
 	var headers toolHeaders
-	list := []annotation{{"Mcp-Param-P", []string{"p"}}}
-	long := strings.Repeat("n", maxRemembered/8)
-	for i := 0; i < 30; i++ {
-		name := fmt.Sprint(long, i)
+	list := make([]annotation, maxAnnotations)
+	for i := 0; i < maxRemembered/50; i++ {
+		name := fmt.Sprint(i)
 		headers.remember(name, list)
-		if !headers.known(name) {
-			t.Fatalf("tool %d was not remembered", i)
-		}
-		kept := 0
-		for name, list := range headers.tools {
-			kept += sizeOf(name, list)
-		}
-		if kept != headers.size || kept > maxRemembered || len(headers.tools) > 8 {
-			t.Fatalf("after tool %d: %d bytes counted, %d kept for %d tools", i, headers.size, kept, len(headers.tools))
+		if !headers.known(name) || headers.size != len(headers.tools)*len(list) || headers.size > maxRemembered {
+			t.Fatalf("after tool %d: %d annotations counted for %d tools", i, headers.size, len(headers.tools))
 		}
 	}
-	headers.remember("short", list)
-	for i := 0; i < 30; i++ {
-		headers.remember(long, list)
+	headers.remember("one", list)
+	for i := 0; i < maxRemembered; i++ {
+		headers.remember("other", list)
 	}
-	if !headers.known("short") {
-		t.Error("listing one tool again and again crowds out the others")
+	headers.remember(strings.Repeat("n", maxPath+1), list)
+	if !headers.known("one") || !headers.known("other") || len(headers.tools) > maxRemembered/len(list) {
+		t.Error("listing one tool again and again, or one with a long name, crowds out the others")
 	}
-	headers.remember(strings.Repeat("n", maxRemembered), list)
-	if !headers.known(long) {
-		t.Error("a tool too large to be remembered crowds out the others")
-	}
-	headers.remember(long, nil)
-	headers.remember("short", nil)
 	for name := range headers.tools {
 		headers.remember(name, nil)
 	}
 	if headers.size != 0 {
-		t.Errorf("nothing is kept, %d bytes are counted", headers.size)
+		t.Errorf("nothing is kept, %d annotations are counted", headers.size)
 	}
 }
 
@@ -1102,4 +1089,40 @@ func decodeHeaderValue(t *testing.T, value string) string {
 		t.Fatalf("%q: %v", value, err)
 	}
 	return string(decoded)
+}
+
+// What is left of a list has no hidden tool in it, and lacks no other.
+func FuzzShown(f *testing.F) {
+	for _, response := range []string{
+		`{"result":{"tools":[{"name":"delete"},{"name":"echo"},{"name":"DELETE/all"}]}}`, `{"result":{"tools":[{"name":"\u0064elete"},1,null,{"name":"a","name":"delete"}]},"id":1}`,
+		`{"result":{"tools":[],"tools":[{"name":"delete"}]},"result":{"tools":[{"name":"x"},{"name":"Deleted"}]}}`, `{"result":{"tools":{"name":"delete"}}}`, `{"result":[]}`, `[`,
+	} {
+		f.Add([]byte(response))
+	}
+	filter, err := newToolFilter([]string{"delete*"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	names := func(response []byte) (all []string) {
+		each(member(response, "result", "tools"), func(tool []byte) {
+			name, _ := unquote(member(tool, "name"))
+			all = append(all, name)
+		})
+		return all
+	}
+	f.Fuzz(func(t *testing.T, response []byte) {
+		out := filter.shown(response)
+		if !json.Valid(response) {
+			return
+		}
+		var want []string
+		for _, name := range names(response) {
+			if !strings.HasPrefix(strings.ToLower(name), "delete") {
+				want = append(want, name)
+			}
+		}
+		if got := names(out); !json.Valid(out) || strings.Join(got, "\x00") != strings.Join(want, "\x00") || len(got) != len(want) {
+			t.Fatalf("%q became %q", response, out)
+		}
+	})
 }

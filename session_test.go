@@ -4,6 +4,7 @@ package main
 // server asks, streams that break off, sessions that end.
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -932,4 +933,26 @@ func TestSessionStateIsChecked(t *testing.T) {
 			t.Errorf("version %q: got %q, want %q", version, got, want)
 		}
 	}
+}
+
+// Session ids, event ids and versions come back as headers.
+func FuzzSessionHeaders(f *testing.F) {
+	for _, value := range []string{"1868a90c-0b2d", "2025-11-25", "a\r\nEvil: 1", "", " ", "é", "\x7f", "a\x00", strings.Repeat("x", 5000), "\u0085"} {
+		f.Add(value, value, value)
+	}
+	f.Fuzz(func(t *testing.T, id, version, event string) {
+		h := http.Header{}
+		sessionState{id: validSessionID(id), version: validVersion(version)}.set(h)
+		checkHeader(t, h)
+		for name, want := range map[string]string{"Mcp-Session-Id": id, "Mcp-Protocol-Version": version} {
+			if got := h.Get(name); got != "" && got != want {
+				t.Fatalf("got %s %q, want %q", name, got, want)
+			}
+		}
+		var wire bytes.Buffer
+		fatal(t, http.Header{"Last-Event-Id": {validEventID(event)}}.Write(&wire))
+		if line := strings.TrimSuffix(wire.String(), "\r\n"); strings.ContainsAny(line, "\r\n\x00") {
+			t.Fatalf("%q became %q", event, wire.String())
+		}
+	})
 }

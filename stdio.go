@@ -198,8 +198,9 @@ func (w *lineWriter) write(message []byte) {
 }
 
 const (
-	minChunk = 4 << 10
-	maxChunk = 4 << 20
+	minChunk  = 4 << 10
+	maxChunk  = 4 << 20
+	smallText = 64 << 10
 )
 
 // A collector makes one text of bytes that come in pieces. It holds them as a list of chunks, so
@@ -226,12 +227,17 @@ func (c *collector) add(p []byte) error {
 	return nil
 }
 
-// addAll reads all of r.
-func (c *collector) addAll(r io.Reader) error {
+// addAll reads all of r. whole, if not nil, is called once the text so far is a small JSON text.
+func (c *collector) addAll(r io.Reader, whole func()) error {
 	for {
 		n, err := r.Read(c.room(minChunk))
 		if tooLong := c.take(n); tooLong != nil {
 			err = tooLong
+		}
+		closed := bytes.HasSuffix(bytes.TrimRight(c.last, white), []byte{'}'})
+		if closed && whole != nil && c.size <= smallText && (&scanner{text: c.bytes()}).scan(nil) {
+			whole()
+			whole = nil
 		}
 		switch {
 		case err == io.EOF:
@@ -283,46 +289,14 @@ func (c *collector) bytes() []byte {
 }
 
 // readText reads a text of at most limit bytes to its end; length is -1 if it is not known. With an
-// error comes what was read.
-func readText(r io.Reader, length int64, limit int) ([]byte, error) {
+// error comes what was read. whole is as in addAll.
+func readText(r io.Reader, length int64, limit int, whole func()) ([]byte, error) {
 	if length > int64(limit) {
 		return nil, errTooLong
 	}
 	c := collector{limit: limit, announced: max(0, int(length))}
-	err := c.addAll(r)
+	err := c.addAll(r, whole)
 	return c.bytes(), err
-}
-
-// An enclosure is told the bytes of a JSON text as they come and knows when its outermost object or
-// array is closed, without checking anything else.
-type enclosure struct {
-	depth             int
-	inString, escaped bool
-	closed            bool
-}
-
-func (e *enclosure) feed(p []byte) {
-	for i := 0; i < len(p) && !e.closed; i++ {
-		if e.inString && !e.escaped {
-			n, _ := plainLen(p[i:])
-			if i += n; i == len(p) {
-				return
-			}
-		}
-		switch c := p[i]; {
-		case e.escaped:
-			e.escaped = false
-		case e.inString:
-			e.inString, e.escaped = c != '"', c == '\\'
-		case c == '"':
-			e.inString = true
-		case c == '{' || c == '[':
-			e.depth++
-		case c == '}' || c == ']':
-			e.depth--
-			e.closed = e.depth <= 0
-		}
-	}
 }
 
 // forget gives the memory of a large message back to the system: the runtime would keep it for

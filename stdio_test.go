@@ -218,18 +218,27 @@ func TestReadText(t *testing.T) {
 		"whole": func(r io.Reader) io.Reader { return r }, "bytes": iotest.OneByteReader, "halves": iotest.HalfReader, "end with data": iotest.DataErrReader,
 	} {
 		for _, length := range []int{-1, 0, 10, len(text), len(text) + 1} {
-			got, err := readText(cut(strings.NewReader(text)), int64(length), len(text)+1)
+			got, err := readText(cut(strings.NewReader(text)), int64(length), len(text)+1, nil)
 			if err != nil || string(got) != text {
 				t.Errorf("%s, announced %d: got %d bytes, %v", name, length, len(got), err)
 			}
-			if _, err := readText(cut(strings.NewReader(text)), int64(length), len(text)-1); err != errTooLong {
+			if _, err := readText(cut(strings.NewReader(text)), int64(length), len(text)-1, nil); err != errTooLong {
 				t.Errorf("%s, announced %d: got %v, want %v", name, length, err, errTooLong)
 			}
 		}
 	}
-	got, err := readText(io.MultiReader(strings.NewReader("ab"), iotest.ErrReader(io.ErrUnexpectedEOF)), 3, 10)
+	got, err := readText(io.MultiReader(strings.NewReader("ab"), iotest.ErrReader(io.ErrUnexpectedEOF)), 3, 10, nil)
 	if string(got) != "ab" || err != io.ErrUnexpectedEOF {
 		t.Errorf("got %q, %v, want the reader's error", got, err)
+	}
+	for _, in := range []string{`{}`, `{"a":{"b":1}} ` + "\n", `{"a":"` + strings.Repeat("x", 9000) + `"}`, `{"a":{}`, `{`, `x}`} {
+		wholes := 0
+		for _, length := range []int64{-1, int64(len(in)), 1 << 20} {
+			_, _ = readText(iotest.OneByteReader(strings.NewReader(in)), length, maxMessage, func() { wholes++ })
+		}
+		if want := map[bool]int{true: 3}[json.Valid([]byte(in))]; wholes != want {
+			t.Errorf("%.20s: was whole %d times, want %d", in, wholes, want)
+		}
 	}
 }
 
@@ -306,4 +315,39 @@ func TestEndWhileHostDoesNotRead(t *testing.T) {
 	if got := server.count("DELETE"); got != 1 {
 		t.Errorf("got %d DELETE, want 1", got)
 	}
+}
+
+func FuzzLines(f *testing.F) {
+	for _, in := range []string{
+		"{1}\n{2}", "\r\n \n{1}\r\n", strings.Repeat("x", 70) + "\n{2}\n", `{"id":7,"method":"m","a":"` + strings.Repeat("x", 70) + "\"}\n{2}",
+		strings.Repeat("x", 63) + "\r\n" + strings.Repeat("\r", 80) + "\n", `{"method":"m","params":"` + strings.Repeat("x", 70) + `","id":"a\nb"}`, "\x00\n\xff\n\u00a0\n",
+	} {
+		f.Add(in, 1)
+		f.Add(in, 100)
+	}
+	const limit = 64
+	f.Fuzz(func(t *testing.T, in string, n int) {
+		n = 1 + (n&0x7fffffff)%100
+		rest := strings.NewReader(in)
+		r := &lineReader{r: bufio.NewReaderSize(readerFunc(func(p []byte) (int, error) { return rest.Read(p[:min(len(p), n)]) }), 16), limit: limit, begun: true}
+		lines := strings.SplitAfter(in, "\n")
+		for _, want := range lines {
+			short := strings.TrimSpace(want)
+			if short == "" && len(want) <= limit {
+				continue
+			}
+			line, err := r.next()
+			if short == "" && err != errTooLong && len(strings.TrimRight(want, "\r\n")) <= limit {
+				return // whether the end of a line counts is left open, and this blank one was passed over
+			}
+			switch {
+			case err == errTooLong && len(want) > limit:
+			case err != nil || len(strings.TrimRight(want, "\r\n")) > limit || string(line) != short:
+				t.Fatalf("%q: got %q, %v, want %q", in, line, err, short)
+			}
+		}
+		if line, err := r.next(); err == nil {
+			t.Fatalf("%q: got %q after its end", in, line)
+		}
+	})
 }

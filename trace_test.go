@@ -774,3 +774,57 @@ func BenchmarkSpan(b *testing.B) {
 		s.end()
 	}
 }
+
+func FuzzTraceparent(f *testing.F) {
+	const rest = "-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
+	for _, s := range []string{"00" + rest + "01", "00" + rest + "ff", "cc" + rest + "01-more", "00" + rest + "01-more", "ff" + rest + "01", "00" + rest + "0", "", "00" + strings.ToUpper(rest) + "01", "00-" + strings.Repeat("0", 32) + rest[33:] + "01"} {
+		f.Add(s)
+	}
+	form := regexp.MustCompile(`^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f])([0-9a-f])(-(?s:.*))?$`)
+	f.Fuzz(func(t *testing.T, s string) {
+		got, ok := parseTraceparent(s)
+		m := form.FindStringSubmatch(s)
+		want := m != nil && m[1] != "ff" && (m[1] != "00" || m[6] == "") && strings.Trim(m[2], "0") != "" && strings.Trim(m[3], "0") != ""
+		if ok != want {
+			t.Fatalf("%q: got %v, want %v", s, ok, want)
+		}
+		if !ok {
+			return
+		}
+		sp := &span{spanContext: got}
+		if text := fmt.Sprintf("00-%s-%s-0%d", m[2], m[3], strings.IndexByte("0123456789abcdef", m[5][0])&3); sp.traceparent() != text {
+			t.Fatalf("%q: goes on as %q, want %q", s, sp.traceparent(), text)
+		}
+	})
+}
+
+// Names and values of others in a trace, an error and a log line.
+func FuzzText(f *testing.F) {
+	for _, s := range []string{"tools/call x", "a\r\n\"}", "\xff\x00\u2028", strings.Repeat("é", 200), strings.Repeat("x", 255) + "é", "\x1b[2J", "\ufffd", "\u202e"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		checkSaid(t, excerpt(s), 1)
+		var said string
+		quoted := appendString(nil, traceString(s))
+		if bytes.ContainsAny(quoted, "\r\n") || json.Unmarshal(quoted, &said) != nil || len(said) > 3*maxTraceString {
+			t.Fatalf("%q became %q", s, quoted)
+		}
+		if utf8.ValidString(s) && !strings.HasPrefix(s, said) || len(s) < maxTraceString && utf8.ValidString(s) && said != s {
+			t.Fatalf("%q became %q", s, said)
+		}
+		tr := newTracer("", "v1", nil)
+		tr.close()
+		_, sp := tr.start(context.Background(), s, spanClient)
+		sp.setString(attrToolName, s)
+		sp.setInt(attrHTTPStatus, 200)
+		line := sp.appendLine(nil)
+		if !json.Valid(line) || bytes.IndexByte(line, '\n') != len(line)-1 {
+			t.Fatalf("%q: the line is %q", s, line)
+		}
+		line = errorAnswer(nil, asRPCError(fmt.Errorf("%s", s)))
+		if !json.Valid(line) || bytes.ContainsAny(line, "\r\n") {
+			t.Fatalf("%q: the answer is %q", s, line)
+		}
+	})
+}

@@ -291,10 +291,12 @@ func (u *upstream) relay(ctx context.Context, c *call, resp *http.Response, at *
 		return u.events(ctx, c, body, at)
 	}
 	defer resp.Body.Close()
-	lingering := &lingeringBody{ReadCloser: body, missing: resp.ContentLength}
-	text, err := readText(lingering, resp.ContentLength, maxMessage)
-	if lingering.linger != nil {
-		lingering.linger.Stop()
+	// It need not end in good order, or at all, once the message is whole.
+	var linger *time.Timer
+	whole := func() { linger = hangUp(body, lingerTime) }
+	text, err := readText(body, resp.ContentLength, maxMessage, whole)
+	if linger != nil {
+		linger.Stop()
 	}
 	defer forget(len(text))
 	d := newDocument(text)
@@ -340,24 +342,6 @@ func (u *upstream) relay(ctx context.Context, c *call, resp *http.Response, at *
 type readCloser struct {
 	io.Reader
 	io.Closer
-}
-
-// lingeringBody need not end in good order, or at all, once the message that is read from it is
-// whole.
-type lingeringBody struct {
-	io.ReadCloser
-	missing int64 // bytes that are still to come; below 0 if nobody knows
-	text    enclosure
-	linger  *time.Timer
-}
-
-func (b *lingeringBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.missing -= int64(n)
-	if b.text.feed(p[:n]); b.text.closed && b.missing != 0 && b.linger == nil {
-		b.linger = hangUp(b.ReadCloser, lingerTime)
-	}
-	return n, err
 }
 
 // events passes on what a stream brings until it ends, or until a little after the answer to c:
@@ -492,7 +476,7 @@ func readRefused(resp *http.Response) (*document, string) {
 			text = e.data
 		}
 	} else {
-		text, _ = readText(body, resp.ContentLength, maxErrorBody) // it may be whole all the same
+		text, _ = readText(body, resp.ContentLength, maxErrorBody, nil) // it may be whole all the same
 	}
 	if d := newDocument(text); isError(d.error) {
 		return d, ""

@@ -12,10 +12,12 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/big"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -1122,4 +1124,73 @@ func TestConnectionBreaksAnywhere(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What a body or an event holds becomes the one answer to a request, or none.
+func FuzzAnswer(f *testing.F) {
+	for _, body := range []string{
+		`{"jsonrpc":"2.0","id":1,"result":{}}`, `{"id":"1","result":null,"error":null}`, `{"jsonrpc":"2.0","error":{"code":-1,"message":"x"},"result":1}`, `{"result":1,"result":2,"id":1,"id":2,"jsonrpc":"2.0"}`,
+		"{\r\n\"jsonrpc\" : \"2.0\",\n\"id\" : null,\n\"error\" : {\"code\":1.5e1,\"message\":\"\\u0000\"}}", `{"jsonrpc":"2.0","id":1,"error":{"code":"1","message":"x"}}`, `{}`, `{"jsonrpc":"1.0","id":1,"error":"x","result":[1,2]}`, `{"error":{"code":-,"message":""}}`,
+	} {
+		f.Add([]byte(body), 7)
+		f.Add([]byte(body), 1)
+	}
+	ids := [][]byte{[]byte("1"), []byte(`"a\"b"`), []byte("-1.50e3"), []byte(`"\u00e9"`)}
+	f.Fuzz(func(t *testing.T, body []byte, n int) {
+		n &= 0x7fffffff
+		id := ids[n%len(ids)]
+		d := newDocument(bytes.Clone(body))
+		if !isAnswer(d) {
+			return
+		}
+		had := decodeMembers(t, strings.ToValidUTF8(strings.TrimPrefix(string(body), byteOrderMark), "\ufffd"))
+		out := inOrder(d, id)
+		has := decodeMembers(t, string(out))
+		if bytes.ContainsAny(out, "\r\n") || !bytes.Equal(has["id"], id) || string(has["jsonrpc"]) == "" {
+			t.Fatalf("%q became %q", body, out)
+		}
+		if version, _ := unquote(has["jsonrpc"]); version != "2.0" || (has["result"] == nil) == (has["error"] == nil) {
+			t.Fatalf("%q became %q", body, out)
+		}
+		for _, name := range []string{"result", "error"} {
+			want := strings.NewReplacer("\r", " ", "\n", " ").Replace(string(had[name]))
+			if has[name] != nil && string(has[name]) != want {
+				t.Fatalf("%q: got %s %q, want %q", body, name, has[name], want)
+			}
+		}
+		if isError(has["error"]) == (has["result"] != nil) {
+			t.Fatalf("%q became %q", body, out)
+		}
+	})
+}
+
+func FuzzRetryAfter(f *testing.F) {
+	for _, value := range []string{"0", "1", "60", "61", "-1", "+5", "1.5", "1_0", "99999999999999999999", "00030", "", "Fri, 31 Dec 1999 23:59:59 GMT", "soon", "Sun Nov  6 08:49:37 1994"} {
+		f.Add(429, value, int64(30))
+	}
+	f.Add(200, "1", int64(1))
+	f.Add(503, "1", int64(-1<<40))
+	now := time.Date(2026, 7, 28, 10, 0, 0, 0, time.UTC)
+	seconds := regexp.MustCompile(`^[0-9]+$`)
+	f.Fuzz(func(t *testing.T, status int, value string, from int64) {
+		answer := &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {value}}}
+		wait, ok := retryAfter(answer, now)
+		if ok && (status != 429 && status != 503 || wait < firstBackoff || wait > maxRetryAfter) {
+			t.Fatalf("%d %q: got %v", status, value, wait)
+		}
+		if trimmed := strings.TrimSpace(value); seconds.MatchString(trimmed) && (status == 429 || status == 503) {
+			n, _ := new(big.Int).SetString(trimmed, 10)
+			if want := n.Cmp(big.NewInt(60)) <= 0; ok != want || want && wait != max(time.Duration(n.Int64())*time.Second, firstBackoff) {
+				t.Fatalf("%q: got %v, %v", value, wait, ok)
+			}
+		}
+		from %= 1 << 33 // a few hundred years
+		if date := now.Add(time.Duration(from) * time.Second); date.Year() > 0 && date.Year() < 10000 {
+			answer.StatusCode = http.StatusServiceUnavailable
+			answer.Header.Set("Retry-After", date.Format(http.TimeFormat))
+			if wait, ok := retryAfter(answer, now); ok != (from <= 60) || ok && wait != max(time.Duration(from)*time.Second, firstBackoff) {
+				t.Fatalf("%v: got %v, %v", date, wait, ok)
+			}
+		}
+	})
 }
