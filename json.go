@@ -311,6 +311,9 @@ func newDocument(text []byte) *document {
 	text = bytes.Trim(bytes.TrimPrefix(text, []byte(byteOrderMark)), white)
 	s := scanner{text: text}
 	d := s.document()
+	if d.err == errNotJSON {
+		return d
+	}
 	if s.lines {
 		toSpaces(text, '\n')
 		toSpaces(text, '\r')

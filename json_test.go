@@ -23,7 +23,7 @@ var jsonTexts = []string{
 	`{"id` + strings.Repeat("x", 80) + `":1,"id":2}`,
 	`{"":1,"\u0069\u0064":-5.5}`, `{"\ud800id":1}`, "{\"\xff\":1,\"\xef\xbf\xbd\":2}",
 	`[{"id":1}]`, `["id",1]`, `{"params":{"id":1}}`, `{"id":"` + strings.Repeat("x", maxID) + `"}`,
-	strings.Repeat("[", 200) + strings.Repeat("]", 200), `{"a":"\`, `{"a":"\u00`, `-`, `[-`, `{"a" `, `{"a":1 `, `{"a":1,`, `{"a":1, "`,
+	strings.Repeat("[", 200) + strings.Repeat("]", 200), "{\n\"\xdf\r\":1}", `{"a":"\`, `{"a":"\u00`, `-`, `[-`, `{"a" `, `{"a":1 `, `{"a":1,`, `{"a":1, "`,
 }
 
 func decodeMembers(t *testing.T, text string) map[string]json.RawMessage {

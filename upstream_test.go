@@ -522,6 +522,7 @@ func TestOddAnswers(t *testing.T) {
 		{"pretty-printed event", `1`,
 			says(200, events, "data: {\ndata:   \"jsonrpc\": \"2.0\", \"id\": <id>,\ndata:   \"result\": {}\ndata: }\n\n"),
 			`{   "jsonrpc": "2.0", "id": <id>,   "result": {} }`},
+		{"a body without end", `1`, neverEnding(200, json, plain), plain},
 		{"not UTF-8", `1`, says(200, json,
 			"{\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{\"caf\xe9\":\"\xff\xfe é\"}}"),
 			"{\"jsonrpc\":\"2.0\",\"id\":<id>,\"result\":{\"caf\ufffd\":\"\ufffd é\"}}"},
