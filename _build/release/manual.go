@@ -66,21 +66,23 @@ func manual(host *build) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// describeProgram writes the paragraphs of the package comment, up to its first heading.
-// What it shows as code is the synopsis again.
+// describeProgram writes the paragraphs of the package comment, up to its first heading, that
+// are not about its files of source. What it shows as code is the synopsis again.
 func describeProgram(b *bytes.Buffer, text string) {
 	for _, block := range new(comment.Parser).Parse(text).Content {
 		switch block := block.(type) {
 		case *comment.Heading:
 			return
 		case *comment.Paragraph:
-			b.WriteString(".PP\n")
+			var text strings.Builder
 			for _, piece := range block.Text {
 				if plain, ok := piece.(comment.Plain); ok {
-					b.WriteString(roff(string(plain)))
+					text.WriteString(string(plain))
 				}
 			}
-			b.WriteByte('\n')
+			if !strings.Contains(text.String(), ".go") {
+				fmt.Fprintf(b, ".PP\n%s\n", roff(text.String()))
+			}
 		}
 	}
 }
