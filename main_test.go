@@ -542,6 +542,11 @@ func TestTrustPath(t *testing.T) {
 	fatal(t, err)
 	named := regexp.MustCompile(`\w+\.go`).FindAllString(program.Doc.Text(), -1)
 	found := 0
+	for _, name := range named {
+		if !slices.Contains(files, name) {
+			t.Errorf("there is no %s", name)
+		}
+	}
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
