@@ -800,3 +800,18 @@ func TestClientCredentialsLogin(t *testing.T) {
 	}
 	noBrowser(t, user, auth)
 }
+
+// Where the token endpoint that worked refuses the client, discovery finds the one that there is now.
+func TestClientCredentialsEndpointMoved(t *testing.T) {
+	t.Parallel()
+	_, auth, user, args := startMachines(t)
+	p := user.start(args...)
+	p.initialize()
+	auth.change(func() { auth.token = "/token-2" })
+	auth.on("POST /token", says(http.StatusBadRequest, "application/json", `{"error":"unauthorized_client"}`))
+	auth.expireAccess()
+	p.echo("from the new endpoint")
+	if got := auth.count("token client_credentials"); got != 2 {
+		t.Errorf("got %q", auth.labels())
+	}
+}
