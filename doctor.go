@@ -53,7 +53,9 @@ func (a *app) doctor(ctx context.Context, stdout io.Writer) error {
 	switch {
 	case d.todo != "":
 		fmt.Fprintf(d.out, "first thing to do: %s\n", d.todo)
-	case d.failed == nil:
+	case d.failed != nil:
+		fmt.Fprintf(d.out, "first thing to do: ask who runs %s: %v\n", a.cfg.server.Host, d.failed)
+	default:
 		fmt.Fprintln(d.out, "all good")
 	}
 	if d.failed != nil {

@@ -104,6 +104,16 @@ func TestDoctorFindsAndChangesNothing(t *testing.T) {
 			s.on("ping", refusePing)
 			return nil
 		}},
+		"refused initialize": {5, []string{"FAIL  initialize", "refuses it: out of order", "\nfirst thing to do: ask who runs 127.0.0.1"}, func(_ *testUser, s *fakeMCP) []string {
+			s.auth, s.lenient = nil, true
+			for _, method := range []string{"initialize", "server/discover"} {
+				s.on(method, func(w http.ResponseWriter, r *fakeRequest) bool {
+					io.WriteString(w, r.msg.failure(-32603, "out of order"))
+					return true
+				})
+			}
+			return nil
+		}},
 		"no authorization": {0, []string{"-     challenge", "none", "ok    initialize", "\nall good\n"}, func(_ *testUser, s *fakeMCP) []string {
 			s.auth, s.lenient = nil, true
 			return nil
