@@ -574,11 +574,6 @@ func TestTrustPath(t *testing.T) {
 			return true
 		})
 	}
-	for _, name := range named {
-		if !slices.Contains(files, name) {
-			t.Errorf("there is no %s", name)
-		}
-	}
 	if len(named) != 8 || found < 20 {
 		t.Errorf("got %q, %d uses in them", named, found)
 	}
