@@ -5,6 +5,7 @@ package main
 // (input_required) and tells it (the subscription), and that older servers are sent none of this.
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"os"
@@ -45,6 +46,8 @@ func startFuture(t *testing.T, protocols ...string) *fakeMCP {
 	server.reply("server/discover", rpcResult(discovered))
 	return server
 }
+
+func isOwnID(id []byte) bool { return bytes.HasPrefix(id, []byte(ownIDPrefix)) }
 
 // everyCapability is a host that can do all that a server may ask for.
 const everyCapability = `{"protocolVersion":"2025-11-25","capabilities":{"roots":{"listChanged":true},"sampling":{},"elicitation":{"form":{},"url":{}}},"clientInfo":{"name":"yesterday","version":"1"}}`

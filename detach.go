@@ -74,6 +74,9 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 		}
 	}()
 	err := o.follow(waiting, detachedOrder{Challenge: ch, Used: used}, false)
+	if o.asked != nil {
+		o.asked(err)
+	}
 	if errors.Is(context.Cause(waiting), errLeft) {
 		span.fail(errLeft.kind)
 		return errLeft
@@ -405,6 +408,9 @@ func (l *leader) window(ctx context.Context, start string) {
 // show tells the user where to sign in. The URL stands on a line of its own, to
 // be copied.
 func (o *oauth) show(note loginState) {
+	if o.asking != nil {
+		o.asking()
+	}
 	if note.Note != "" {
 		o.log.notice(note.Note)
 	}

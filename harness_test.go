@@ -28,6 +28,9 @@ import (
 // name instead: it inherits the environment of the program.
 const testRole = "MCP_PROXY_TEST_AS"
 
+// testEarly is how long after the sign-in page an initialize is answered; "": as ever.
+const testEarly = "MCP_PROXY_TEST_EARLY"
+
 var largeSize = 64 << 20 // bytes of a large message; race_test.go wants less
 
 // testProxy is one process of the program, serving, and the host at its pipes.

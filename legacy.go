@@ -72,7 +72,7 @@ func (l *legacy) connect(ctx context.Context, m *message) error {
 	if l.active() {
 		return nil
 	}
-	if isOwnID(m.id) {
+	if m.again {
 		return l.streamEnded() // it is part of connecting
 	}
 	if err := l.opening.take(ctx); err != nil {

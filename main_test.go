@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestMain runs the tests, or plays the part that a test gave this process.
@@ -32,6 +33,9 @@ func TestMain(m *testing.M) {
 		os.Exit(cleaned(m.Run))
 	case "proxy":
 		trustTestRoots()
+		if delay, err := time.ParseDuration(os.Getenv(testEarly)); err == nil {
+			earlyDelay = delay
+		}
 		main()
 	case "conformance-client":
 		os.Exit(conformanceClient())

@@ -56,6 +56,10 @@ type oauth struct {
 	lingering *callback     // of a sign-in that has ended
 
 	shown func(address string) // called with every sign-in page that the user is shown; may be nil
+	// Called when the user is shown where to sign in, and with the outcome when that is over, before
+	// the messages that waited go on; both may be nil.
+	asking func()
+	asked  func(err error)
 
 	// Held from reading or writing the file to setting cached: else what was read before a refresh
 	// could replace what came after it.

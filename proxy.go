@@ -51,10 +51,11 @@ type proxy struct {
 	legacy  *legacy
 	bridge  *bridge
 	slots   chan struct{}
+	early   *earlyInit
 
-	// Only the goroutine that reads stdin touches these two.
-	delivered <-chan struct{} // closed when every notification read so far has reached the server
-	opened    <-chan struct{} // closed when the last initialize read is answered
+	// Closed when every notification read so far has reached the server; only the goroutine that
+	// reads stdin touches it.
+	delivered <-chan struct{}
 }
 
 var (
@@ -74,7 +75,7 @@ func newProxy(
 	p := &proxy{
 		server: cfg.server, auth: auth, out: out, log: log, trace: trace, hidden: cfg.ignoredTools,
 		tools: &toolHeaders{}, calls: pending, slots: make(chan struct{}, maxCalls),
-		delivered: now, opened: now,
+		delivered: now,
 	}
 	p.tools.warn = func(format string, args ...any) {
 		log.warnf(cfg.server.Host+": "+format, args...)
@@ -86,6 +87,10 @@ func newProxy(
 	p.legacy = &legacy{upstream: up, handshake: handshake, mode: cfg.transport, opening: newTurn()}
 	p.bridge = newBridge(p)
 	p.session.accepted = p.bridge.accepted
+	p.early = &earlyInit{proxy: p}
+	if auth != nil {
+		auth.asking, auth.asked = p.early.asking, p.early.asked
+	}
 	return p
 }
 
@@ -176,12 +181,8 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 	if m.method == "notifications/cancelled" && p.cancel(m) || p.bridge.takeResponse(m) {
 		return
 	}
-	// While an initialize is unanswered nothing else may be sent (MCP 2025-11-25, Lifecycle);
-	// modern messages know no initialize.
-	delivered, opened := p.delivered, p.opened
-	if m.version != "" {
-		opened = nil
-	}
+	// While an initialize is unanswered nothing else may be sent (MCP 2025-11-25, Lifecycle).
+	delivered, opened := p.delivered, p.early.turnOf(work, m)
 	ctx, span := p.startSpan(work, m)
 	if !m.isRequest() {
 		reached := make(chan struct{})
@@ -202,8 +203,12 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 		}
 		return
 	}
+	withSpan := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	c := &call{m: m, span: span, cancel: cancel, done: make(chan struct{})}
+	if m.method == "initialize" {
+		c.opening = &opening{call: c}
+	}
 	if bad := p.calls.enter(c); bad != nil {
 		p.out.write(errorAnswer(m.id, bad))
 		cancel()
@@ -212,7 +217,7 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 	}
 	switch m.method {
 	case "initialize":
-		p.opened = c.done
+		p.early.last = c.opening
 		c.intercept = func(d *document) bool {
 			if d.result != nil {
 				p.session.handshake.note(m)
@@ -231,7 +236,11 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 			return p.hidden.shown(answer)
 		}
 	}
-	if !p.calls.start(func() { p.forward(ctx, c, delivered, opened) }) {
+	started := p.calls.start(func() {
+		err := p.forward(ctx, c, delivered, opened)
+		p.early.resume(withSpan, c.opening, err)
+	})
+	if !started {
 		cancel() // stop has answered it
 	}
 }
@@ -278,17 +287,23 @@ func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *sp
 	return ctx, span
 }
 
-// forward serves a request from its turn to its answer.
-func (p *proxy) forward(ctx context.Context, c *call, delivered, opened <-chan struct{}) {
+// forward serves a request from its turn to its answer, and returns why the server gave none.
+func (p *proxy) forward(
+	ctx context.Context, c *call, delivered <-chan struct{}, opened *opening,
+) error {
 	size := len(c.m.raw)
 	defer forget(size)
 	defer c.cancel()
 	defer c.hasReached()
 	err := p.hidden.refuse(c.m)
+	var result []byte
 	if err == nil {
-		err = awaitTurn(ctx, delivered, opened)
+		result, err = awaitTurn(ctx, c.m, delivered, opened)
 	}
-	if err == nil {
+	switch {
+	case result != nil:
+		c.answer(resultAnswer(c.m.id, result))
+	case err == nil:
 		select {
 		case p.slots <- struct{}{}:
 			err = p.call(ctx, c)
@@ -301,32 +316,31 @@ func (p *proxy) forward(ctx context.Context, c *call, delivered, opened <-chan s
 		err = errNoAnswer
 	}
 	c.fail(err) // does nothing for a call that was answered
+	return err
 }
 
 // awaitTurn waits for the messages that must reach the server first. A notification may be stuck,
-// and must not hold up everything for good.
-func awaitTurn(ctx context.Context, delivered, opened <-chan struct{}) error {
+// and must not hold up everything for good. What has a result is not to be sent.
+func awaitTurn(
+	ctx context.Context, m *message, delivered <-chan struct{}, opened *opening,
+) (result []byte, err error) {
+	if result, err := opened.await(ctx, m); result != nil || err != nil {
+		return result, err
+	}
 	select {
 	case <-delivered:
+		return nil, nil
 	default:
-		timer := time.NewTimer(deliveryWait)
-		defer timer.Stop()
-		select {
-		case <-delivered:
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 	}
-	if opened == nil {
-		return nil
-	}
+	timer := time.NewTimer(deliveryWait)
+	defer timer.Stop()
 	select {
-	case <-opened:
-		return nil
+	case <-delivered:
+	case <-timer.C:
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
+	return nil, nil
 }
 
 // eraOf is the era of a message. A host that speaks both revisions needs no bridge for a message
@@ -373,9 +387,9 @@ func (p *proxy) call(ctx context.Context, c *call) error {
 
 // deliver has a notification or a response delivered in its turn.
 func (p *proxy) deliver(
-	ctx context.Context, m *message, delivered, opened <-chan struct{},
+	ctx context.Context, m *message, delivered <-chan struct{}, opened *opening,
 ) error {
-	if err := awaitTurn(ctx, delivered, opened); err != nil {
+	if result, err := awaitTurn(ctx, m, delivered, opened); result != nil || err != nil {
 		return err
 	}
 	if err := p.hidden.refuse(m); err != nil {
@@ -439,8 +453,6 @@ const ownIDPrefix = `"mcp-proxy:`
 // newOwnID is an id that no client uses by accident.
 func newOwnID() []byte { return []byte(ownIDPrefix + newState() + `"`) }
 
-func isOwnID(id []byte) bool { return bytes.HasPrefix(id, []byte(ownIDPrefix)) }
-
 // turn lets one at a time through; unlike a mutex, waiting for it ends with ctx.
 type turn chan struct{}
 
@@ -492,6 +504,8 @@ type call struct {
 
 	intercept func(answer *document) bool // may take over an answer that the client is not to see
 	edit      func(answer []byte) []byte  // changes the answer that the client sees
+
+	opening *opening // of an initialize of the client's
 
 	// own marks a request of the proxy itself: its answer is kept, not written.
 	own     bool

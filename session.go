@@ -239,7 +239,7 @@ func (s *session) opened(m *message, id string, answer *document) {
 		id: validSessionID(id), version: validVersion(version),
 		generation: before.generation + 1, failures: before.failures,
 	}
-	if before.id != "" && !isOwnID(m.id) { // one in place of a lost session has none to end
+	if before.id != "" && !m.again { // one in place of a lost session has none to end
 		s.calls.start(func() {
 			within(context.Background(), endTime, func(ctx context.Context) { s.delete(ctx, before) })
 		})
@@ -577,7 +577,7 @@ func (h *handshake) again(ctx context.Context, unasked bool) error {
 		return errors.New("the session is lost, and there is no initialize to open another with")
 	}
 	m := *initialize
-	m.unasked = unasked
+	m.unasked, m.again = unasked, true
 	answer, err := h.ask(ctx, &m, nil)
 	switch {
 	case err != nil:

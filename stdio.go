@@ -44,6 +44,7 @@ type message struct {
 	version  string // protocol version of a modern message, "" in the earlier eras
 	response bool
 	unasked  bool // the proxy's own, which nobody waits for: it must not open a browser
+	again    bool // an initialize that the proxy says again, for another session or connection
 }
 
 func (m *message) isRequest() bool { return m.method != "" && m.id != nil }
