@@ -97,7 +97,7 @@ func TestEarlyInitialize(t *testing.T) {
 		t.Errorf("the server got %q, want %q", story, want)
 	}
 	opening := server.requests("initialize")[1].msg
-	if !strings.HasPrefix(string(opening.ID), ownIDPrefix) || string(opening.Params) != initializeParams {
+	if !isOwnID(opening.ID) || string(opening.Params) != initializeParams {
 		t.Errorf("got %s, want the host's initialize under an id of ours", opening.line)
 	}
 
@@ -137,7 +137,8 @@ func TestEarlyInitializeOfTwo(t *testing.T) {
 // The revision is the host's, if it is one that the program knows.
 func TestEarlyInitializeVersion(t *testing.T) {
 	for asked, want := range map[string]string{
-		"2024-11-05": "2024-11-05", "2025-06-18": "2025-06-18", "2026-07-28": "2025-11-25", "x": "2025-11-25",
+		"2024-11-05": "2024-11-05", "2025-06-18": "2025-06-18",
+		"2026-07-28": "2025-11-25", "x": "2025-11-25",
 	} {
 		asked, want := asked, want
 		t.Run(asked, func(t *testing.T) {

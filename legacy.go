@@ -123,6 +123,7 @@ func (l *legacy) open(ctx context.Context) error {
 	}
 	if err != nil {
 		stop()
+		<-ended // or it could still be taken for the connection
 	}
 	return err
 }
