@@ -202,7 +202,7 @@ func (e *earlyInit) open(ctx context.Context, o *opening) error {
 		return &rpcError{Code: code, Message: excerpt(text)}
 	}
 	o.offers = bytes.Clone(member(answer.result, "capabilities"))
-	e.session.handshake.said(o.m)
+	e.session.handshake.note(o.m)
 	m, _, _ := parseMessage([]byte(`{"jsonrpc":"2.0","method":"notifications/initialized"}`))
 	if err := e.eraOf(m).notify(ctx, m); err != nil {
 		e.log.warnf("%s was not delivered: %v", m.method, err)
