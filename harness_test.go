@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -444,11 +445,26 @@ func fatal(t testing.TB, err error) {
 // freePort is a port that was free a moment ago.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	fatal(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	for i := 0; i < 1000; i++ {
+		port := int(nextPort.Add(1))%lowPorts + firstLowPort
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return 0
 }
+
+// Below those that systems give to whoever asks for any: else one of these takes
+// the port before the program does. No two tests get the same.
+const firstLowPort, lowPorts = 10240, 20000
+
+var nextPort = func() *atomic.Int64 {
+	var at atomic.Int64
+	at.Store(time.Now().UnixNano() % lowPorts) // another run of the tests begins elsewhere
+	return &at
+}()
 
 // checkMode wants these permissions, where the system has such.
 func checkMode(t testing.TB, path string, want os.FileMode) {

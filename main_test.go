@@ -378,7 +378,7 @@ func TestCacheNotWritable(t *testing.T) {
 	p.initialize()
 	p.echo("one")
 	p.echo("two")
-	if got := linesWith(p.stderr(), file); got != 1 {
+	if got := linesWith(p.stderr(), "kept only until this process ends"); got != 1 {
 		t.Errorf("stderr speaks of the cache %d times, want 1", got)
 	}
 	if got := auth.count("authorize"); got != 1 {
