@@ -511,7 +511,7 @@ func TestCacheRemovedWhileRunning(t *testing.T) {
 	p, other := user.start("-u", server.url), user.start("-u", server.url)
 	p.initialize()
 	other.initialize()
-	fatal(t, os.RemoveAll(user.cache))
+	removeCache(t, user)
 	auth.expireAccess()
 	p.echo("refreshed with what the process remembers")
 	other.echo("refreshed by the other process")
@@ -520,7 +520,7 @@ func TestCacheRemovedWhileRunning(t *testing.T) {
 	if got := auth.count("token refresh_token"); got != 1 || auth.reuses != 0 {
 		t.Errorf("got %d refreshes, %d of them with a used token, want 1 and 0", got, auth.reuses)
 	}
-	fatal(t, os.RemoveAll(user.cache))
+	removeCache(t, user)
 	auth.revokeAll()
 	p.echo("signed in again")
 	other.echo("and so is the other")
@@ -585,4 +585,12 @@ func TestCredentialsThatStay(t *testing.T) {
 			wantOneSignIn(t, user, server)
 		})
 	}
+}
+
+// removeCache removes the directory in one step: a process may write in it meanwhile.
+func removeCache(t *testing.T, user *testUser) {
+	t.Helper()
+	gone := filepath.Join(t.TempDir(), "gone")
+	fatal(t, os.Rename(user.cache, gone))
+	fatal(t, os.RemoveAll(gone))
 }

@@ -23,6 +23,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -252,7 +253,10 @@ func TestClientCertificate(t *testing.T) {
 	p.initialize()
 	p.echo("hello")
 	for o, want := range map[*fakeOrigin]int{server.fakeOrigin: 1, auth.fakeOrigin: 0} {
-		for _, r := range o.seen {
+		o.mu.Lock()
+		seen := slices.Clone(o.seen)
+		o.mu.Unlock()
+		for _, r := range seen {
 			if got := len(r.TLS.PeerCertificates); got != want && r.part != nil &&
 				r.label != "authorize" { // which the browser asks for
 				t.Errorf("%s: got %d client certificates, want %d", r.label, got, want)

@@ -972,7 +972,7 @@ func TestMemoryIsBounded(t *testing.T) {
 }
 
 func TestHeadersConcurrently(t *testing.T) {
-	var headers toolHeaders
+	headers := toolHeaders{warn: func(string, ...any) {}}
 	var group sync.WaitGroup
 	for i := 0; i < 4; i++ {
 		group.Add(1)
@@ -980,7 +980,7 @@ func TestHeadersConcurrently(t *testing.T) {
 			defer group.Done()
 			schema := fmt.Sprintf(`{"properties":{"p":{"type":"string","x-mcp-header":"H%d"}}}`, i)
 			for n := 0; n < 100; n++ {
-				learn(&headers, toolsListed(toolWith("t", schema), toolWith(fmt.Sprint(i, n), `{}`)))
+				headers.learn(toolsListed(toolWith("t", schema), toolWith(fmt.Sprint(i, n), `{}`)))
 				if got := mirrored(&headers, "t", `{"p":"v"}`); len(got) != 1 {
 					t.Errorf("got %v, want one header", got)
 				}
