@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -64,23 +63,15 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 	printCredentials(&b, a.auth.current(), time.Now())
 	if a.cfg.entry != nil {
 		entry, _ := json.Marshal(a.cfg.entry) // strings
+		command := os.Args[0]
+		if filepath.Base(command) != command { // not found in $PATH
+			command, _ = filepath.Abs(command)
+		}
 		fmt.Fprintf(&b, "the entry for your client's configuration:\n  %q: {\n    \"command\": %q,\n    "+
-			"\"args\": %s\n  }\n", a.cfg.server.Hostname(), ownCommand(), entry)
+			"\"args\": %s\n  }\n", a.cfg.server.Hostname(), command, entry)
 	}
 	a.log.notice(strings.TrimSuffix(b.String(), "\n"))
 	return nil
-}
-
-// ownCommand is how a client starts this program.
-func ownCommand() string {
-	if path, err := exec.LookPath("mcp-proxy"); err == nil && filepath.IsAbs(path) {
-		return "mcp-proxy"
-	}
-	path, err := os.Executable()
-	if err != nil {
-		return "mcp-proxy"
-	}
-	return path
 }
 
 func otherScheme(host string, h http.Header) error {
