@@ -274,6 +274,12 @@ func (s *conformanceSuite) run(row *conformanceRow) {
 		row.problems = append(row.problems, err.Error())
 		return
 	}
+	// Some scenarios are listed twice, and the suite's client is then another server's.
+	home, err := os.MkdirTemp(dir, "home-")
+	if err != nil {
+		row.problems = append(row.problems, err.Error())
+		return
+	}
 	// The suite cuts its command at spaces and gives it to a shell: a variable survives both,
 	// whatever the path is.
 	cmd := exec.Command("node", s.command("client", "--command", `"$MCP_PROXY_CONFORMANCE_CLIENT"`,
@@ -281,8 +287,7 @@ func (s *conformanceSuite) run(row *conformanceRow) {
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), testRole+"=conformance-client",
 		"MCP_PROXY_CONFORMANCE_CLIENT="+s.client,
-		"MCP_PROXY_CONFORMANCE_BINARY="+s.binary, "MCP_PROXY_CONFORMANCE_HOME="+filepath.Join(dir,
-			"home"))
+		"MCP_PROXY_CONFORMANCE_BINARY="+s.binary, "MCP_PROXY_CONFORMANCE_HOME="+home)
 	log, runErr := cmd.CombinedOutput()
 	if err := os.WriteFile(filepath.Join(dir, "suite.log"), log, 0o644); err != nil {
 		row.problems = append(row.problems, err.Error())
