@@ -114,12 +114,19 @@ func (l *legacy) open(ctx context.Context) error {
 	timer := time.NewTimer(endpointWait)
 	defer timer.Stop()
 	var err error
-	select {
-	case err = <-found:
-	case <-timer.C:
-		err = errors.New("the server named no endpoint")
-	case <-ctx.Done():
-		err = ctx.Err()
+	for {
+		select {
+		case err = <-found:
+		case <-timer.C:
+			if l.auth.isSigningIn() { // the user may need longer
+				timer.Reset(endpointWait)
+				continue
+			}
+			err = errors.New("the server named no endpoint")
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		break
 	}
 	if err != nil {
 		stop()

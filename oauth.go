@@ -170,6 +170,9 @@ func (c *credentials) state(now time.Time) tokenState {
 // isUsable reports whether the server can be used without a user.
 func (s tokenState) isUsable() bool { return s.isThere && (!s.isOver || s.renews) }
 
+// isSigningIn reports whether a message waits for the user.
+func (o *oauth) isSigningIn() bool { return o != nil && len(o.signingIn) > 0 }
+
 // hasOwnToken reports whether the user gives an Authorization header, which turns OAuth off.
 func (c *config) hasOwnToken() bool { return c.headers.Get("Authorization") != "" }
 
