@@ -549,7 +549,7 @@ func TestCacheRemovedDuringSignIn(t *testing.T) {
 	p := user.start("-u", server.url)
 	id := p.request("initialize", initializeParams)
 	user.awaitOpenings(1)
-	eventually(t, "the cache is gone", func() bool { return os.RemoveAll(user.cache) == nil })
+	removeCache(t, user)
 	if got := user.paste(user.awaitOpenings(2)); got.Status != http.StatusOK {
 		t.Errorf("the page ended with status %d", got.Status)
 	}
