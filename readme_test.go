@@ -23,7 +23,7 @@ func documents(t *testing.T) map[string]string {
 		names, err := filepath.Glob(pattern)
 		fatal(t, err)
 		for _, name := range names {
-			texts[name] = string(readFile(t, name))
+			texts[filepath.ToSlash(name)] = string(readFile(t, name))
 		}
 	}
 	return texts
