@@ -373,7 +373,7 @@ func (l *commandLine) expand(value string) (_ string, err error) {
 func (l *commandLine) readEnvironment() (err error) {
 	l.browser = l.getenv("BROWSER")
 	l.sshServer, l.container = sshServer(l.getenv), isContainer(l.getenv)
-	// The defaults count as absent when unset (design, section 2).
+	// The defaults count as absent when unset.
 	l.clientID = strings.TrimSpace(l.getenv("GOOGLE_CLIENT_ID"))
 	l.clientFromEnv = l.clientID != ""
 	l.clientSecret = strings.TrimSpace(l.getenv("GOOGLE_CLIENT_SECRET"))

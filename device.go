@@ -2,7 +2,7 @@ package main
 
 // The device authorization grant (RFC 8628): the user signs in with any browser on any machine, and
 // types a short code there. For where no browser could come back to this one: SSH, containers.
-// There is no callback and no PKCE.
+// No answer comes back to a callback, and there is no PKCE.
 
 import (
 	"context"

@@ -12,7 +12,7 @@
 //
 // Files, in $MCP_PROXY_CACHE_DIR, else $XDG_CACHE_HOME/mcp-proxy, else ~/.cache/mcp-proxy: one
 // NAME.json per server and profile with its credentials, NAME.login with the state of its sign-in,
-// NAME.*.lock, and traces.jsonl.
+// locks (HASH.*.lock), and traces.jsonl.
 //
 // What handles tokens and secrets, to be read first, is in pkce.go, token.go, discovery.go,
 // signin.go, callback.go, oauth.go, store.go and upstream.go: the trust path. No other file touches

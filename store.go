@@ -255,7 +255,7 @@ func (s *store) load(k storeKey) *credentials {
 	return nil
 }
 
-// look returns the credentials and changes nothing; nil without an error if there are none.
+// look returns the credentials and changes none of them; nil without an error if there are none.
 func (s *store) look(k storeKey) (*credentials, error) {
 	c, _, err := s.parse(k.file())
 	switch {

@@ -1,8 +1,8 @@
 package main
 
 // One exchange with the MCP server: the request with its token and the user's headers, overload,
-// connections refused, and what an answer or a refusal means. It is the only place that sets the
-// Authorization header. Which message is sent, and what is done about a stream that breaks off or a
+// connections refused, and what an answer or a refusal means. It is the only place that puts a
+// token into a message. Which message is sent, and what is done about a stream that breaks off or a
 // session that is lost, the eras decide.
 
 import (
