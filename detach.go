@@ -367,6 +367,9 @@ func (o *oauth) lead(ctx context.Context, order detachedOrder, login bool) error
 func (l *leader) change(change func(*loginState)) loginState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.note.Ended.IsZero() {
+		return l.note // what is stored may be another leader's by now
+	}
 	change(&l.note)
 	if err := l.store.saveLogin(l.key, l.note); err != nil {
 		l.log.debugf("note of the sign-in: %v", err)

@@ -554,9 +554,9 @@ func parseChallenge(h http.Header) (c challenge, ok bool) {
 			metadata := a.params["resource_metadata"]
 			none = false
 			switch {
-			case a.scheme != "bearer" && (elsewhere == "" || a.scheme != "dpop"):
+			case a.scheme != "bearer" && metadata != "" && (elsewhere == "" || a.scheme != "dpop"):
 				elsewhere = metadata
-				ok = ok || metadata != "" && a.scheme != "dpop"
+				ok = ok || a.scheme != "dpop"
 			case a.scheme == "bearer" && (!bearer || c.ResourceMetadata == "" && metadata != ""):
 				c, bearer = challenge{metadata, a.params["scope"], a.params["error"]}, true
 			}

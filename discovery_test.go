@@ -144,6 +144,7 @@ func TestParseChallenge(t *testing.T) {
 		"rubbish, then not": {[]string{`Bearer scope="`, `Bearer scope=a, resource_metadata=` + rm}, challenge{rm, "a", ""}, true},
 		"another's":         {[]string{`Cloudflare-Access resource_metadata="` + rm + `"`}, challenge{rm, "", ""}, true},
 		"another's, later":  {[]string{`Basic realm="x"`, `Cloudflare-Access resource_metadata="` + rm + `", scope="b"`}, challenge{rm, "", ""}, true},
+		"another's, first":  {[]string{`Cloudflare-Access resource_metadata="` + rm + `"`, `Basic realm="x"`}, challenge{rm, "", ""}, true},
 		"beside Bearer":     {[]string{`Cloudflare-Access resource_metadata="` + rm + `", Bearer scope="a"`}, challenge{rm, "a", ""}, true},
 		"Bearer's counts":   {[]string{`X resource_metadata="https://x"`, `Bearer resource_metadata="` + rm + `"`}, challenge{rm, "", ""}, true},
 		"DPoP beside it":    {[]string{`DPoP resource_metadata="` + rm + `", Bearer scope="a"`}, challenge{rm, "a", ""}, true},

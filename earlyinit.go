@@ -204,9 +204,12 @@ func (e *earlyInit) open(ctx context.Context, o *opening) error {
 	o.offers = bytes.Clone(member(answer.result, "capabilities"))
 	e.session.handshake.note(o.m)
 	m, _, _ := parseMessage([]byte(`{"jsonrpc":"2.0","method":"notifications/initialized"}`))
-	if err := e.eraOf(m).notify(ctx, m); err != nil {
-		e.log.warnf("%s was not delivered: %v", m.method, err)
-	}
+	// It may be stuck, and must not hold up everything for good.
+	within(ctx, deliveryWait, func(context.Context) {
+		if err := e.eraOf(m).notify(ctx, m); err != nil {
+			e.log.warnf("%s was not delivered: %v", m.method, err)
+		}
+	})
 	return nil
 }
 

@@ -456,3 +456,22 @@ func FuzzLegacyEndpoint(f *testing.F) {
 		}
 	})
 }
+
+// A server that routes before it authorizes asks for the sign-in at the event stream: what
+// becomes of that is what the client hears, not the refusal of the POST.
+func TestLegacySignInThatFails(t *testing.T) {
+	t.Parallel()
+	server := startLegacy(t)
+	server.prmPath, server.resource = "/.well-known/oauth-protected-resource/sse", server.url
+	auth := newFakeAuth(startOrigin(t))
+	auth.resource, auth.scope, server.scope = server.resource, "tools", "tools"
+	server.auth = auth
+	server.on("POST", says(http.StatusMethodNotAllowed, "", ""))
+	user := newUser(t, auth, server)
+	user.browser = "deny"
+	p := user.start("-u", server.url)
+	got := p.failure(p.request("initialize", initializeParams)).Message
+	if !strings.Contains(got, "denied") {
+		t.Errorf("got %q, want that the sign-in was denied", got)
+	}
+}

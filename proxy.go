@@ -372,7 +372,7 @@ func (p *proxy) call(ctx context.Context, c *call) error {
 			if err == nil {
 				continue
 			}
-			if errors.As(err, new(badEndpoint)) {
+			if errors.As(err, new(badEndpoint)) || errors.As(err, new(authError)) || ctx.Err() != nil {
 				return err
 			}
 			p.log.debugf("no HTTP+SSE server either: %v", err)

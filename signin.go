@@ -401,7 +401,8 @@ func (s *signIn) registered(ctx context.Context) error {
 		return err
 	}
 	if s.old.Token.Access == "" {
-		_ = s.keep(s.c) // a sign-in that fails must not lead to a registration each time
+		c := *s.c      // which changes on the way to a token
+		_ = s.keep(&c) // a sign-in that fails must not lead to a registration each time
 	}
 	return nil
 }
@@ -506,6 +507,8 @@ func (b *browser) attempt(ctx context.Context, c *credentials) (token, error) {
 	waiting, stopAsking := context.WithCancel(ctx)
 	defer stopAsking()
 	if b.asked {
+		// No second window; but who pasted an answer, or closed the tab, needs the next address.
+		b.ask.show(waiting, signInPage{URL: printed.url}, "")
 		b.cb.again(printed, opened)
 	} else {
 		b.asked = true
