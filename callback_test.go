@@ -677,3 +677,19 @@ func TestCallbackEnds(t *testing.T) {
 		t.Errorf("somebody still answers: %d", status)
 	}
 }
+
+// Where the next request of a sign-in goes is told like the first one's: a user whose browser is
+// elsewhere, and pastes what it ended at, has no other way to it.
+func TestNextAddressIsTold(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.scope, auth.scopes, auth.valid = anyValue, []string{"tools", "offline_access"}, []string{"tools"}
+	w := startWaiting(t, server, auth)
+	client := w.user.httpClient()
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := client.Get(w.consent())
+	fatal(t, err)
+	resp.Body.Close()
+	w.user.paste(w.awaitURL(2))
+	w.result(w.id)
+}
