@@ -55,7 +55,7 @@ func (m *serverMetadata) offersDevice() bool {
 		(len(grants) == 0 || slices.Contains(grants, grantDevice))
 }
 
-// usesDevice tells whether the user is to sign in by a device code here.
+// usesDevice reports whether the user is to sign in by a device code here.
 func (o *oauth) usesDevice(m *serverMetadata) bool {
 	return !o.cfg.unattended() && (o.cfg.device || o.cfg.prefersDevice() && m.offersDevice())
 }
