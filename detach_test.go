@@ -552,6 +552,11 @@ func TestCacheRemovedDuringSignIn(t *testing.T) {
 	p := user.start("-u", server.url)
 	id := p.request("initialize", initializeParams)
 	user.awaitOpenings(1)
+	first := p.awaitURL(1)
+	defer func() { // nobody finds its page by a note any more
+		user.cancelSignIn(first)
+		makeWay(redirectOf(first))
+	}()
 	removeCache(t, user)
 	if got := user.paste(user.awaitOpenings(2)); got.Status != http.StatusOK {
 		t.Errorf("the page ended with status %d", got.Status)
