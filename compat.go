@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/url"
-	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -268,12 +267,11 @@ func (l *commandLine) setLaunched() {
 		l.profile = l.resource
 	}
 	// Node adds these certificates, and goes on without them when it cannot read them.
-	if file := l.getenv("NODE_EXTRA_CA_CERTS"); file != "" && l.caCert == "" {
-		if _, err := os.Stat(file); err != nil {
+	if file := l.getenv("NODE_EXTRA_CA_CERTS"); file != "" && l.caCert == nil {
+		var err error
+		if l.caCert, err = l.readFile(file, false); err != nil {
 			l.warnings = append(l.warnings, "NODE_EXTRA_CA_CERTS is left out: "+err.Error())
-			return
 		}
-		l.caCert = file
 	}
 }
 

@@ -47,9 +47,9 @@ type config struct {
 
 	headers      http.Header
 	ignoredTools toolFilter
-	caCert       string // path of a PEM file
-	clientCert   string
-	clientKey    string
+	caCert       []byte // PEM; nil if it is not given
+	clientCert   []byte
+	clientKey    []byte
 	transport    string // auto, http, sse
 	allowHTTP    bool
 	noCookies    bool
@@ -111,9 +111,9 @@ func (l *commandLine) options() []option {
 		{"header-file", "FILE …", signIn, "such headers, one a line; # begins a comment", l.addHeaders},
 		{"ignore-tool", "GLOB …", serving, "hide tools of that name, and refuse them", l.ignoreTool},
 		{"transport", "KIND", signIn, "auto (default), http, sse", l.setTransport},
-		{"ca-cert", "FILE", online, "PEM file of further certificate roots", l.path(&l.caCert)},
-		{"client-cert", "FILE", online, "certificate for mutual TLS", l.path(&l.clientCert)},
-		{"client-key", "FILE", online, "its key", l.path(&l.clientKey)},
+		{"ca-cert", "FILE", online, "PEM file of further certificate roots", l.file(&l.caCert)},
+		{"client-cert", "FILE", online, "certificate for mutual TLS", l.file(&l.clientCert)},
+		{"client-key", "FILE", online, "its key", l.file(&l.clientKey)},
 		{"allow-http", "", online, "accept http:// for this machine", toggle(&l.allowHTTP)},
 
 		{pages: signIn, help: "Signing in:"},
@@ -474,7 +474,7 @@ func (l *commandLine) check() error {
 		{isPlain && isElsewhere, "--url: http to another machine: only https protects a token", https},
 		{isPlain && !l.allowHTTP, "--url: http is only accepted for this machine, and with --allow-http",
 			"add --allow-http"},
-		{(l.clientCert == "") != (l.clientKey == ""), "--client-cert and --client-key go together",
+		{(l.clientCert == nil) != (l.clientKey == nil), "--client-cert and --client-key go together",
 			"--client-cert cert.pem --client-key key.pem"},
 		{hasSecret && l.clientID == "", "--client-secret without --client-id", "add --client-id ID"},
 		{hasKey && l.clientID == "", "--private-key without --client-id", "add --client-id ID"},
@@ -705,9 +705,9 @@ func (l *commandLine) addHeaders(file string) error {
 	return nil
 }
 
-func (l *commandLine) path(target *string) func(string) error {
-	return func(value string) (err error) {
-		*target, err = expandPath(value)
+func (l *commandLine) file(target *[]byte) func(string) error {
+	return func(file string) (err error) {
+		*target, err = l.readFile(file, false)
 		return err
 	}
 }

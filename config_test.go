@@ -18,6 +18,7 @@ import (
 func TestUsageErrors(t *testing.T) {
 	t.Parallel()
 	const url = "https://mcp.example.invalid/mcp"
+	key := keyText(t, newTestKey(t, "ES256"))
 	for _, test := range []struct {
 		name  string
 		args  []string
@@ -77,7 +78,7 @@ func TestUsageErrors(t *testing.T) {
 		{"header without a value", []string{"-u", url, "-H", "X-Key"}, "--header"},
 		{"header with a line end", []string{"-u", url, "-H", "X-Key: a\r\nX-Other: b"}, "--header"},
 		{"authorization parameter", []string{"-u", url, "--auth-param", "offline"}, "--auth-param"},
-		{"client certificate without key", []string{"-u", url, "--client-cert", "cert.pem"}, "--client-key"},
+		{"client certificate without key", []string{"-u", url, "--client-cert", "key.pem"}, "--client-key"},
 		{"login without a server", []string{"login"}, "--url"},
 		{"doctor without a server", []string{"doctor"}, "--url"},
 		{"logout without a server", []string{"logout"}, "--url"},
@@ -98,7 +99,7 @@ func TestUsageErrors(t *testing.T) {
 		{"client credentials and a metadata document", []string{"-u", url, "--grant", "client_credentials", "-i", "x", "-s", "y", "--client-metadata-url", "https://app.example.invalid/c"}, "--client-metadata-url"},
 		{"key without a client", []string{"-u", url, "--private-key", "key.pem"}, "--client-id"},
 		{"key and secret", []string{"-u", url, "-i", "x", "-s", "y", "--private-key", "key.pem"}, "--client-secret"},
-		{"key that is not there", []string{"-u", url, "-i", "x", "--private-key", "key.pem"}, "--private-key"},
+		{"key that is not there", []string{"-u", url, "-i", "x", "--private-key", "no.pem"}, "--private-key"},
 		{"key that is none", []string{"-u", url, "-i", "x", "--private-key", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"}, "--private-key"},
 		{"encrypted key", []string{"-u", url, "-i", "x", "--private-key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0\n-----END ENCRYPTED PRIVATE KEY-----\n"}, "encrypted"},
 		{"key in a variable that is not known as one", []string{"-u", url, "-i", "x", "--private-key", "env:RAW_KEY"}, "env:RAW_KEY"},
@@ -109,6 +110,7 @@ func TestUsageErrors(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			user := newUser(t)
+			fatal(t, os.WriteFile(filepath.Join(user.dir, "key.pem"), []byte(key), 0o600))
 			user.env["RAW_KEY"], user.env["BLANK_KEY"] = "hunter2", "\n-----BEGIN PRIVATE KEY-----\nhunter2="
 			stdout, stderr, exit := user.run(test.args...)
 			lines := strings.Split(strings.TrimSpace(stderr), "\n")
@@ -180,8 +182,8 @@ func TestValues(t *testing.T) {
 	home, err := os.UserHomeDir()
 	fatal(t, err)
 	env := map[string]string{"TOK": " tok-1\r\n", "TRICK": "${TOK} env:TOK", "SERVER": "https://a.example/mcp\n",
-		"MCP_PROXY_CACHE_DIR": "~/somewhere", "HEADER": "X-A: ${TOK}", "FILE": "~/ca.pem"}
-	type values struct{ server, secret, header, param, caCert, cacheDir string }
+		"MCP_PROXY_CACHE_DIR": "~/somewhere", "HEADER": "X-A: ${TOK}"}
+	type values struct{ server, secret, header, param, cacheDir string }
 	usual := values{server: "https://a.example/mcp", cacheDir: filepath.Join(home, "somewhere")}
 	for _, test := range []struct {
 		args []string
@@ -199,9 +201,6 @@ func TestValues(t *testing.T) {
 		{[]string{"env:SERVER", "-H", "env:HEADER"}, func(v *values) { v.header = "${TOK}" }},
 		{[]string{"env:SERVER", "--auth-param", "a=env:TOK"}, func(v *values) { v.param = "tok-1" }},
 		{[]string{"env:SERVER", "--auth-param", "a="}, func(*values) {}},
-		{[]string{"env:SERVER", "--ca-cert", "~/ca.pem"}, func(v *values) { v.caCert = filepath.Join(home, "ca.pem") }},
-		{[]string{"env:SERVER", "--ca-cert", "env:FILE"}, func(v *values) { v.caCert = filepath.Join(home, "ca.pem") }},
-		{[]string{"env:SERVER", "--ca-cert", "a%20b$1.pem"}, func(v *values) { v.caCert = "a%20b$1.pem" }},
 	} {
 		want := usual
 		test.want(&want)
@@ -210,9 +209,23 @@ func TestValues(t *testing.T) {
 			t.Errorf("%q: %v", test.args, err)
 			continue
 		}
-		got := values{c.server.String(), c.clientSecret, c.headers.Get("X-A"), c.authParams.Get("a"), c.caCert, c.cacheDir}
+		got := values{c.server.String(), c.clientSecret, c.headers.Get("X-A"), c.authParams.Get("a"), c.cacheDir}
 		if got != want {
 			t.Errorf("%q: got %+v, want %+v", test.args, got, want)
+		}
+	}
+}
+
+// A leading ~/ is the home directory; what else is odd in a path is part of it.
+func TestPaths(t *testing.T) {
+	t.Parallel()
+	home, err := os.UserHomeDir()
+	fatal(t, err)
+	for path, want := range map[string]string{
+		"~/ca.pem": filepath.Join(home, "ca.pem"), "a%20b$1.pem": "a%20b$1.pem", "~me/x": "~me/x",
+	} {
+		if got, err := expandPath(path); got != want || err != nil {
+			t.Errorf("%s: got %q, %v, want %q", path, got, err, want)
 		}
 	}
 }
@@ -247,14 +260,21 @@ func TestEnvironmentErrors(t *testing.T) {
 	}
 }
 
-// A file that is not there is the user's mistake as well.
-func TestMissingFiles(t *testing.T) {
+// A file that is not there, or holds something else, is the user's mistake as well. Its name may be
+// something else, too, and is not repeated.
+func TestUnusableFiles(t *testing.T) {
 	t.Parallel()
 	user := newUser(t)
-	for _, name := range []string{"--ca-cert", "--header-file"} {
-		_, stderr, exit := user.run("-u", "https://mcp.example.invalid/", name, filepath.Join(user.dir, "no.pem"))
-		if exit != 1 || !strings.Contains(stderr, name) || !strings.Contains(stderr, "hint: ") {
-			t.Errorf("got exit code %d, %q, want 1 naming %s", exit, stderr, name)
+	other, missing := filepath.Join(user.dir, "hunter2"), filepath.Join(user.dir, "hunter2.pem")
+	fatal(t, os.WriteFile(other, []byte("hunter2"), 0o600))
+	for _, args := range [][]string{
+		{"--ca-cert", missing}, {"--ca-cert", other}, {"--header-file", missing},
+		{"--client-cert", missing, "--client-key", other}, {"--client-cert", other, "--client-key", other},
+	} {
+		_, stderr, exit := user.run(append(args, "-u", "https://mcp.example.invalid/")...)
+		if exit != 1 || !strings.Contains(stderr, args[0]+": ") || !strings.Contains(stderr, "\nhint: ") ||
+			strings.Contains(stderr, "hunter2") {
+			t.Errorf("%q: got exit code %d, %q, want 1 naming the flag alone", args, exit, stderr)
 		}
 	}
 }

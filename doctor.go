@@ -118,7 +118,7 @@ func (a *app) askFirst(ctx context.Context) (*firstAnswer, error) {
 	begun := time.Now()
 	resp, err := up.do(up.post(ctx, up.server, &message{raw: []byte(probeMessage)}), "")
 	if err != nil {
-		return nil, networkFailure(up.server.Host, err)
+		return nil, networkError(up.server.Host, err)
 	}
 	status := resp.StatusCode
 	first := &firstAnswer{said: fmt.Sprintf("%d %s by %s in %v", status, http.StatusText(status),
@@ -279,12 +279,9 @@ func (d *doctor) route(r *route, err error) bool {
 	return false
 }
 
-func issuedWords(chain []*x509.Certificate) (words string) {
-	for _, c := range chain[:min(1, len(chain))] {
-		words += fmt.Sprintf("%s, issued by %s, good until %s", excerpt(c.Subject.String()),
-			excerpt(c.Issuer.String()), c.NotAfter.UTC().Format("2006-01-02"))
-	}
-	return words
+func issuedWords(chain []*x509.Certificate) string {
+	return fmt.Sprintf("%s, issued by %s, good until %s", excerpt(chain[0].Subject.String()),
+		issuerOf(chain[0]), chain[0].NotAfter.UTC().Format("2006-01-02"))
 }
 
 // challenge returns what a 401 asks for, if it is OAuth.

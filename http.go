@@ -51,47 +51,23 @@ func isLoopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// newRoundTripper serves both clients, so that connections to one origin are
-// shared. The client certificate is shown to the MCP server's origin alone: it
-// says who the user is.
-func newRoundTripper(c *config) (http.RoundTripper, error) {
-	own, err := newTransport(c)
-	if err != nil {
-		return nil, err
-	}
-	if c.clientCert == "" {
-		return newRedialer(own), nil
-	}
-	others := own.Clone()
-	others.TLSClientConfig.Certificates = nil
-	return byOrigin{c.server, newRedialer(own), newRedialer(others)}, nil
-}
-
-// byOrigin sends what is for the MCP server's origin another way.
-type byOrigin struct {
-	server      *url.URL
-	own, others http.RoundTripper
-}
-
-func (b byOrigin) RoundTrip(req *http.Request) (*http.Response, error) {
-	if sameOrigin(b.server, req.URL) {
-		return b.own.RoundTrip(req)
-	}
-	return b.others.RoundTrip(req)
-}
-
 func newTransport(c *config) (*http.Transport, error) {
 	log.SetOutput(io.Discard) // net/http says there what it does not understand, in the server's words
-	roots, err := certificateRoots(c.caCert)
-	if err != nil {
-		return nil, err
+	settings := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.caCert != nil {
+		var err error
+		if settings.RootCAs, err = x509.SystemCertPool(); err != nil {
+			settings.RootCAs = x509.NewCertPool()
+		}
+		if !settings.RootCAs.AppendCertsFromPEM(c.caCert) {
+			return nil, wrongUsage("the file must hold PEM blocks: -----BEGIN CERTIFICATE-----",
+				"--ca-cert: no certificate in the file")
+		}
 	}
-	settings := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
-	if c.clientCert != "" {
-		pair, err := tls.LoadX509KeyPair(c.clientCert, c.clientKey)
+	if c.clientCert != nil {
+		pair, err := tls.X509KeyPair(c.clientCert, c.clientKey)
 		if err != nil {
-			err = usagef("--client-cert: %w", err)
-			return nil, withHint(err, "both files must be PEM and belong together")
+			return nil, wrongUsage("both files must be PEM and belong together", "--client-cert: %w", err)
 		}
 		settings.Certificates = []tls.Certificate{pair}
 	}
@@ -99,46 +75,42 @@ func newTransport(c *config) (*http.Transport, error) {
 	// name that Go 1.21 knows: controlSocket sets it all.
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: -1, Control: controlSocket}
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment, // never for loopback
-		DialContext:           dialer.DialContext,
-		TLSClientConfig:       settings,
-		TLSHandshakeTimeout:   tlsTimeout,
-		ForceAttemptHTTP2:     true,
-		DisableCompression:    true, // what packs an event stream holds events back until its end
-		MaxIdleConns:          0,
-		MaxIdleConnsPerHost:   maxIdlePerHost,
-		IdleConnTimeout:       idleConnTimeout,
-		ExpectContinueTimeout: time.Second,
+		Proxy:               http.ProxyFromEnvironment, // never for loopback
+		DialContext:         dialer.DialContext,
+		TLSClientConfig:     settings,
+		TLSHandshakeTimeout: tlsTimeout,
+		ForceAttemptHTTP2:   true,
+		DisableCompression:  true, // what packs an event stream holds events back until its end
+		MaxIdleConnsPerHost: maxIdlePerHost,
+		IdleConnTimeout:     idleConnTimeout,
 	}, nil
 }
 
-// certificateRoots are the system's and those of file; nil means the system's alone.
-func certificateRoots(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, withHint(usagef("--ca-cert: %w", err), "give the path of a PEM file")
-	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool()
-	}
-	if !roots.AppendCertsFromPEM(pem) {
-		err := usagef("--ca-cert: no certificate in %s", file)
-		return nil, withHint(err, "the file must hold PEM blocks: -----BEGIN CERTIFICATE-----")
-	}
-	return roots, nil
-}
-
-// newMCPClient keeps cookies in memory, for this origin alone: load balancers
-// stick by cookie.
+// newMCPClient keeps cookies in memory, for this origin alone: load balancers stick by cookie. It
+// follows 301, 307 and 308 within the server's origin, with the message. Anywhere else the token
+// would be shown to somebody it was not made for (OAuth 2.1, section 7.1.3); behind 302 and 303 is a
+// login page.
 func newMCPClient(server *url.URL, via http.RoundTripper) *http.Client {
 	all, _ := cookiejar.New(nil) // its only error is for a wrong option
 	jar := &boundedJar{CookieJar: all, known: map[string]bool{}}
 	follow := func(req *http.Request, past []*http.Request) error {
-		return sameOriginRedirect(server, req, past)
+		switch req.Response.StatusCode {
+		case http.StatusMovedPermanently, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		default:
+			return http.ErrUseLastResponse
+		}
+		if len(past) > maxRedirects || !sameOrigin(server, req.URL) {
+			return http.ErrUseLastResponse
+		}
+		// Of a POST that gets 301 net/http makes a GET, as browsers do. Servers mean a slash that is
+		// missing in the path (nginx, Starlette).
+		first := past[0]
+		req.Method, req.ContentLength, req.GetBody = first.Method, first.ContentLength, first.GetBody
+		if first.GetBody != nil {
+			req.Body, _ = first.GetBody() // of bytes in memory: it cannot fail
+			req.Header["Content-Type"] = first.Header["Content-Type"]
+		}
+		return nil
 	}
 	return &http.Client{Transport: via, Jar: jar, CheckRedirect: follow}
 }
@@ -165,88 +137,80 @@ func (j *boundedJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
 	j.CookieJar.SetCookies(u, kept)
 }
 
-// sameOriginRedirect follows 301, 307 and 308 within the server's origin, with
-// the message. Anywhere else the token would be shown to somebody it was not
-// made for (OAuth 2.1, section 7.1.3); behind 302 and 303 is a login page.
-func sameOriginRedirect(server *url.URL, req *http.Request, past []*http.Request) error {
-	switch status := req.Response.StatusCode; {
-	case len(past) > maxRedirects || !sameOrigin(server, req.URL):
-		return http.ErrUseLastResponse
-	case status == http.StatusMovedPermanently:
-		// Of a POST net/http makes a GET, as browsers do. Servers mean a slash
-		// that is missing in the path (nginx, Starlette).
-		first := past[0]
-		req.Method, req.ContentLength, req.GetBody = first.Method, first.ContentLength, first.GetBody
-		if first.GetBody != nil {
-			req.Body, _ = first.GetBody() // of bytes in memory: it cannot fail
-			req.Header["Content-Type"] = first.Header["Content-Type"]
-		}
-		return nil
-	case status == http.StatusTemporaryRedirect || status == http.StatusPermanentRedirect:
-		return nil
-	}
-	return http.ErrUseLastResponse
-}
-
 func sameOrigin(a, b *url.URL) bool {
 	return strings.EqualFold(a.Scheme, b.Scheme) && strings.EqualFold(a.Hostname(), b.Hostname()) &&
 		portOf(a) == portOf(b)
 }
 
+var defaultPorts = map[string]string{"https": "443", "http": "80"}
+
 func portOf(u *url.URL) string {
 	if p := u.Port(); p != "" {
 		return p
 	}
-	switch strings.ToLower(u.Scheme) {
-	case "http":
-		return "80"
-	case "https":
-		return "443"
-	}
-	return ""
+	return defaultPorts[strings.ToLower(u.Scheme)]
 }
 
-// redialer leaves the old connections behind after the machine slept: their peers are gone, and a
-// request on one of them would wait for an answer that never comes. It also says of an error
-// whether it came before there was a connection.
+// origin is in the canonical form: lower case, no default port.
+func origin(u *url.URL) string {
+	scheme, host := strings.ToLower(u.Scheme), strings.ToLower(u.Host)
+	return scheme + "://" + strings.TrimSuffix(strings.TrimSuffix(host, ":"+defaultPorts[scheme]), ":")
+}
+
+// redialer serves both clients, so that connections to one origin are shared. It leaves the old
+// connections behind after the machine slept: their peers are gone, and a request on one of them
+// would wait for an answer that never comes. It also says of an error whether it came before there
+// was a connection.
 type redialer struct {
-	// clock tells two times since the program began. Where the machine sleeps the monotonic one stands
-	// still (but on Windows, which notices dead connections soon by itself).
-	clock func() (wall, monotonic time.Duration)
+	server *url.URL // nil for a command about all that is cached
+	// clock tells how far the wall clock is ahead of the monotonic one, which stands still where the
+	// machine sleeps (but on Windows, which notices dead connections soon by itself).
+	clock func() time.Duration
 
-	mu        sync.Mutex // guards what follows
-	transport *http.Transport
-	ahead     time.Duration // how far the wall clock was ahead at the last request
+	mu          sync.Mutex // guards what follows
+	own, others *http.Transport
+	ahead       time.Duration // at the last request
 }
 
-func newRedialer(transport *http.Transport) *redialer {
+// newRedialer shows the client certificate to the MCP server's origin alone: it says who the user
+// is.
+func newRedialer(c *config) (*redialer, error) {
+	own, err := newTransport(c)
+	if err != nil {
+		return nil, err
+	}
+	others := own.Clone()
+	others.TLSClientConfig.Certificates = nil
 	began := time.Now()
-	return &redialer{transport: transport, clock: func() (wall, monotonic time.Duration) {
+	return &redialer{server: c.server, own: own, others: others, clock: func() time.Duration {
 		now := time.Now()
-		return now.Round(0).Sub(began.Round(0)), now.Sub(began) // Round(0) strips the monotonic reading
-	}}
+		return now.Round(0).Sub(began.Round(0)) - now.Sub(began) // Round(0) strips the monotonic reading
+	}}, nil
 }
 
-// current is the transport for a request that is made now. After a sleep it is another: an HTTP/2
+// transport is the one for a request that is made now. After a sleep it is another: an HTTP/2
 // connection with an open stream would not count as idle, and would be used for what comes.
-func (r *redialer) current() *http.Transport {
-	wall, monotonic := r.clock()
+func (r *redialer) transport(to *url.URL) *http.Transport {
+	ahead := r.clock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	slept := wall-monotonic-r.ahead > sleepSlack
-	r.ahead = wall - monotonic
-	if slept {
-		r.transport.CloseIdleConnections()
-		r.transport = r.transport.Clone()
+	if ahead-r.ahead > sleepSlack {
+		r.own.CloseIdleConnections()
+		r.others.CloseIdleConnections()
+		r.own, r.others = r.own.Clone(), r.others.Clone()
 	}
-	return r.transport
+	r.ahead = ahead
+	if r.server != nil && sameOrigin(r.server, to) {
+		return r.own
+	}
+	return r.others
 }
 
 func (r *redialer) RoundTrip(req *http.Request) (*http.Response, error) {
 	var connected atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
 	ctx := httptrace.WithClientTrace(req.Context(), trace)
-	resp, err := r.current().RoundTrip(req.WithContext(ctx))
+	resp, err := r.transport(req.URL).RoundTrip(req.WithContext(ctx))
 	if err != nil && !connected.Load() && isHangUp(err) {
 		err = unsentError{err}
 	}
@@ -309,41 +273,47 @@ func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// noAnswer is an exchange that failed on the network: its text leaves the URL out, the cause is for
+// errors.Is.
+type noAnswer struct{ text, cause error }
+
+func (n noAnswer) Error() string   { return n.text.Error() }
+func (n noAnswer) Unwrap() []error { return []error{n.text, n.cause} }
+
 // networkError says in the user's words why no answer came from host.
 func networkError(host string, err error) error {
-	var dns *net.DNSError
+	what, hint := networkReason(host, err)
+	return noAnswer{withHint(fmt.Errorf("%s: %s", host, what), "%s", hint), err}
+}
+
+func networkReason(host string, err error) (what, hint string) {
 	var certificate *tls.CertificateVerificationError
-	var record tls.RecordHeaderError
 	var op *net.OpError
-	proxy, what, hint := environmentProxy(host), plainNetworkError(err), ""
+	proxy, plain := environmentProxy(host), plainNetworkError(err)
 	switch {
 	case errors.As(err, &certificate):
-		what, hint = certificateError(certificate)
+		return certificateReason(certificate)
 	case proxy != "" && beforeProxy(err):
-		what = "through the proxy " + proxy + ": " + what
-		hint = "check HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT where the proxy wants to know who " +
-			"asks); NO_PROXY=" + hostname(host) + " goes without it"
-	case errors.As(err, &dns):
-		what = "the name cannot be resolved"
-		hint = "check the spelling of the URL, the network and the VPN; behind a company's proxy set " +
-			"HTTPS_PROXY"
-	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
-		what, hint = "does not speak TLS", "check the port in the URL"
+		return "through the proxy " + proxy + ": " + plain, "check HTTPS_PROXY (http://USER:PASSWORD@" +
+			"HOST:PORT where the proxy wants to know who asks); NO_PROXY=" +
+			(&url.URL{Host: host}).Hostname() + " goes without it"
+	case errors.As(err, new(*net.DNSError)):
+		return "the name cannot be resolved", "check the spelling of the URL, the network and the VPN; " +
+			"behind a company's proxy set HTTPS_PROXY"
+	case errors.As(err, new(tls.RecordHeaderError)), errors.Is(err, http.ErrSchemeMismatch):
+		return "does not speak TLS", "check the port in the URL"
 	case errors.Is(err, context.DeadlineExceeded):
-		what = "no answer in time"
+		return "no answer in time", ""
 	case errors.Is(err, syscall.EMFILE):
-		hint = "fewer calls at once, or a higher ulimit -n where the client is started"
+		return plain, "fewer calls at once, or a higher ulimit -n where the client is started"
 	case wantsCertificate(err):
-		hint = "the server may want a client certificate: --client-cert FILE.pem --client-key FILE.pem"
+		return plain, "the server may want a client certificate: --client-cert FILE.pem --client-key " +
+			"FILE.pem"
 	case errors.As(err, &op) && op.Op == "dial":
-		hint = "check the host and the port in the URL; is the server up, is a VPN or a firewall in " +
-			"between?"
+		return plain, "check the host and the port in the URL; is the server up, is a VPN or a " +
+			"firewall in between?"
 	}
-	err = fmt.Errorf("%s: %s", host, what)
-	if hint == "" {
-		return err
-	}
-	return withHint(err, "%s", hint)
+	return plain, ""
 }
 
 // wantsCertificate reports whether the server broke off as those do that miss a client certificate,
@@ -357,35 +327,27 @@ func wantsCertificate(err error) bool {
 	return strings.HasSuffix(err.Error(), "http2: client conn could not be established")
 }
 
-// certificateError names who issued what the other side showed: somebody in between shows a
+// certificateReason names who issued what the other side showed: somebody in between shows a
 // certificate of his own.
-func certificateError(err *tls.CertificateVerificationError) (what, hint string) {
+func certificateReason(err *tls.CertificateVerificationError) (what, hint string) {
 	var unknownCA x509.UnknownAuthorityError
 	var wrongName x509.HostnameError
 	var invalid x509.CertificateInvalidError
-	issuer := "an unknown authority"
-	if len(err.UnverifiedCertificates) > 0 {
-		issuer = issuerOf(err.UnverifiedCertificates[0])
-	}
+	issued := "its certificate, issued by " + issuerOf(err.UnverifiedCertificates[0])
 	switch {
-	case errors.As(err, &unknownCA):
-		if unknownCA.Cert != nil { // of a chain the last one that came, whose issuer is to be trusted
-			issuer = issuerOf(unknownCA.Cert)
-		}
+	case errors.As(err, &unknownCA): // of a chain the last one that came
+		issuer := issuerOf(unknownCA.Cert)
 		return "its certificate is signed by " + issuer + ", which this machine does not trust",
 			"a company's proxy or a private authority: give its certificate with --ca-cert FILE.pem"
 	case errors.As(err, &wrongName):
 		names := excerpt(strings.Join(wrongName.Certificate.DNSNames, ", "))
-		return "its certificate, issued by " + issuer + ", is for another name: " + names,
-			"use the name the certificate is for in --url; if it is a company proxy's, see what the " +
-				"address shows in a browser"
+		return issued + ", is for another name: " + names, "use the name the certificate is for in " +
+			"--url; if it is a company proxy's, see what the address shows in a browser"
 	case errors.As(err, &invalid):
-		why := excerpt(invalid.Error())
-		return "its certificate, issued by " + issuer + ", is not valid (" + why + ")",
+		return issued + ", is not valid (" + excerpt(invalid.Error()) + ")",
 			"check this machine's clock; else the server's operator must renew it"
 	}
-	why := excerpt(err.Err.Error())
-	return "its certificate, issued by " + issuer + ", is refused by this machine: " + why,
+	return issued + ", is refused by this machine: " + excerpt(err.Err.Error()),
 		"if you trust the issuer, give its certificate with --ca-cert FILE.pem"
 }
 
@@ -411,8 +373,6 @@ func beforeProxy(err error) bool {
 		!isHangUp(err)
 }
 
-func hostname(host string) string { return (&url.URL{Host: host}).Hostname() }
-
 // plainNetworkError leaves the method, the URL and its query out: the outer
 // layers of net/http's errors repeat them.
 func plainNetworkError(err error) string {
@@ -421,14 +381,13 @@ func plainNetworkError(err error) string {
 		err = wrapped.Err
 	}
 	var op *net.OpError
-	if errors.As(err, &op) && op.Err != nil {
-		var call *os.SyscallError // "connect: connection refused"
-		if errors.As(op.Err, &call) {
-			return op.Op + ": " + call.Err.Error()
-		}
+	var call *os.SyscallError // "connect: connection refused"
+	switch {
+	case errors.As(err, &op) && errors.As(op.Err, &call):
+		return op.Op + ": " + call.Err.Error()
+	case errors.As(err, &op):
 		return op.Op + ": " + op.Err.Error()
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "the connection was closed"
 	}
 	// net/http quotes what the server sent: a status line, a Location.
@@ -482,20 +441,20 @@ func boundedRequest(
 	defer cancel()
 	c := *client
 	c.CheckRedirect, c.Jar = redirect, nil
+	host := excerpt(req.URL.Host)
 	resp, err := c.Do(req.WithContext(ctx))
-	if err != nil {
-		return 0, nil, networkFailure(excerpt(req.URL.Host), err)
+	if err == nil {
+		defer resp.Body.Close()
+		body, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
 	}
-	defer resp.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
 	if err == nil {
 		err = ctx.Err() // a server that sees us hang up may end its answer as if it were whole
 	}
 	switch {
 	case err != nil:
-		return 0, nil, networkFailure(excerpt(req.URL.Host), err)
+		return 0, nil, networkError(host, err)
 	case len(body) > maxDocument:
-		return 0, nil, fmt.Errorf("%s: the answer is larger than 1 MiB", excerpt(req.URL.Host))
+		return 0, nil, fmt.Errorf("%s: the answer is larger than 1 MiB", host)
 	}
 	return resp.StatusCode, body, nil
 }
@@ -503,41 +462,31 @@ func boundedRequest(
 // noRedirect is for requests that hold secrets, or that would register us somewhere else.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// noAnswer is an exchange that failed on the network: the text is networkError's, which leaves the
-// URL out, the cause is for errors.Is.
-type noAnswer struct{ text, cause error }
-
-func (n noAnswer) Error() string   { return n.text.Error() }
-func (n noAnswer) Unwrap() []error { return []error{n.text, n.cause} }
-
-func networkFailure(host string, err error) error { return noAnswer{networkError(host, err), err} }
-
 // checkEndpoint accepts an absolute https URL, or http on a loopback host with allowHTTP, of
 // characters that RFC 3986 allows, without user info and fragment. Its errors follow on a name of
 // the URL ("token_endpoint is …") and hold nothing of it.
 func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
-	if raw == "" {
-		return nil, errors.New("is missing")
-	}
-	if strings.IndexFunc(raw, notInURL) >= 0 {
-		return nil, errors.New("has characters that no URL has")
-	}
 	u, err := url.Parse(raw)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, errors.New("is not a URL")
-	case u.Scheme != "https" && !(allowHTTP && u.Scheme == "http" && isLoopback(u.Hostname())):
-		return nil, errors.New("is not https")
-	case u.Hostname() == "":
-		return nil, errors.New("has no host")
-	case strings.IndexFunc(u.Host, notInHost) >= 0:
-		return nil, errors.New("has characters that no host name has")
-	case !isAddress(u):
-		return nil, errors.New("has a host that is no name and no address, or a port that cannot be")
-	case u.User != nil:
-		return nil, errors.New("has user info")
-	case strings.Contains(raw, "#"):
-		return nil, errors.New("has a fragment")
+	}
+	for _, rule := range []struct {
+		isBroken bool
+		what     string
+	}{
+		{raw == "", "is missing"},
+		{strings.IndexFunc(raw, notInURL) >= 0, "has characters that no URL has"},
+		{u.Scheme != "https" && !(allowHTTP && u.Scheme == "http" && isLoopback(u.Hostname())),
+			"is not https"},
+		{u.Hostname() == "", "has no host"},
+		{strings.IndexFunc(u.Host, notInHost) >= 0, "has characters that no host name has"},
+		{!isAddress(u), "has a host that is no name and no address, or a port that cannot be"},
+		{u.User != nil, "has user info"},
+		{strings.Contains(raw, "#"), "has a fragment"},
+	} {
+		if rule.isBroken {
+			return nil, errors.New(rule.what)
+		}
 	}
 	return u, nil
 }
@@ -567,12 +516,4 @@ func isAddress(u *url.URL) bool {
 
 func isAlphanumeric(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
-}
-
-// origin is in the canonical form: lower case, no default port.
-func origin(u *url.URL) string {
-	scheme := strings.ToLower(u.Scheme)
-	port := map[string]string{"https": ":443", "http": ":80"}[scheme]
-	host := strings.TrimSuffix(strings.ToLower(u.Host), port)
-	return scheme + "://" + strings.TrimSuffix(host, ":")
 }

@@ -372,8 +372,8 @@ func TestMachineSlept(t *testing.T) {
 			server.listens, server.sessions, server.lenient = true, false, true
 			p := newTestProxy(t, server.url)
 			var wall, monotonic time.Duration
-			transport := p.session.client.Transport.(traced).RoundTripper.(*redialer)
-			transport.clock = func() (time.Duration, time.Duration) { return wall, monotonic }
+			via := p.session.client.Transport.(traced).RoundTripper.(*redialer)
+			via.clock = func() time.Duration { return wall - monotonic }
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			body, err := p.session.get(ctx, &cursor{}, sessionState{})

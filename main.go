@@ -229,7 +229,7 @@ type app struct {
 }
 
 func newApp(cfg *config, log *logger) (*app, error) {
-	via, err := newRoundTripper(cfg)
+	via, err := newRedialer(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -241,9 +241,7 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	if cfg.noCookies {
 		a.client.Jar = nil
 	}
-	a.oauthClient = &http.Client{
-		Transport: traced{via, a.trace, false}, CheckRedirect: redirectPolicy(cfg.acceptsHTTP()),
-	}
+	a.oauthClient = &http.Client{Transport: traced{via, a.trace, false}}
 	if cfg.server != nil && !cfg.hasOwnToken() {
 		a.auth = a.oauth(cfg)
 	}
