@@ -1,8 +1,8 @@
 package main
 
-// The loopback callback: where the browser brings the authorization response,
-// what makes a response valid, and the pages that the user sees. Everybody on
-// this machine, and every page in the browser, can send requests here.
+// The loopback callback: where the browser brings the authorization response, what makes a response
+// valid, and the pages that the user sees. Everybody on this machine, and every page in the browser,
+// can send requests here.
 
 import (
 	"bufio"
@@ -25,6 +25,8 @@ import (
 )
 
 const (
+	localHost         = "localhost"
+	localAddress      = "127.0.0.1"
 	givenRedirectPath = "/oauth2callback"
 	ownRedirectPath   = "/callback"
 	startPath         = "/start/"
@@ -42,31 +44,27 @@ const (
 type callback struct {
 	redirect  *url.URL
 	listeners []net.Listener
-	server    *http.Server
-
+	server    http.Server
+	left      chan error               // a listener that was closed
+	answers   chan authorizationAnswer // holds one
 	expected
-	noState sync.Once // guards telling of an error that came without a state
 
-	// What the browser that we open is given is an address of our own, good once.
-	// Everybody on this machine can read the arguments of a program, and what a
-	// server chose is text that xdg-open, wslview or PowerShell may act on. The
-	// address marks the browser with a cookie and leads on; without the cookie no
-	// answer to it is taken (RFC 9700, section 4.7.1: state is bound to the user
-	// agent).
-	startPath string // /start/NONCE
+	// What the browser that we open is given is an address of our own, good once. Everybody on this
+	// machine can read the arguments of a program, and what a server chose is text that xdg-open,
+	// wslview or PowerShell may act on. The address marks the browser with a cookie and leads on;
+	// without the cookie no answer to it is taken (RFC 9700, section 4.7.1: state is bound to the
+	// user agent).
+	startPath string // /start/NONCE; "" before serve
 	cookie    string
 
-	mu      sync.Mutex           // guards what follows
-	printed authorizationRequest // at the address that people are shown
-	opened  authorizationRequest // in the browser that we open; without a state no answer is taken
-	started bool                 // a browser has the cookie
-
-	accepted chan struct{} // holds one: who puts it there is the first
-	answers  chan authorizationAnswer
-	waiting  chan error // of the answer that was taken last: what its page is to say
-
-	last      atomic.Pointer[page] // how the sign-in ended
-	leavePort context.CancelFunc   // set before last
+	mu       sync.Mutex            // guards what follows
+	printed  authorizationRequest  // at the address that people are shown
+	opened   authorizationRequest  // in the browser that we open; without a state no answer is taken
+	started  bool                  // a browser has the cookie
+	noState  bool                  // it was told that an error came without a state
+	answered *authorizationRequest // the one of the two whose answer was taken
+	decided  chan page             // takes the page for that answer; nil if there is none
+	last     *page                 // how the sign-in ended
 }
 
 // expected says what a valid answer looks like, and what the pages name.
@@ -83,42 +81,37 @@ type authorizationRequest struct{ url, state string }
 type authorizationAnswer struct {
 	code string
 	err  error
-	page chan error // holds one
 }
 
-// errNextRequest sends the browser that waits for its page to the next request.
-var errNextRequest = errors.New("the sign-in goes on")
-
-// listenForGivenClient listens where a client that was registered by hand
-// expects it: exactly where the user said, else on the first free of the ports
-// that the documentation names for registering.
+// listenForGivenClient listens where a client that was registered by hand expects it: exactly where
+// the user said, else on the first free of the ports that the documentation names for registering.
 func listenForGivenClient(exact *url.URL) (*callback, error) {
 	if exact != nil {
 		cb, err := listenAt(exact)
 		if err != nil {
-			return nil, withHint(
-				fmt.Errorf("the redirect URI %s cannot be used: port %s is in use", exact, exact.Port()),
-				"end the program that uses it, or register another redirect URI "+
-					"and give it with --redirect-uri")
+			err = fmt.Errorf("the redirect URI %s cannot be used: port %s is in use", exact, exact.Port())
+			err = withHint(err, "end the program that uses it, or register another redirect URI and "+
+				"give it with --redirect-uri")
 		}
-		return cb, nil
+		return cb, err
 	}
 	for port := firstGivenPort; port <= lastGivenPort; port++ {
-		host := net.JoinHostPort("localhost", strconv.Itoa(port))
-		cb, err := listenAt(&url.URL{Scheme: "http", Host: host, Path: givenRedirectPath})
-		if err == nil {
+		host := net.JoinHostPort(localHost, strconv.Itoa(port))
+		exact = &url.URL{Scheme: "http", Host: host, Path: givenRedirectPath}
+		if cb, err := listenAt(exact); err == nil {
 			return cb, nil
 		}
 	}
-	return nil, withHint(
-		fmt.Errorf("the ports %d to %d on localhost are all in use", firstGivenPort, lastGivenPort),
-		"end a program that uses one of them, or give --redirect-uri http://localhost:PORT%s",
-		givenRedirectPath)
+	err := fmt.Errorf("the ports %d to %d on localhost are all in use", firstGivenPort, lastGivenPort)
+	return nil, withHint(err, "end a program that uses one of them, or give --redirect-uri "+
+		"http://localhost:PORT"+givenRedirectPath)
 }
 
-// listenForRegistration takes any free port where the user named none: it is
-// registered together with it.
-func listenForRegistration(given *url.URL, anyPort bool, host, path string) (*callback, error) {
+// listenForRegistration takes any free port where the user named none: it is registered together
+// with it. The path differs between authorization servers, so that a code cannot come back to the
+// wrong sign-in (RFC 9700, section 4.4.2.2).
+func listenForRegistration(given *url.URL, anyPort bool, host, issuer string) (*callback, error) {
+	path := ownRedirectPath + "/" + challengeS256(issuer)[:16]
 	redirect := url.URL{Scheme: "http", Host: host, Path: path}
 	if given != nil {
 		cb, err := listenForGivenClient(given)
@@ -128,86 +121,52 @@ func listenForRegistration(given *url.URL, anyPort bool, host, path string) (*ca
 		redirect = *given
 	}
 	redirect.Host = net.JoinHostPort(redirect.Hostname(), "0")
-	cb, err := listenOn(&redirect)
+	return listenAt(&redirect)
+}
+
+// listenAt listens on the redirect URI's own port; for port 0 it takes a free one.
+func listenAt(redirect *url.URL) (*callback, error) {
+	listeners, err := listen(redirect)
+	if err != nil && makeWay(redirect) {
+		listeners, err = listen(redirect)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen for the sign-in: %w", err)
 	}
-	return cb, nil
+	return &callback{
+		redirect: redirect, listeners: listeners,
+		left: make(chan error, len(listeners)), answers: make(chan authorizationAnswer, 1),
+	}, nil
 }
 
-// redirectPath differs between authorization servers, so that a code cannot
-// come back to the wrong sign-in (RFC 9700, section 4.4.2.2).
-func redirectPath(issuer string) string {
-	return ownRedirectPath + "/" + challengeS256(issuer)[:16]
-}
-
-// listenAt listens on the redirect URI's own port.
-func listenAt(redirect *url.URL) (*callback, error) {
-	cb, err := listenOn(redirect)
-	if err != nil && makeWay(redirect) {
-		cb, err = listenOn(redirect)
-	}
-	return cb, err
-}
-
-// listenOn takes a free port for port 0. localhost may mean either loopback
-// address to a browser, so both are taken; a machine without IPv6 has one.
-func listenOn(redirect *url.URL) (*callback, error) {
+// listen: localhost may mean either loopback address to a browser, so both are taken; a machine
+// without IPv6 has one.
+func listen(redirect *url.URL) (listeners []net.Listener, err error) {
 	hosts, port := []string{redirect.Hostname()}, portOf(redirect)
-	if strings.EqualFold(hosts[0], "localhost") {
-		hosts = []string{"127.0.0.1", "::1"}
+	if strings.EqualFold(hosts[0], localHost) {
+		hosts = []string{localAddress, "::1"}
 	}
-	cb := newCallback(redirect)
 	for i, host := range hosts {
 		l, err := net.Listen("tcp", net.JoinHostPort(host, port))
-		if err != nil && i > 0 && !hasIPv6() {
-			break
-		}
-		if err != nil {
-			cb.stopListening()
+		switch {
+		case err != nil && i > 0 && !hasIPv6():
+			return listeners, nil
+		case err != nil:
+			closeAll(listeners)
 			return nil, err
-		}
-		cb.listeners = append(cb.listeners, l)
-		if port == "0" {
+		case port == "0":
 			port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 			redirect.Host = net.JoinHostPort(redirect.Hostname(), port)
 		}
+		listeners = append(listeners, l)
 	}
-	return cb, nil
+	return listeners, nil
 }
 
-func newCallback(redirect *url.URL) *callback {
-	cb := &callback{
-		redirect: redirect,
-		accepted: make(chan struct{}, 1), answers: make(chan authorizationAnswer, 1),
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close()
 	}
-	cb.server = &http.Server{
-		Handler: cb, ReadTimeout: callbackTimeout, MaxHeaderBytes: maxCallbackHeader,
-	}
-	return cb
-}
-
-// makeWay asks a process of ours that only shows how a sign-in ended to leave the
-// port. To any other program it is a request for a page that does not exist.
-func makeWay(redirect *url.URL) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), makeWayTimeout)
-	defer cancel()
-	status, err := getDirectly(ctx, "http://"+redirect.Host+startPath)
-	return err == nil && status == http.StatusNoContent
-}
-
-// getDirectly sends a request to this machine, through no proxy.
-func getDirectly(ctx context.Context, address string) (status int, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
-	if err != nil {
-		return 0, err
-	}
-	discard(resp)
-	return resp.StatusCode, nil
 }
 
 func hasIPv6() bool {
@@ -218,65 +177,79 @@ func hasIPv6() bool {
 	return err == nil
 }
 
+// makeWay asks a process of ours that only shows how a sign-in ended to leave the port. To any other
+// program it is a request for a page that does not exist.
+func makeWay(redirect *url.URL) bool {
+	status, err := getDirectly("http://"+redirect.Host+startPath, makeWayTimeout)
+	return err == nil && status == http.StatusNoContent
+}
+
+// getDirectly sends a request to this machine, through no proxy, and follows no redirect.
+func getDirectly(address string, timeout time.Duration) (status int, err error) {
+	client := http.Client{
+		Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: noRedirect, Timeout: timeout,
+	}
+	resp, err := client.Get(address)
+	if err != nil {
+		return 0, err
+	}
+	discard(resp)
+	return resp.StatusCode, nil
+}
+
 // serve begins to wait for an answer. start is what the browser is to be given.
 func (cb *callback) serve(e expected, printed, opened authorizationRequest) (start string) {
 	cb.expected, cb.printed, cb.opened = e, printed, opened
 	cb.startPath, cb.cookie = startPath+newState(), newState()
+	cb.server.Handler, cb.server.ReadTimeout = cb, callbackTimeout
+	cb.server.MaxHeaderBytes = maxCallbackHeader
 	for _, l := range cb.listeners {
-		go cb.server.Serve(l) // ends with close
+		go func(l net.Listener) { cb.left <- cb.server.Serve(l) }(l) // ends with close
 	}
 	return "http://" + cb.redirect.Host + cb.startPath
 }
 
-// serving reports whether a browser may be on its way here already.
+// serving reports whether a browser may be on its way here.
 func (cb *callback) serving() bool { return cb.startPath != "" }
-
-// wait returns the code of the first valid answer.
-func (cb *callback) wait(ctx context.Context) (string, error) {
-	select {
-	case a := <-cb.answers:
-		cb.waiting = a.page
-		return a.code, a.err
-	case <-ctx.Done():
-		return "", ctx.Err()
-	}
-}
-
-// outcome tells the page of the answer that was taken how the sign-in ended.
-func (cb *callback) outcome(err error) {
-	if cb.waiting != nil {
-		cb.waiting <- err
-		cb.waiting = nil
-	}
-}
 
 // again sends the browser of the answer that was taken to the next request.
 func (cb *callback) again(printed, opened authorizationRequest) {
 	cb.mu.Lock()
+	defer cb.mu.Unlock()
 	cb.printed = printed
 	if cb.opened.state != "" {
 		cb.opened = opened
 	}
-	cb.mu.Unlock()
-	<-cb.accepted
-	cb.outcome(errNextRequest)
+	cb.decided <- page{next: cb.answered.url}
+	cb.decided = nil
 }
 
-// linger shows how the sign-in ended to whoever comes back or comes too late,
-// until ctx ends or another sign-in wants the port.
-func (cb *callback) linger(ctx context.Context, err error) {
-	stay, last := lingerEnded, cb.endPage(err)
-	select {
-	case cb.accepted <- struct{}{}: // there was no answer, and none is taken any more
-		if err != nil {
-			stay, last = lingerExpired, pageExpired
-		}
-	default:
+// end has the pages say how the sign-in ended, also to whoever comes back or comes too late.
+func (cb *callback) end(err error) {
+	cb.mu.Lock()
+	defer cb.mu.Unlock()
+	last := cb.endPage(err)
+	if cb.decided != nil {
+		cb.decided <- last
+	} else if err != nil {
+		last = pageExpired
 	}
-	ctx, cb.leavePort = context.WithTimeout(ctx, stay)
-	defer cb.leavePort()
-	cb.last.Store(&last)
-	<-ctx.Done()
+	cb.last = &last
+}
+
+// linger goes on with that for a while, until ctx ends or another sign-in wants the port.
+func (cb *callback) linger(ctx context.Context) {
+	defer cb.close()
+	stay := lingerEnded
+	if cb.last.status == pageExpired.status {
+		stay = lingerExpired
+	}
+	ctx, cancel := context.WithTimeout(ctx, stay)
+	defer cancel()
+	select {
+	case <-cb.left:
+	case <-ctx.Done():
+	}
 }
 
 // close lets the page that is being written reach the browser first.
@@ -286,122 +259,94 @@ func (cb *callback) close() {
 	if cb.server.Shutdown(ctx) != nil {
 		cb.server.Close()
 	}
-	cb.stopListening() // where nothing was served
+	closeAll(cb.listeners) // where nothing was served
 }
 
-func (cb *callback) stopListening() {
-	for _, l := range cb.listeners {
-		l.Close()
-	}
-}
-
-// ServeHTTP takes one valid authorization response; everything else is
-// refused and the wait goes on.
+// ServeHTTP takes one valid authorization response; everything else is refused and the wait goes on.
 func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if cb.last.Load() != nil && r.URL.Path == startPath && navigation(r) {
-		cb.stopListening()
-		w.WriteHeader(http.StatusNoContent)
-		cb.leavePort()
-		return
+	p, decided := cb.receive(w, r)
+	if decided != nil {
+		select {
+		case p = <-decided:
+		case <-time.After(pageTimeout):
+			p = cb.endPage(errors.New("the authorization server gave no token in time"))
+		}
 	}
-	status, page, next := cb.respond(w, r)
-	if next != "" {
-		w.Header().Set("Cache-Control", "no-store")
-		w.Header().Set("Referrer-Policy", "no-referrer")
-		http.Redirect(w, r, next, http.StatusFound)
-		return
-	}
-	writePage(w, status, page)
+	p.write(w, r)
 }
 
-// respond returns a page, or the address to go on to.
-func (cb *callback) respond(
-	w http.ResponseWriter, r *http.Request,
-) (status int, p page, next string) {
-	const bad = http.StatusBadRequest
-	start, q := equal(r.URL.EscapedPath(), cb.startPath), r.URL.Query()
+// receive returns the page for a request, or where that will come from if it takes the answer.
+func (cb *callback) receive(w http.ResponseWriter, r *http.Request) (page, <-chan page) {
+	cb.mu.Lock()
+	defer cb.mu.Unlock()
+	path, ours, q := r.URL.EscapedPath(), cb.redirect.EscapedPath(), r.URL.Query()
+	if ours == "" {
+		ours = "/" // which browsers ask for then
+	}
+	start := equal(path, cb.startPath)
 	switch {
-	case !start && !cb.isOurPath(r.URL) || r.Method != http.MethodGet:
-		return http.StatusNotFound, pageStray, ""
-	// Another name that leads here is DNS rebinding; an Origin is a script's
-	// request, where a redirect is a navigation and has none.
-	case !sameOrigin(cb.redirect, &url.URL{Scheme: "http", Host: r.Host}) || !navigation(r):
-		return bad, pageStray, ""
+	case cb.last != nil && path == startPath && isNavigation(r):
+		closeAll(cb.listeners)
+		return page{status: http.StatusNoContent}, nil
+	case !start && path != ours || r.Method != http.MethodGet:
+		return pageOther(http.StatusNotFound), nil
+	// Another name that leads here is DNS rebinding; an Origin is a script's request, where a
+	// redirect is a navigation and has none.
+	case !sameOrigin(cb.redirect, &url.URL{Scheme: "http", Host: r.Host}) || !isNavigation(r):
+		return pageOther(http.StatusBadRequest), nil
 	case start:
-		return bad, pageOtherBrowser, cb.leadOn(w, r)
+		return cb.leadOn(w, r), nil
 	}
 	for _, name := range []string{"state", "iss", "code", "error"} {
 		if len(q[name]) > 1 { // RFC 6749, section 3.1: none may be there twice
-			return bad, pageStray, ""
+			return pageOther(http.StatusBadRequest), nil
 		}
 	}
 	state, failure := q.Get("state"), q.Get("error")
-	cb.mu.Lock()
-	isOpened, isPrinted := equal(state, cb.opened.state), equal(state, cb.printed.state)
-	cb.mu.Unlock()
+	request := &cb.printed
+	if equal(state, cb.opened.state) {
+		request = &cb.opened
+	}
 	switch {
 	case state == "" && cb.isFromIssuer(q) && slices.Contains(errorCodes, failure):
-		// Some servers forget the state of an error (the router of the TypeScript SDK).
-		// Anybody can send this: the word is one of the known, and ends no sign-in.
-		cb.noState.Do(func() {
+		// Some servers forget the state of an error (the router of the TypeScript SDK). Anybody can
+		// send this: the word is one of the known, and ends no sign-in.
+		if !cb.noState {
+			cb.noState = true
 			cb.notify("an answer to the sign-in has the error " + failure +
 				" and no state: it was not taken")
-		})
-		return bad, pageNoState(failure, cb.retry), ""
-	case !isOpened && !isPrinted:
-		return bad, pageWrongState, ""
-	case isOpened && !cb.hasCookie(r):
-		return bad, pageOtherBrowser, ""
+		}
+		return cb.pageNoState(failure), nil
+	case !equal(state, request.state):
+		return pageOther(http.StatusBadRequest), nil
+	case request == &cb.opened && !cb.hasCookie(r):
+		return pageOtherBrowser, nil
 	case q.Get("code") == "" && failure == "":
-		return bad, pageStray, ""
+		return pageOther(http.StatusBadRequest), nil
+	case cb.last != nil:
+		return *cb.last, nil
+	case cb.decided != nil:
+		return pageTwice, nil
 	}
-	select {
-	case cb.accepted <- struct{}{}:
-	default:
-		if last := cb.last.Load(); last != nil {
-			return last.status, *last, ""
-		}
-		return bad, pageTwice, ""
-	}
-	a := cb.check(q)
-	cb.answers <- a
-	select {
-	case err := <-a.page:
-		if err == errNextRequest {
-			cb.mu.Lock()
-			defer cb.mu.Unlock()
-			if isOpened {
-				return 0, page{}, cb.opened.url
-			}
-			return 0, page{}, cb.printed.url
-		}
-		p = cb.endPage(err)
-		if err != nil && a.err == nil {
-			p.status = http.StatusBadGateway
-		}
-	case <-time.After(pageTimeout):
-		p = cb.endPage(errors.New("the authorization server gave no token in time"))
-		p.status = http.StatusGatewayTimeout
-	}
-	return p.status, p, ""
+	cb.answered, cb.decided = request, make(chan page, 1)
+	cb.answers <- cb.check(q)
+	return page{}, cb.decided
 }
 
-// leadOn marks the browser and returns the address to sign in at. A second browser
-// means that somebody else on this machine may have read the address: then neither
-// is trusted, and the address that people are shown is the only one.
-func (cb *callback) leadOn(w http.ResponseWriter, r *http.Request) (next string) {
-	cb.mu.Lock()
-	defer cb.mu.Unlock()
+// leadOn marks the browser and leads to where to sign in. A second browser means that somebody else
+// on this machine may have read the address: then neither is trusted, and the address that people
+// are shown is the only one.
+func (cb *callback) leadOn(w http.ResponseWriter, r *http.Request) page {
 	if cb.started && !cb.hasCookie(r) {
 		cb.opened.state = ""
-		return ""
+		return pageOtherBrowser
 	}
 	cb.started = true
 	http.SetCookie(w, &http.Cookie{
 		Name: cb.cookieName(), Value: cb.cookie, Path: "/",
 		HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
-	return cb.opened.url
+	return page{next: cb.opened.url}
 }
 
 // cookieName tells apart sign-ins that go on together: cookies know no port.
@@ -417,56 +362,41 @@ func equal(got, secret string) bool {
 	return secret != "" && subtle.ConstantTimeCompare([]byte(got), []byte(secret)) == 1
 }
 
-// isOurPath compares as written; browsers ask for "/" where there is none.
-func (cb *callback) isOurPath(u *url.URL) bool {
-	path := cb.redirect.EscapedPath()
-	return u.EscapedPath() == path || path == "" && u.EscapedPath() == "/"
-}
-
-func navigation(r *http.Request) bool {
+func isNavigation(r *http.Request) bool {
 	origin, mode := r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Mode")
 	return (origin == "" || origin == "null") && (mode == "" || mode == "navigate")
 }
 
-// isFromIssuer applies RFC 9207, section 2.4, in the table of MCP 2026-07-28,
-// "Authorization Response Validation".
+// isFromIssuer applies RFC 9207, section 2.4, in the table of MCP 2026-07-28, "Authorization
+// Response Validation".
 func (cb *callback) isFromIssuer(q url.Values) bool {
 	return q.Has("iss") && q.Get("iss") == cb.issuer || !q.Has("iss") && !cb.needsIss
 }
 
-// check looks at the issuer before anything else is used: an error of another
-// server is neither acted on nor shown.
+// check looks at the issuer before anything else is used: an error of another server is neither
+// acted on nor shown.
 func (cb *callback) check(q url.Values) authorizationAnswer {
-	a := authorizationAnswer{page: make(chan error, 1)}
-	switch failure := q.Get("error"); {
+	failure := q.Get("error")
+	switch {
 	case !cb.isFromIssuer(q):
 		err := authErrorf("the authorization response does not come from %s: refused",
 			excerpt(cb.issuer))
-		a.err = errorKind{err, "issuer_mismatch"}
+		return authorizationAnswer{err: errorKind{err, "issuer_mismatch"}}
+	case failure == codeDenied:
+		return authorizationAnswer{err: errDenied}
 	case failure != "":
-		a.err = refusedByUser(failure, q.Get("error_description"))
-	default:
-		a.code = q.Get("code")
+		err := &responseError{excerpt(failure), excerpt(q.Get("error_description"))}
+		return authorizationAnswer{err: authError{err}}
 	}
-	return a
+	return authorizationAnswer{code: q.Get("code")}
 }
 
-var errDenied = errorKind{authErrorf("the sign-in was denied (%s)", codeDenied), codeDenied}
+var errDenied = withHint(
+	errorKind{authErrorf("the sign-in was denied (%s)", codeDenied), codeDenied},
+	"try again, or mcp-proxy login, to be asked again")
 
-func refusedByUser(code, description string) error {
-	if code == codeDenied {
-		return withHint(errDenied, "try again, or mcp-proxy login, to be asked again")
-	}
-	err := error(authError{&responseError{excerpt(code), excerpt(description)}})
-	// Entra ID (AADSTS9010010, AADSTS901002) wants no resource parameter.
-	if code == "invalid_target" || strings.HasPrefix(description, "AADSTS901") {
-		return withHint(err, "this authorization server takes no resource parameter: add --resource none")
-	}
-	return err
-}
-
-// responseError is an error of the authorization endpoint (RFC 6749, section
-// 4.1.2.1), of a response that was found to be genuine.
+// responseError is an error of the authorization endpoint (RFC 6749, section 4.1.2.1), of a response
+// that was found to be genuine.
 type responseError struct{ code, description string }
 
 func (e *responseError) Error() string {
@@ -475,152 +405,130 @@ func (e *responseError) Error() string {
 }
 
 type page struct {
-	status      int // of a page that ends a sign-in
+	status      int
 	title, text string
-	next        string // what to do now
-	command     string // and what to type for it; may be ""
+	command     string // what to type to try again; may be ""
+	next        string // the address to go on to, instead of a page
 }
 
-const (
-	closeWindow = "You can close this window."
-	orRun       = "Try again from your application, or run this in a terminal:"
+var (
+	pageOtherBrowser = page{status: http.StatusBadRequest, title: "Another browser",
+		text: "The sign-in was opened in another browser, or this one keeps no cookies. " +
+			"Close this window and open the address that mcp-proxy printed."}
+	pageTwice = page{status: http.StatusBadRequest, title: "Already received",
+		text: "This sign-in has been answered before. You can close this window."}
+	pageExpired = page{status: http.StatusGone, title: "Too late",
+		text: "This sign-in has expired. Start again from your application."}
 )
 
-var (
-	pageStray = page{title: "Not a sign-in", next: closeWindow,
-		text: "This address only takes the answer to a sign-in that mcp-proxy began."}
-	pageWrongState = page{title: "Not this sign-in",
-		text: "The answer does not belong to the sign-in that is waiting: it may be an old one.",
-		next: "Close this window and use the newest sign-in page, or start again from your application."}
-	pageOtherBrowser = page{title: "Another browser",
-		text: "The sign-in was opened in another browser, or this one keeps no cookies.",
-		next: "Close this window and open the address that mcp-proxy printed."}
-	pageTwice = page{title: "Already received", next: closeWindow,
-		text: "This sign-in has been answered before."}
-	pageExpired = page{http.StatusGone, "Too late", "This sign-in has expired.",
-		"Start again from your application.", ""}
-)
+func pageOther(status int) page {
+	return page{status: status, title: "Not this sign-in",
+		text: "This address takes the answer to the sign-in that is waiting, and this is none, or an " +
+			"old one. Close this window and use the newest sign-in page, or start again from your " +
+			"application."}
+}
 
 // pageNoState is for an error without our state. code is a registered one.
-func pageNoState(code, retry string) page {
-	text := "The answer has the error " + code +
-		", but not what shows that it belongs to this sign-in."
-	return page{title: "Not taken", text: text, next: orRun, command: retry}
+func (cb *callback) pageNoState(code string) page {
+	return page{status: http.StatusBadRequest, title: "Not taken", command: cb.retry,
+		text: "The answer has the error " + code +
+			", but not what shows that it belongs to this sign-in."}
 }
 
 // endPage says how the sign-in ended.
 func (cb *callback) endPage(err error) page {
 	switch {
 	case err == nil:
-		return page{http.StatusOK, "Signed in", "mcp-proxy can now use " + cb.host + " for you.",
-			"You can close this window and go back to your application.", ""}
+		return page{status: http.StatusOK, title: "Signed in", text: "mcp-proxy can now use " + cb.host +
+			" for you. You can close this window and go back to your application."}
 	case errors.Is(err, errDenied):
-		return page{http.StatusForbidden, "Sign-in cancelled", "Nothing was changed.", orRun, cb.retry}
+		return page{status: http.StatusForbidden, title: "Sign-in cancelled",
+			text: "Nothing was changed.", command: cb.retry}
 	}
-	return page{http.StatusForbidden, "Sign-in failed", "What happened: " + excerpt(err.Error()) + ".",
-		orRun, cb.retry}
+	return page{status: http.StatusForbidden, title: "Sign-in failed",
+		text: "What happened: " + excerpt(err.Error()) + ".", command: cb.retry}
 }
 
 // html/template would add a sixth to the size of the binary.
 const pageHTML = `<!DOCTYPE html>
 <html lang="en">
-<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{{title}} – mcp-proxy</title>
+<title>%[1]s – mcp-proxy</title>
 <style>
-body { font: 1.05rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 18vh auto 0;
-  padding: 0 1.5rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .5rem; }
-p { margin: .5rem 0; overflow-wrap: anywhere; }
-code { font-size: .95rem; }
-.mark { font-size: 2rem; }
-.good { color: #1a7f37; }
-.bad { color: #cf222e; }
-@media (prefers-color-scheme: dark) { .good { color: #3fb950; } .bad { color: #ff7b72; } }
+body { font: 1.05rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+body { max-width: 32rem; margin: 18vh auto 0; padding: 0 1.5rem; }
 </style>
-</head>
-<body>
-<div class="mark {{class}}" aria-hidden="true">{{mark}}</div>
-<h1>{{title}}</h1>
-<p>{{text}}</p>
-<p>{{next}}</p>
-{{command}}</body>
-</html>
+<h1><span style="color: %[2]s" aria-hidden="true">%[3]s</span> %[1]s</h1>
+<p>%[4]s</p>
+%[5]s</html>
 `
 
-// writePage writes a page without script, of which nothing comes from elsewhere.
-func writePage(w http.ResponseWriter, status int, p page) {
+// write writes a page without script, of which nothing comes from elsewhere, or leads on.
+func (p page) write(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Referrer-Policy", "no-referrer") // the address holds the code
+	if p.next != "" {
+		http.Redirect(w, r, p.next, http.StatusFound)
+		return
+	}
+	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; "+
 		"frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Connection", "close")
-	w.WriteHeader(status)
-	mark, class, command := "✕", "bad", ""
-	if status == http.StatusOK {
-		mark, class = "✓", "good"
+	w.WriteHeader(p.status)
+	color, mark, command := "#e5534b", "✕", "" // it is read on white and on black
+	if p.status == http.StatusOK {
+		color, mark = "#2da44e", "✓"
 	}
 	if p.command != "" {
-		command = "<p><code>" + html.EscapeString(p.command) + "</code></p>\n"
+		command = "<p>Try again from your application, or run this in a terminal:</p>\n<p><code>" +
+			html.EscapeString(p.command) + "</code></p>\n"
 	}
-	fill := strings.NewReplacer("{{mark}}", mark, "{{class}}", class, "{{command}}", command,
-		"{{title}}", html.EscapeString(p.title), "{{text}}", html.EscapeString(p.text),
-		"{{next}}", html.EscapeString(p.next))
-	io.WriteString(w, fill.Replace(pageHTML)) // the browser may have gone away
+	fmt.Fprintf(w, pageHTML, html.EscapeString(p.title), color, mark, html.EscapeString(p.text),
+		command)
 }
 
-// asTerminal returns stdin if a person may type there, else nil.
-func asTerminal(stdin io.Reader) io.Reader {
+// isTerminal reports whether a person may type there. The null device looks like one.
+func isTerminal(stdin io.Reader) bool {
 	f, ok := stdin.(*os.File)
 	if !ok {
-		return nil
+		return false
 	}
 	info, err := f.Stat()
-	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return nil
-	}
-	if null, err := os.Stat(os.DevNull); err == nil && os.SameFile(info, null) {
-		return nil
-	}
-	return f
+	null, _ := os.Stat(os.DevNull)
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !os.SameFile(info, null)
 }
 
-// readAnswers is for a user whose browser is on another machine: it ends at an
-// address that it cannot reach, which is pasted into the terminal. The function
-// that is returned must be called with every address that the user is shown.
-func readAnswers(ctx context.Context, terminal io.Reader, log *logger) (shown func(string)) {
-	var redirect atomic.Pointer[url.URL] // of the address shown last
-	var once sync.Once
-	read := func() {
+// readAnswers is for a user whose browser is on another machine: it ends at an address that it
+// cannot reach, which is pasted into the terminal. The function that is returned must be called with
+// every redirect URI that a browser will end at.
+func readAnswers(terminal io.Reader, log *logger) (shown func(redirect *url.URL)) {
+	var current atomic.Pointer[url.URL]
+	go func() {
 		lines := bufio.NewScanner(terminal)
 		lines.Buffer(nil, maxCallbackHeader)
 		for lines.Scan() {
-			line := strings.Trim(lines.Text(), " \t\r'\"")
-			if line == "" {
-				continue
-			}
-			if err := deliver(ctx, line, redirect.Load()); err != nil {
-				log.report(err)
+			if line := strings.Trim(lines.Text(), " \t\r'\""); line != "" {
+				if err := deliver(line, current.Load()); err != nil {
+					log.report(err)
+				}
 			}
 		}
-	}
-	return func(address string) {
-		redirect.Store(redirectOf(address))
+	}()
+	return func(redirect *url.URL) {
+		current.Store(redirect)
 		log.notice("hint: is the browser on another machine? " +
 			"paste here the address that it ends at, even if it shows an error")
-		once.Do(func() { go read() })
 	}
 }
 
-// deliver takes a pasted address to the callback at redirect, of this process or
-// of the one that signs in, which checks it as it checks every other. Nothing
-// else is requested.
-func deliver(ctx context.Context, pasted string, redirect *url.URL) error {
+// deliver takes a pasted address to the callback at redirect, of this process or of the one that
+// signs in, which checks it as it checks every other. Nothing else is requested.
+func deliver(pasted string, redirect *url.URL) error {
 	if redirect == nil {
 		return errors.New("nothing is to be pasted for this sign-in")
 	}
@@ -628,7 +536,7 @@ func deliver(ctx context.Context, pasted string, redirect *url.URL) error {
 	if err != nil {
 		return err
 	}
-	switch status, err := getDirectly(ctx, u.String()); {
+	switch status, err := getDirectly(u.String(), 2*pageTimeout); {
 	case err != nil:
 		return withHint(errors.New("nobody waits for that address any more"), "start the sign-in again")
 	case status == http.StatusBadRequest || status == http.StatusNotFound:
@@ -651,13 +559,11 @@ func pastedAnswer(pasted string, redirect *url.URL) (*url.URL, error) {
 
 // redirectOf is where a sign-in page sends the browser back to; nil if it does not.
 func redirectOf(address string) *url.URL {
-	u, err := url.Parse(address)
-	if err != nil {
-		return nil
+	if u, err := url.Parse(address); err == nil {
+		redirect, err := url.Parse(u.Query().Get("redirect_uri"))
+		if err == nil && redirect.Host != "" {
+			return redirect
+		}
 	}
-	redirect, err := url.Parse(u.Query().Get("redirect_uri"))
-	if err != nil || redirect.Host == "" {
-		return nil
-	}
-	return redirect
+	return nil
 }

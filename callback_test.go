@@ -4,7 +4,6 @@ package main
 // refuses while it waits, where it listens, and the page that the user sees.
 
 import (
-	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -546,13 +545,17 @@ func TestHostOfDefaultPort(t *testing.T) {
 		"localhost": 200, "LOCALHOST:80": 200,
 		"localhost:8080": 400, "localhost.": 400, "": 400, "evil.example": 400,
 	} {
-		cb := newCallback(parsedURL(t, "http://localhost:80/cb"))
+		cb := &callback{
+			redirect: parsedURL(t, "http://localhost:80/cb"), answers: make(chan authorizationAnswer, 1),
+		}
 		cb.serve(expected{}, authorizationRequest{state: "state"}, authorizationRequest{})
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
+		done := make(chan struct{})
 		go func() {
-			_, _ = cb.wait(ctx)
-			cb.outcome(nil)
+			select {
+			case <-cb.answers:
+				cb.end(nil)
+			case <-done:
+			}
 		}()
 		r := httptest.NewRequest(http.MethodGet, "/cb?state=state&code=c", nil)
 		r.Host = host
@@ -560,6 +563,7 @@ func TestHostOfDefaultPort(t *testing.T) {
 		if cb.ServeHTTP(w, r); w.Code != want {
 			t.Errorf("%q: got status %d, want %d", host, w.Code, want)
 		}
+		close(done)
 	}
 }
 
@@ -663,15 +667,14 @@ func TestPage(t *testing.T) {
 // The listener is there before anybody is told the address, and gone when it is over.
 func TestCallbackEnds(t *testing.T) {
 	t.Parallel()
-	cb, err := listenForRegistration(nil, false, "127.0.0.1", ownRedirectPath)
+	cb, err := listenForRegistration(nil, false, localAddress, "https://as.example")
 	fatal(t, err)
 	cb.serve(expected{}, authorizationRequest{state: "state"}, authorizationRequest{})
 	go knock(t, "GET", cb.redirect.String()+"?state=state&code=c", nil)
-	code, err := cb.wait(context.Background())
-	if code != "c" || err != nil {
-		t.Errorf("got %q (%v)", code, err)
+	if a := <-cb.answers; a.code != "c" || a.err != nil {
+		t.Errorf("got %q (%v)", a.code, a.err)
 	}
-	cb.outcome(nil)
+	cb.end(nil)
 	cb.close()
 	if status, _ := knock(t, "GET", cb.redirect.String(), nil); status != 0 {
 		t.Errorf("somebody still answers: %d", status)

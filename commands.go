@@ -45,14 +45,14 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 	if !isOAuth {
 		return otherScheme(a.cfg.server.Host, first.header)
 	}
-	paste := func(string) {}
-	if terminal := asTerminal(stdin); terminal != nil {
-		paste = readAnswers(ctx, terminal, a.log)
+	paste := func(*url.URL) {}
+	if isTerminal(stdin) {
+		paste = readAnswers(stdin, a.log)
 	}
-	a.auth.shown = func(address string) {
+	a.auth.shown = func(redirect *url.URL) {
 		a.log.notice("mcp-proxy: waiting for up to " + inWords(a.cfg.loginTimeout) + "; Ctrl-C ends")
-		if address != "" { // no browser comes back from elsewhere with a device code
-			paste(address)
+		if redirect != nil {
+			paste(redirect)
 		}
 	}
 	if err := a.signInHere(ctx, ch); err != nil {

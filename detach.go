@@ -1,13 +1,11 @@
 package main
 
-// One sign-in per server and profile for all processes that want it: one leads,
-// the others wait for its lock and read its note in the store. A host may kill
-// this process while the user still types the password, so the leader is a
-// short-lived detached process of the same program. What a sign-in consists of
-// is in signin.go.
+// One sign-in per server and profile for all processes that want it: one leads, the others wait for
+// its lock and read its note in the store. A host may kill this process while the user still types
+// the password, so the leader is a short-lived detached process of the same program. What a sign-in
+// consists of is in signin.go.
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/x509"
@@ -18,16 +16,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 )
 
 const (
-	// detachedCommand is internal: its order comes on stdin, because everybody
-	// on the machine can read the arguments of a process.
+	// detachedCommand is internal: its order comes on stdin, because everybody on the machine can
+	// read the arguments of a process.
 	detachedCommand = "detached-login"
-	detachedReady   = "ready"
+	detachedReady   = "ready\n"
 	maxOrder        = 1 << 20          // bytes
 	detachWait      = 10 * time.Second // for the detached process to come up
 	followGrace     = 3 * time.Second  // for the leader to say that its time is over
@@ -48,9 +45,9 @@ type detachedOrder struct {
 	Parent    string    `json:"traceparent,omitempty"`
 }
 
-// signIn gets another token than the one used. Messages that wait together share
-// one outcome, a failure too.
-func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
+// signIn gets another token than the one used. Messages that wait together share one outcome, a
+// failure too.
+func (o *oauth) signIn(ctx context.Context, ch challenge, used string) (err error) {
 	asked := time.Now()
 	if err := o.signingIn.take(ctx); err != nil {
 		return err
@@ -63,33 +60,29 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) error {
 		return o.failure
 	}
 	ctx, span := o.trace.start(ctx, "oauth wait for sign-in", spanInternal)
-	defer span.end()
-	waiting, leave := context.WithCancelCause(ctx)
-	defer leave(nil)
+	defer func() { span.endWith(err) }()
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
 	go func() {
 		select {
 		case <-o.leaving:
-			leave(errLeft)
+			stop()
 		case <-waiting.Done():
 		}
 	}()
-	err := o.follow(waiting, detachedOrder{Challenge: ch, Used: used}, false)
+	err = o.follow(waiting, detachedOrder{Challenge: ch, Used: used}, false)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		err = errLeft
+	}
 	if o.asked != nil {
 		o.asked(err)
 	}
-	if errors.Is(context.Cause(waiting), errLeft) {
-		span.fail(errLeft.kind)
-		return errLeft
+	if err == nil {
+		o.log.notice("mcp-proxy: signed in to " + o.cfg.server.Host)
+	} else if ctx.Err() == nil {
+		o.failure, o.failedAt = err, time.Now()
 	}
-	if err != nil {
-		span.fail(errorType(err))
-		if ctx.Err() == nil {
-			o.failure, o.failedAt = err, time.Now()
-		}
-		return err
-	}
-	o.log.notice("mcp-proxy: signed in to " + o.cfg.server.Host)
-	return nil
+	return err
 }
 
 var errCancelled = errorKind{authErrorf("sign-in cancelled"), "cancelled"}
@@ -109,15 +102,15 @@ const (
 	signInUnled                    // nobody leads: none was begun, or its leader died
 )
 
-// follow waits until a sign-in has ended, and finds a leader if there is none.
-// With login this process is the one, for a user who asked for it.
+// follow waits until a sign-in has ended, and finds a leader if there is none. With login this
+// process is the one, for a user who asked for it.
 func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) error {
 	waiting, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout+followGrace)
 	defer cancel()
 	order.Seen = o.store.loadLogin(o.key).Ended
-	here := login
-	told := announcement{login: login}
-	started := 0
+	here, started := login, 0
+	var page signInPage // that the user of this process was shown
+	var notices int     // of those that came with it
 	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
 		unlock, free, err := o.store.tryLock(o.key, lockLogin)
 		if err != nil {
@@ -125,9 +118,18 @@ func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) err
 		}
 		note := o.store.loadLogin(o.key)
 		if !free && note.Ended.IsZero() || note.endedSince(order.Seen) {
-			told.tell(o, note)
+			if note.signInPage != page && note.URL != "" {
+				notices = 0
+				if login {
+					o.log.notice("mcp-proxy: another process is signing in already")
+				}
+				o.show(note)
+			}
+			for ; notices < len(note.Notices); notices++ {
+				o.log.notice("mcp-proxy: " + note.Notices[notices])
+			}
 		}
-		told.page = note.signInPage // also that of a leader that died: it leads nowhere
+		page = note.signInPage // also that of a leader that died: it leads nowhere
 		switch state, outcome := o.signInState(free, note, order); state {
 		case signInEnded:
 			unlock()
@@ -155,8 +157,8 @@ func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) err
 	}
 }
 
-// signInState looks at the lock, which the caller has if it was free, the note
-// and the token. The error is the outcome of a sign-in that has ended.
+// signInState looks at the lock, which the caller has if it was free, the note and the token. The
+// error is the outcome of a sign-in that has ended.
 func (o *oauth) signInState(free bool, note loginState, order detachedOrder) (signInState, error) {
 	if !free {
 		return signInLed, nil
@@ -171,8 +173,8 @@ func (o *oauth) signInState(free bool, note loginState, order detachedOrder) (si
 	return signInUnled, nil
 }
 
-// endedSince reports whether another sign-in has ended than the one that had ended
-// at seen. Times are not put in order: clocks jump.
+// endedSince reports whether another sign-in has ended than the one that had ended at seen. Times
+// are not put in order: clocks jump.
 func (st loginState) endedSince(seen time.Time) bool {
 	return !st.Ended.IsZero() && !st.Ended.Equal(seen)
 }
@@ -192,8 +194,8 @@ func (st loginState) failure() error {
 	return err
 }
 
-// detach starts the process that leads the sign-in, out of the reach of the host,
-// and returns when it holds the lock or has found that somebody else does.
+// detach starts the process that leads the sign-in, out of the reach of the host, and returns when
+// it holds the lock or has found that somebody else does.
 func (o *oauth) detach(ctx context.Context, order detachedOrder) error {
 	order.Args, order.Parent = o.cfg.args, spanOf(ctx).traceparent()
 	text, err := json.Marshal(order)
@@ -221,7 +223,7 @@ func (o *oauth) detach(ctx context.Context, order detachedOrder) error {
 	}
 	ready := make(chan error, 1)
 	go func() {
-		_, err := bufio.NewReader(io.LimitReader(out, 64)).ReadString('\n')
+		_, err := io.ReadFull(out, make([]byte, len(detachedReady)))
 		ready <- err
 		cmd.Wait() // reaps it, if this process lives as long
 	}()
@@ -244,10 +246,10 @@ func runDetached(
 		return usagef("%s is internal: use mcp-proxy login", detachedCommand)
 	}
 	cfg, err := parseArgs(order.Args, getenv)
-	if err != nil {
-		return err
+	if err == nil && cfg.cacheDir != "" {
+		cfg.cacheDir, err = filepath.Abs(cfg.cacheDir)
 	}
-	if err := cfg.makeAbsolute(); err != nil {
+	if err != nil {
 		return err
 	}
 	a, err := newApp(cfg, nil)
@@ -255,83 +257,39 @@ func runDetached(
 		return err
 	}
 	defer a.close()
-	leaveDirectory()
-	unlock, free, err := a.auth.store.tryLock(a.auth.key, lockLogin)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(stdout, detachedReady)
-	if !free {
-		return nil
-	}
-	note := a.auth.store.loadLogin(a.auth.key)
-	if state, _ := a.auth.signInState(true, note, order); state == signInEnded {
-		unlock() // while this process came up another one has led
-		return nil
-	}
-	a.auth.handsOver = true
-	err = a.auth.lead(withRemoteParent(ctx, order.Parent), order, false)
-	unlock()
-	a.close()
-	if cb := a.auth.lingering; cb != nil {
-		cb.linger(ctx, err)
-		cb.close()
-	}
-	return err
-}
-
-// makeAbsolute keeps what leaveDirectory would lose. A $BROWSER without a path
-// is looked for in $PATH.
-func (c *config) makeAbsolute() (err error) {
-	if c.cacheDir != "" {
-		c.cacheDir, err = filepath.Abs(c.cacheDir)
-	}
-	here, _ := os.Getwd() // it may be gone
-	browsers := filepath.SplitList(c.browser)
-	for i, entry := range browsers {
-		program := browserWords(entry)[0]
-		if filepath.Base(program) != program && !filepath.IsAbs(program) && here != "" {
-			browsers[i] = here + string(filepath.Separator) + entry
-		}
-	}
-	c.browser = strings.Join(browsers, string(filepath.ListSeparator))
-	return err
-}
-
-// leaveDirectory lets go of the host's working directory, which may be on a
-// disk that is to be unmounted. What was named relative to it is read before.
-func leaveDirectory() {
+	// The host's working directory may be on a disk that is to be unmounted. What was named relative
+	// to it has been read.
 	_, _ = x509.SystemCertPool() // reads $SSL_CERT_FILE, once
 	dir, _ := os.Getwd()         // it may be gone
 	_ = os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
-}
-
-// announcement is what the user of this process was told of a sign-in.
-type announcement struct {
-	login   bool // the user asked for one
-	page    signInPage
-	notices int
-}
-
-// tell shows what is new in the note.
-func (a *announcement) tell(o *oauth, note loginState) {
-	if note.signInPage != a.page && note.URL != "" {
-		a.notices = 0
-		if a.login {
-			o.log.notice("mcp-proxy: another process is signing in already")
-		}
-		o.show(note)
+	o := a.auth
+	unlock, free, err := o.store.tryLock(o.key, lockLogin)
+	if err != nil {
+		return err
 	}
-	for ; a.notices < len(note.Notices); a.notices++ {
-		o.log.notice("mcp-proxy: " + note.Notices[a.notices])
+	io.WriteString(stdout, detachedReady)
+	if !free {
+		return nil
 	}
+	if state, _ := o.signInState(true, o.store.loadLogin(o.key), order); state == signInEnded {
+		unlock() // while this process came up another one has led
+		return nil
+	}
+	o.handsOver = true
+	err = o.lead(withRemoteParent(ctx, order.Parent), order, false)
+	unlock()
+	a.close()
+	if o.lingering != nil {
+		o.lingering.linger(ctx)
+	}
+	return err
 }
 
 // leader is the one sign-in that is going on for a server.
 type leader struct {
 	*oauth
-	login      bool      // the user asked for it
-	lastWindow time.Time // of an earlier sign-in that led to no token
+	login    bool // the user asked for it
+	doubtful bool // the registration may be lost: nobody came back with an answer
 
 	mu   sync.Mutex // guards note
 	note loginState
@@ -344,22 +302,22 @@ func (o *oauth) lead(ctx context.Context, order detachedOrder, login bool) error
 	}
 	limited, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout)
 	defer cancel()
-	l := &leader{oauth: o, login: login, lastWindow: o.store.loadLogin(o.key).Window}
+	last := o.store.loadLogin(o.key)
+	l := &leader{oauth: o, login: login, doubtful: last.Doubtful}
 	l.change(func(note *loginState) {
-		*note = loginState{PID: os.Getpid(), Started: time.Now(), Window: l.lastWindow}
+		*note = loginState{
+			PID: os.Getpid(), Started: time.Now(), Window: last.Window, Doubtful: last.Doubtful,
+		}
 	})
-	err := o.authorize(limited, order.Challenge, order.Used, asking{l.ask, l.notify})
-	if err != nil && ctx.Err() != nil {
-		err = errCancelled
-	}
+	err := l.authorize(limited, order.Challenge, order.Used)
 	l.change(func(note *loginState) {
-		note.Ended = time.Now()
+		note.Ended, note.Doubtful = time.Now(), l.doubtful
 		if err == nil {
 			note.Window = time.Time{}
 			return
 		}
 		note.Error, note.Hint, note.Type = err.Error(), hintOf(err), errorType(err)
-		note.Code, note.Lasting = exitCode(err), isLasting(err)
+		note.Lasting = isLasting(err)
 	})
 	return err
 }
@@ -377,11 +335,13 @@ func (l *leader) change(change func(*loginState)) loginState {
 	return l.note
 }
 
-// ask shows the page to everybody who waits, and opens a browser at start.
+// ask shows the page to everybody who waits, and opens a browser at start if that is not empty; ctx
+// ends with the wait for it.
 func (l *leader) ask(ctx context.Context, page signInPage, start string) {
-	l.show(l.change(func(note *loginState) { note.signInPage, note.Notices = page, nil }))
+	note := l.change(func(note *loginState) { note.signInPage, note.Notices = page, nil })
+	l.show(note)
 	if l.cfg.opensBrowser() && start != "" {
-		go l.window(ctx, start)
+		go l.window(ctx, start, note.Window)
 	}
 }
 
@@ -391,10 +351,10 @@ func (l *leader) notify(text string) {
 	l.log.notice("mcp-proxy: " + text)
 }
 
-// window opens a browser. A loop of sign-ins that lead to no token must not fill
-// the user's desktop: then the next window waits a minute.
-func (l *leader) window(ctx context.Context, start string) {
-	age := time.Since(l.lastWindow) // negative if the clock was set back
+// window opens a browser. A loop of sign-ins that lead to no token must not fill the user's desktop:
+// then the next window waits a minute from the last.
+func (l *leader) window(ctx context.Context, start string, last time.Time) {
+	age := time.Since(last) // negative if the clock was set back
 	if wait := windowInterval - age; age >= 0 && wait > 0 && !l.login {
 		l.notify("a window was opened a moment ago, and nobody signed in: the next one opens in " +
 			inWords(wait))
@@ -408,43 +368,33 @@ func (l *leader) window(ctx context.Context, start string) {
 	}
 }
 
-// show tells the user where to sign in. The URL stands on a line of its own, to
-// be copied.
+// show tells the user where to sign in. The URL stands on a line of its own, to be copied.
 func (o *oauth) show(note loginState) {
-	if o.asking != nil {
-		o.asking()
+	redirect := redirectOf(note.URL) // nil: with a device code no browser comes back
+	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser"
+	switch {
+	case note.UserCode != "":
+		text = note.deviceWords(o.cfg.server.Host)
+	case o.cfg.opensBrowser():
+		text += "; if no window opens, use this address:\n" + note.URL
+	default:
+		text += " at this address:\n" + note.URL
+	}
+	switch {
+	case redirect == nil || redirect.Port() == "":
+	case o.cfg.sshServer != "":
+		text += fmt.Sprintf("\nhint: this is an SSH session; first run on your own machine: "+
+			"ssh -L %[1]s:localhost:%[1]s %s", redirect.Port(), o.cfg.sshServer)
+	case o.cfg.container && o.cfg.browser == "": // else the host has set up the way, as editors do
+		text += fmt.Sprintf("\nhint: a browser outside this container does not reach port %s: "+
+			"add --device, or paste the address where it ends into %s, "+
+			"or run the container with --network host", redirect.Port(), o.cfg.typed("login"))
 	}
 	if note.Note != "" {
-		o.log.notice(note.Note)
-	}
-	if note.UserCode != "" {
-		o.log.notice(note.deviceWords(o.cfg.server.Host))
-		if o.shown != nil {
-			o.shown("")
-		}
-		return
-	}
-	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser"
-	if o.cfg.opensBrowser() {
-		text += "; if no window opens, use this address:"
-	} else {
-		text += " at this address:"
-	}
-	text += "\n" + note.URL
-	if redirect := redirectOf(note.URL); redirect != nil && redirect.Port() != "" {
-		port := redirect.Port()
-		switch {
-		case o.cfg.sshServer != "":
-			text += fmt.Sprintf("\nhint: this is an SSH session; first run on your own machine: "+
-				"ssh -L %s:localhost:%s %s", port, port, o.cfg.sshServer)
-		case o.cfg.container && o.cfg.browser == "": // else the host has set up the way, as editors do
-			text += fmt.Sprintf("\nhint: a browser outside this container does not reach port %s: "+
-				"add --device, or paste the address where it ends into %s, "+
-				"or run the container with --network host", port, o.cfg.typed("login"))
-		}
+		text = note.Note + "\n" + text
 	}
 	o.log.notice(text)
 	if o.shown != nil {
-		o.shown(note.URL)
+		o.shown(redirect)
 	}
 }

@@ -263,7 +263,7 @@ func TestLeaderComesTooLate(t *testing.T) {
 			fatal(t, err)
 			late := user.command(detachedCommand)
 			late.Stdin = strings.NewReader(string(order))
-			if out, err := late.CombinedOutput(); err != nil || string(out) != detachedReady+"\n" {
+			if out, err := late.CombinedOutput(); err != nil || string(out) != detachedReady {
 				t.Errorf("got %q (%v), want %q", out, err, detachedReady)
 			}
 			story := fakeStory(server.fakeOrigin, auth.fakeOrigin)[seen:]
@@ -361,12 +361,6 @@ func TestRelativePaths(t *testing.T) {
 	fatal(t, os.WriteFile(filepath.Join(user.dir, "ca.pem"), pem, 0o600))
 	user.env["MCP_PROXY_CACHE_DIR"] = filepath.Base(user.cache)
 	user.env["SSL_CERT_FILE"], user.env["SSL_CERT_DIR"] = "ca.pem", ""
-	user.env["BROWSER"] = filepath.Join("bin", "browser.exe")
-	fatal(t, os.Mkdir(filepath.Join(user.dir, "bin"), 0o700))
-	browser := filepath.Join(user.dir, user.env["BROWSER"])
-	if os.Symlink(testShared().browser, browser) != nil { // Windows may forbid it
-		fatal(t, os.Link(testShared().browser, browser))
-	}
 	p := user.start("-u", server.url)
 	p.initialize()
 	user.awaitEnd(p)

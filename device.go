@@ -55,11 +55,6 @@ func (m *serverMetadata) offersDevice() bool {
 		(len(grants) == 0 || slices.Contains(grants, grantDevice))
 }
 
-// usesDevice reports whether the user is to sign in by a device code here.
-func (o *oauth) usesDevice(m *serverMetadata) bool {
-	return !o.cfg.unattended() && (o.cfg.device || o.cfg.prefersDevice() && m.offersDevice())
-}
-
 func (m *serverMetadata) checkDevice() error {
 	if m.offersDevice() {
 		return nil
@@ -89,11 +84,11 @@ func (d deviceRefused) Unwrap() error { return d.error }
 // device signs in with a code.
 type device struct{ *signIn }
 
-func (d device) attempt(ctx context.Context, c *credentials) (token, error) {
-	code, err := d.askForCode(ctx, c, &d.found.server)
+func (d device) attempt(ctx context.Context) (token, error) {
+	code, err := d.askForCode(ctx, d.c, &d.found.server)
 	switch {
 	case err == nil:
-		return d.await(ctx, c, code)
+		return d.await(ctx, code)
 	case errors.As(err, new(noAnswer)) || ctx.Err() != nil:
 		return token{}, err
 	}
@@ -151,41 +146,37 @@ func parseDeviceAnswer(status int, body []byte, allowHTTP bool) (*deviceAuthoriz
 func notInUserCode(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._", r) }
 
 // await shows the code and polls until the user has decided.
-func (d device) await(
-	ctx context.Context, c *credentials, code *deviceAuthorization,
-) (token, error) {
-	bound := ctx
-	if life := expiresIn(code.ExpiresIn); life > 0 {
-		var cancel context.CancelFunc
-		bound, cancel = context.WithTimeout(ctx, life)
-		defer cancel()
+func (d device) await(ctx context.Context, code *deviceAuthorization) (token, error) {
+	life := expiresIn(code.ExpiresIn)
+	if life == 0 {
+		life = d.cfg.loginTimeout // as ctx
 	}
-	asking, stopAsking := context.WithCancel(bound)
-	defer stopAsking()
+	bound, cancel := context.WithTimeout(ctx, life)
+	defer cancel()
 	start := ""
 	if code.URIComplete != "" && d.cfg.opensBrowser() { // another address would not save typing
-		if cb, err := listenForRegistration(nil, false, "127.0.0.1", ownRedirectPath); err == nil {
+		own := &url.URL{Scheme: "http", Host: localAddress + ":0", Path: ownRedirectPath}
+		if cb, err := listenAt(own); err == nil {
 			defer cb.close()
 			// Without a state it only leads on.
-			start = cb.serve(expected{notify: d.ask.notify}, authorizationRequest{},
+			start = cb.serve(expected{notify: d.notify}, authorizationRequest{},
 				authorizationRequest{url: code.URIComplete})
 		}
 	}
-	page := signInPage{
+	d.ask(bound, signInPage{
 		URL: code.URI, UserCode: code.UserCode, Complete: code.URIComplete, Note: d.notes(),
-	}
-	d.ask.show(asking, page, start)
-	t, err := d.poll(bound, c, code)
+	}, start)
+	t, err := d.poll(bound, d.c, code)
 	switch {
 	case err == nil:
 		return t, nil
 	case ctx.Err() != nil:
-		return token{}, d.nobodySignedIn()
+		err = d.nobodySignedIn()
 	case bound.Err() != nil || errorType(err) == codeExpired:
-		return token{}, withHint(authErrorf("nobody entered the code before it expired"),
+		err = withHint(authErrorf("nobody entered the code before it expired"),
 			"%s, to get another code", d.cfg.typed("login"))
 	case errorType(err) == codeDenied:
-		return token{}, refusedByUser(codeDenied, "")
+		err = errDenied
 	}
 	return token{}, err
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,7 +107,7 @@ func (e *earlyInit) turnOf(ctx context.Context, m *message) *opening {
 }
 
 // asking is called when the user is shown where to sign in.
-func (e *earlyInit) asking() {
+func (e *earlyInit) asking(*url.URL) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.timer == nil {

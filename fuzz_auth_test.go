@@ -265,7 +265,7 @@ func FuzzCallback(f *testing.F) {
 		if err != nil {
 			return
 		}
-		cb := newCallback(redirect)
+		cb := &callback{redirect: redirect, answers: make(chan authorizationAnswer, 1)}
 		cb.serve(expected{host: "mcp.example", issuer: issuer, needsIss: needsIss, notify: func(string) {}},
 			authorizationRequest{state: state}, authorizationRequest{})
 		answered := make(chan *authorizationAnswer, 1)
@@ -275,7 +275,7 @@ func FuzzCallback(f *testing.F) {
 				answered <- nil
 				return
 			}
-			a.page <- a.err
+			cb.end(a.err)
 			answered <- &a
 		}()
 		w := httptest.NewRecorder()

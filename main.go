@@ -174,7 +174,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	stdout, stderr io.Writer) error {
 	cfg, err := parseArgs(args, getenv)
 	switch {
-	case len(args) == 0 && asTerminal(stdin) != nil:
+	case len(args) == 0 && isTerminal(stdin):
 		io.WriteString(stderr, firstSteps)
 		return reportedError{err}
 	case err != nil:
@@ -210,7 +210,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case "doctor":
 		return a.doctor(ctx, stdout)
 	}
-	if asTerminal(stdin) != nil {
+	if isTerminal(stdin) {
 		log.notice("mcp-proxy: waiting for an MCP client on stdin, Ctrl-C ends; " +
 			"the commands login and doctor are for people")
 	}

@@ -55,11 +55,11 @@ type oauth struct {
 	handsOver bool          // others wait for the token: one that cannot be stored is of no use
 	lingering *callback     // of a sign-in that has ended
 
-	shown func(address string) // called with every sign-in page that the user is shown; may be nil
-	// Called when the user is shown where to sign in, and with the outcome when that is over, before
-	// the messages that waited go on; both may be nil.
-	asking func()
-	asked  func(err error)
+	// Called when the user is shown where to sign in, with where a browser comes back to (nil with a
+	// device code), and with the outcome when that is over, before the messages that waited go on;
+	// both may be nil.
+	shown func(redirect *url.URL)
+	asked func(err error)
 
 	// Held from reading or writing the file to setting cached: else what was read before a refresh
 	// could replace what came after it.
@@ -426,13 +426,13 @@ func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) erro
 	case c.Token.Access != used && c.Token.Access != "" && !c.Token.due(time.Now()):
 		return nil // another process did it
 	case machine && (c.Token.Access == "" || ch.Error == insufficientScope):
-		return o.authorize(ctx, *ch, used, asking{})
+		return (&leader{oauth: o}).authorize(ctx, *ch, used)
 	}
 	ctx, span := o.trace.start(ctx, "oauth refresh", spanInternal)
 	defer span.end()
 	t, err := o.refreshed(ctx, &c)
 	if machine && isRejected(err) {
-		return o.authorize(ctx, *ch, used, asking{}) // the authorization server may be another by now
+		return (&leader{oauth: o}).authorize(ctx, *ch, used) // the authorization server may be another by now
 	}
 	if err != nil {
 		span.fail(errorType(err))

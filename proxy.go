@@ -89,7 +89,7 @@ func newProxy(
 	p.session.accepted = p.bridge.accepted
 	p.early = &earlyInit{proxy: p}
 	if auth != nil {
-		auth.asking, auth.asked = p.early.asking, p.early.asked
+		auth.shown, auth.asked = p.early.asking, p.early.asked
 	}
 	return p
 }

@@ -18,34 +18,22 @@ import (
 )
 
 const (
-	googleIssuer     = "https://accounts.google.com"
 	maxAttempts      = 4 // to get a token, per sign-in
 	maxRegistrations = 2 // per sign-in
-	localHost        = "localhost"
-	localAddress     = "127.0.0.1"
 )
-
-// asking is how the user is reached, in whatever process he waits.
-type asking struct {
-	// show says where to sign in. A browser is opened at start, if there is any; ctx ends with the
-	// wait for it.
-	show   func(ctx context.Context, page signInPage, start string)
-	notify func(text string)
-}
 
 // A signer is one way to a first token.
 type signer interface {
-	// attempt asks for a token once, as the client and for the scope that c names.
-	attempt(ctx context.Context, c *credentials) (token, error)
+	// attempt asks for a token once, as the client and for the scope of the sign-in's credentials.
+	attempt(ctx context.Context) (token, error)
 }
 
 // signIn is one sign-in at the authorization server that was found.
 type signIn struct {
-	*oauth
+	*leader
 	found    *authorization
 	ch       challenge
-	used     string // the token that was refused; "" if there was none
-	ask      asking
+	used     string       // the token that was refused; "" if there was none
 	grants   []string     // that a registration names beside the usual
 	selected string       // the scope that is needed, without what was asked for earlier
 	old      *credentials // as they were stored before
@@ -57,36 +45,38 @@ type signIn struct {
 }
 
 // authorize gets a first token, or one with another scope, and stores it.
-func (o *oauth) authorize(
-	ctx context.Context, ch challenge, used string, ask asking,
-) (err error) {
-	ctx, span := o.trace.start(ctx, "oauth sign-in", spanInternal)
+func (l *leader) authorize(ctx context.Context, ch challenge, used string) (err error) {
+	ctx, span := l.trace.start(ctx, "oauth sign-in", spanInternal)
 	defer func() {
-		switch {
-		case err != nil && errors.Is(ctx.Err(), context.Canceled):
-			span.fail("cancelled")
-		case err != nil:
-			span.fail(errorType(err))
+		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+			err = errCancelled
 		}
-		span.end()
+		span.endWith(err)
 	}()
-	found, err := o.discovered(ctx, ch)
+	found, err := l.discovered(ctx, ch)
 	if err != nil {
 		return err
 	}
-	s := signIn{oauth: o, found: found, ch: ch, used: used, ask: ask}
-	if o.cfg.unattended() {
+	s, m := signIn{leader: l, found: found, ch: ch, used: used}, &found.server
+	if l.cfg.unattended() {
 		return s.run(ctx, machine{&s})
 	}
-	if o.usesDevice(&found.server) {
+	noBrowser := m.checkBrowser()
+	if l.cfg.device || l.cfg.prefersDevice() && m.offersDevice() {
+		if err := m.checkDevice(); err != nil {
+			return err
+		}
 		byCode := s
 		byCode.grants = []string{grantDevice}
 		err := byCode.run(ctx, device{&byCode})
 		refused := errors.As(err, new(deviceRefused)) || errors.As(err, new(registrationRefused))
-		if o.cfg.device || !refused || found.server.checkBrowser() != nil {
+		if l.cfg.device || !refused || noBrowser != nil {
 			return err
 		}
-		o.log.infof("signing in without a device code: %v", err)
+		l.log.infof("signing in without a device code: %v", err)
+	}
+	if noBrowser != nil {
+		return noBrowser
 	}
 	return s.run(ctx, &browser{signIn: &s})
 }
@@ -102,40 +92,37 @@ func (s *signIn) run(ctx context.Context, way signer) (err error) {
 	if s.old.Issuer == s.c.Issuer {
 		s.c.RefusedScope, s.c.ScopeAtRefresh = s.old.RefusedScope, s.old.ScopeAtRefresh
 	}
-	defer func() { s.end(err) }()
+	defer func() { // after the token is stored
+		if s.cb == nil {
+			return
+		}
+		s.cb.end(err)
+		if s.handsOver && s.cb.serving() {
+			s.lingering = s.cb
+		} else {
+			s.cb.close()
+		}
+	}()
 	for attempt := 1; ; attempt++ {
 		if s.c.Client.ID == "" {
 			if err := s.registered(ctx); err != nil {
 				return err
 			}
 		}
-		s.c.Token, err = way.attempt(ctx, s.c)
-		if err == nil {
-			if s.c.Token.Scope == "" { // RFC 6749, section 5.1: unchanged when it is left out
-				s.c.Token.Scope = s.c.scope()
-			}
-			return s.keepNew(ctx, s.c)
+		if s.c.Token, err = way.attempt(ctx); err == nil {
+			return s.keepNew(ctx)
 		}
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			s.doubtRegistration(ctx)
+		// Perhaps nobody was there; perhaps the server showed an error page because it lost our
+		// registration. Another one helps with the second, and is only made if the token was refused
+		// as well. Another process may have refreshed it by now.
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) && s.registrations == 0 &&
+			s.ch.Error != insufficientScope && s.used == s.stored() {
+			s.doubtful = true
 		}
 		if attempt == maxAttempts || ctx.Err() != nil || !s.concede(err) {
 			return s.explainRefusal(err)
 		}
 	}
-}
-
-// end says on the page what came of it, after the token is stored.
-func (s *signIn) end(err error) {
-	switch {
-	case s.cb == nil:
-		return
-	case s.handsOver && s.cb.serving():
-		s.lingering = s.cb
-	default:
-		defer s.cb.close()
-	}
-	s.cb.outcome(err)
 }
 
 // concede gives up one thing that we chose and that the server may have refused; false if there is
@@ -149,7 +136,12 @@ func (s *signIn) concede(err error) bool {
 		c.Client = client{}
 		return true
 	}
-	offline := refusesOfflineAccess(err) && hasScope(scope, offlineAccess)
+	// Keycloak refuses it for a user without that role at the token endpoint, with a code of its own
+	// (not_allowed).
+	var answer *tokenError
+	offline := errors.As(err, &answer) && answer.Code != "invalid_grant" &&
+		strings.Contains(strings.ToLower(answer.Description), "offline") &&
+		hasScope(scope, offlineAccess)
 	if errorCode(err) != "invalid_scope" && !offline || s.cfg.scope != "" || scope == "" {
 		return false
 	}
@@ -174,14 +166,6 @@ func (s *signIn) concede(err error) bool {
 	return true
 }
 
-// refusesOfflineAccess: Keycloak refuses it for a user without that role at the token endpoint,
-// with a code of its own (not_allowed).
-func refusesOfflineAccess(err error) bool {
-	var answer *tokenError
-	return errors.As(err, &answer) && answer.Code != "invalid_grant" &&
-		strings.Contains(strings.ToLower(answer.Description), "offline")
-}
-
 // scope is what to ask for: without what the server refused before, and nothing beyond what the
 // client is registered for.
 func (c *credentials) scope() string {
@@ -193,51 +177,22 @@ func (c *credentials) scope() string {
 	return registered
 }
 
-// doubtRegistration is for a sign-in that nobody answered. Perhaps nobody was there; perhaps the
-// server showed an error page because it lost our registration. Another one helps with the second,
-// and is only made if the token was refused as well. Another process may have refreshed it by now.
-func (s *signIn) doubtRegistration(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	unlock, err := s.store.lock(ctx, s.key, lockRefresh)
-	if err != nil {
-		return
-	}
-	defer unlock()
-	c := *s.reread()
-	if c.Client.Source == sourceRegistered && c.Client.ID == s.c.Client.ID && s.registrations == 0 &&
-		s.ch.Error != insufficientScope && s.used == c.Token.Access {
-		c.Client.Doubtful = true
-		_ = s.keep(&c)
-	}
-}
-
-func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, error) {
+func (o *oauth) discovered(ctx context.Context, ch challenge) (found *authorization, err error) {
 	ctx, span := o.trace.start(ctx, "oauth discovery", spanInternal)
-	defer span.end()
+	defer func() { span.endWith(err) }()
 	d := *o.discover
 	d.known = o.reread().Issuer
-	found, err := d.discover(ctx, o.cfg.server, ch)
-	if err == nil {
-		m := &found.server
-		if o.hasGooglesClient() && m.isGoogle() {
-			// Neither gets the client's secret from a server that only names Google's others.
-			for _, endpoint := range []*string{&m.DeviceAuthorizationEndpoint, &m.RevocationEndpoint} {
-				if !isGooglesURL(*endpoint) {
-					*endpoint = ""
-				}
+	if found, err = d.discover(ctx, o.cfg.server, ch); err != nil {
+		return nil, unusable(err)
+	}
+	m := &found.server
+	if o.hasGooglesClient() && areGoogles(m.AuthorizationEndpoint, m.TokenEndpoint) {
+		// Neither gets the client's secret from a server that only names Google's others.
+		for _, endpoint := range []*string{&m.DeviceAuthorizationEndpoint, &m.RevocationEndpoint} {
+			if !areGoogles(*endpoint) {
+				*endpoint = ""
 			}
 		}
-		switch {
-		case o.cfg.device:
-			err = m.checkDevice()
-		case !o.cfg.unattended() && !o.usesDevice(m):
-			err = m.checkBrowser()
-		}
-	}
-	if err != nil {
-		span.fail(errorType(err))
-		return nil, unusable(err)
 	}
 	return found, nil
 }
@@ -245,16 +200,16 @@ func (o *oauth) discovered(ctx context.Context, ch challenge) (*authorization, e
 // checkBrowser refuses a server where no user can sign in with a browser.
 func (m *serverMetadata) checkBrowser() error {
 	if m.AuthorizationEndpoint != "" {
-		return m.checkPKCE()
+		return unusable(m.checkPKCE())
 	}
-	err := fmt.Errorf("authorization server %q lets no user sign in with a browser", excerpt(m.Issuer))
+	err := authErrorf("authorization server %q lets no user sign in with a browser", excerpt(m.Issuer))
 	return withHint(err, "--device or --grant client_credentials may do: mcp-proxy doctor says what "+
 		"it offers")
 }
 
 // unusable distinguishes metadata that somebody has to correct from metadata that did not come.
 func unusable(err error) error {
-	if errors.As(err, new(noAnswer)) {
+	if err == nil || errors.As(err, new(noAnswer)) {
 		return err
 	}
 	return authError{err}
@@ -321,7 +276,8 @@ func (o *oauth) newCredentials(old *credentials, found *authorization) (*credent
 // GOOGLE_CLIENT_ID is given to no server in particular: a client of Google's in it is used with
 // Google's endpoints only, whoever publishes them. -i and any other id are the user's word.
 func (o *oauth) countsHere(m *serverMetadata) bool {
-	return o.cfg.clientID != "" && (!o.hasGooglesClient() || m.isGoogle())
+	return o.cfg.clientID != "" &&
+		(!o.hasGooglesClient() || areGoogles(m.AuthorizationEndpoint, m.TokenEndpoint))
 }
 
 func (o *oauth) hasGooglesClient() bool {
@@ -329,15 +285,13 @@ func (o *oauth) hasGooglesClient() bool {
 	return o.cfg.clientFromEnv && strings.HasSuffix(strings.ToLower(o.cfg.clientID), suffix)
 }
 
-func (m *serverMetadata) isGoogle() bool {
-	return isGooglesURL(m.AuthorizationEndpoint) && isGooglesURL(m.TokenEndpoint)
-}
-
 var googleHosts = []string{"accounts.google.com", "oauth2.googleapis.com", "www.googleapis.com"}
 
-// isGooglesURL reports whether an endpoint is Google's, whoever published it: many MCP servers name
+// areGoogles reports whether endpoints are Google's, whoever published them: many MCP servers name
 // Google's endpoints under an issuer of their own.
-func isGooglesURL(endpoint string) bool { return isOneOf(endpoint, googleHosts) }
+func areGoogles(endpoints ...string) bool {
+	return !slices.ContainsFunc(endpoints, func(e string) bool { return !isOneOf(e, googleHosts) })
+}
 
 // isOneOf reports whether an https URL is of one of the hosts; a name that begins with a dot is for
 // all below it.
@@ -357,14 +311,9 @@ func (o *oauth) checkBinding(c, old *credentials) error {
 	all, _ := o.store.list()
 	for _, other := range append(all, old) {
 		known, ours := other.Client, c.Client
-		switch {
-		case known.Source != sourceGiven || known.ID != ours.ID || other.Issuer == "":
-			continue
-		case known.Secret != "" && ours.Secret != "" && known.Secret != ours.Secret:
-			continue // another client of the same name
-		case sameIssuer(other.Issuer, c.Issuer):
-			continue
-		case isGooglesURL(other.TokenEndpoint) && isGooglesURL(c.TokenEndpoint):
+		if known.Source != sourceGiven || known.ID != ours.ID || other.Issuer == "" ||
+			known.Secret != "" && ours.Secret != "" && known.Secret != ours.Secret || // of the same name
+			sameIssuer(other.Issuer, c.Issuer) || areGoogles(other.TokenEndpoint, c.TokenEndpoint) {
 			continue
 		}
 		logout := *o.cfg
@@ -380,29 +329,31 @@ func (o *oauth) checkBinding(c, old *credentials) error {
 }
 
 // registered uses the registration that we have at this server, or makes one.
-func (s *signIn) registered(ctx context.Context) error {
+func (s *signIn) registered(ctx context.Context) (err error) {
 	if s.cb == nil && s.isRegistered() {
-		if redirect, err := url.Parse(s.old.Client.RedirectURI); err == nil {
-			if cb, err := listenAt(redirect); err == nil {
-				s.cb, s.c.Client = cb, s.old.Client
-				return nil
-			}
-			s.log.debugf("port %s is taken: registering anew", redirect.Port())
+		redirect, err := url.Parse(s.old.Client.RedirectURI)
+		if err == nil {
+			s.cb, err = listenAt(redirect)
 		}
+		if err == nil {
+			s.c.Client = s.old.Client
+			return nil
+		}
+		s.log.debugf("%v: registering anew", err)
 	}
 	if s.found.server.RegistrationEndpoint == "" {
 		return s.noClient(&s.found.server)
 	}
 	ctx, span := s.trace.start(ctx, "oauth registration", spanInternal)
-	defer span.end()
+	defer func() { span.endWith(err) }()
 	s.registrations++
 	if err := s.register(ctx); err != nil {
-		span.fail(errorType(err))
 		return err
 	}
 	if s.old.Token.Access == "" {
 		c := *s.c      // which changes on the way to a token
 		_ = s.keep(&c) // a sign-in that fails must not lead to a registration each time
+		s.doubtful = false
 	}
 	return nil
 }
@@ -412,7 +363,8 @@ func (s *signIn) registered(ctx context.Context) error {
 func (s *signIn) isRegistered() bool {
 	old, redirect := s.old, s.cfg.redirectURI
 	known := unionScope(old.Client.Scope, old.RequestedScope)
-	return old.Client.Source == sourceRegistered && old.Issuer == s.c.Issuer && !old.Client.Doubtful &&
+	return old.Client.Source == sourceRegistered && old.Issuer == s.c.Issuer &&
+		!old.Client.Doubtful && !s.doubtful &&
 		(redirect == nil || old.Client.RedirectURI == redirect.String()) &&
 		(old.Client.Scope == "" || withoutScope(s.c.scope(), known) == "")
 }
@@ -421,32 +373,30 @@ func (s *signIn) isRegistered() bool {
 // makes one without; and one for localhost if it refuses 127.0.0.1 (Superset, fronts of Cognito).
 func (s *signIn) register(ctx context.Context) (err error) {
 	scope, host := s.c.scope(), localAddress
-	redirect, err := url.Parse(s.old.Client.RedirectURI)
-	if err == nil && s.old.Issuer == s.c.Issuer && redirect.Hostname() == localHost {
+	if s.old.Issuer == s.c.Issuer &&
+		strings.HasPrefix(s.old.Client.RedirectURI, "http://"+localHost+":") {
 		host = localHost // as it was found to work
 	}
 	s.named = scope
-	for refused := error(nil); ; {
+	for first := error(nil); ; {
 		if s.cb == nil {
-			path := redirectPath(s.c.Issuer)
-			s.cb, err = listenForRegistration(s.cfg.redirectURI, s.cfg.anyPort, host, path)
+			s.cb, err = listenForRegistration(s.cfg.redirectURI, s.cfg.anyPort, host, s.c.Issuer)
 			if err != nil {
 				return err
 			}
 		}
 		uri := s.cb.redirect.String()
 		s.c.Client, err = s.discover.register(ctx, &s.found.server, uri, scope, s.grants...)
-		if err == nil {
-			return nil
-		}
-		if refused == nil {
-			refused = err
+		if first == nil {
+			first = err
 		}
 		var answer registrationRefused
 		otherHost := s.cfg.redirectURI == nil && host != localHost && !s.cb.serving()
 		switch {
+		case err == nil:
+			return nil
 		case !errors.As(err, &answer) || !answer.aboutMetadata:
-			return refused
+			return first
 		case otherHost && (answer.aboutRedirect || scope == ""):
 			host = localHost
 			s.cb.close()
@@ -454,7 +404,7 @@ func (s *signIn) register(ctx context.Context) (err error) {
 		case scope != "":
 			scope = ""
 		default:
-			return refused
+			return first
 		}
 	}
 }
@@ -474,11 +424,11 @@ func (o *oauth) noClient(m *serverMetadata) error {
 // machine is a client that is its own user.
 type machine struct{ *signIn }
 
-func (m machine) attempt(ctx context.Context, c *credentials) (token, error) {
+func (m machine) attempt(ctx context.Context) (token, error) {
 	if notes := m.notes(); notes != "" {
 		m.log.notice(notes)
 	}
-	return m.machineToken(ctx, c)
+	return m.machineToken(ctx, m.c)
 }
 
 // browser signs in with the user's browser.
@@ -488,7 +438,8 @@ type browser struct {
 }
 
 // attempt takes the user through the authorization endpoint and redeems the code.
-func (b *browser) attempt(ctx context.Context, c *credentials) (token, error) {
+func (b *browser) attempt(ctx context.Context) (token, error) {
+	c := b.c
 	if b.cb == nil { // else the client was registered with it
 		var err error
 		if b.cb, err = listenForGivenClient(b.cfg.redirectURI); err != nil {
@@ -508,49 +459,44 @@ func (b *browser) attempt(ctx context.Context, c *credentials) (token, error) {
 	defer stopAsking()
 	if b.asked {
 		// No second window; but who pasted an answer, or closed the tab, needs the next address.
-		b.ask.show(waiting, signInPage{URL: printed.url}, "")
+		b.ask(waiting, signInPage{URL: printed.url}, "")
 		b.cb.again(printed, opened)
 	} else {
 		b.asked = true
 		start := b.cb.serve(expected{
-			host: b.cfg.server.Host, retry: b.cfg.typed("login"), notify: b.ask.notify,
+			host: b.cfg.server.Host, retry: b.cfg.typed("login"), notify: b.notify,
 			issuer: c.Issuer, needsIss: b.found.server.IssParameterSupported,
 		}, printed, opened)
-		b.ask.show(waiting, signInPage{URL: printed.url, Note: b.notes()}, start)
+		b.ask(waiting, signInPage{URL: printed.url, Note: b.notes()}, start)
 	}
-	code, err := b.cb.wait(ctx)
+	var answer authorizationAnswer
+	select {
+	case answer = <-b.cb.answers:
+	case <-ctx.Done():
+		answer.err = b.nobodySignedIn()
+	}
 	stopAsking()
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return token{}, b.nobodySignedIn()
-	case err != nil:
-		return token{}, err
+	if answer.err != nil {
+		return token{}, answer.err
 	}
 	form := url.Values{
-		"grant_type": {grantCode}, "code": {code}, "redirect_uri": {c.Client.RedirectURI},
+		"grant_type": {grantCode}, "code": {answer.code}, "redirect_uri": {c.Client.RedirectURI},
 		"code_verifier": {verifier},
 	}
 	addResource(form, c.Resource)
 	return b.tokenWithRetry(ctx, c, form)
 }
 
-func hostOf(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return ""
-	}
-	return excerpt(u.Host)
-}
-
 // notes are what the user should know before signing in.
 func (s *signIn) notes() string {
 	var notes []string
-	if s.cfg.clientFromEnv && s.c.Client.Source == sourceGiven && s.old.Client.ID != s.c.Client.ID {
-		notes = append(notes, "mcp-proxy: the client of GOOGLE_CLIENT_ID is used at "+
-			hostOf(s.c.TokenEndpoint))
+	u, err := url.Parse(s.c.TokenEndpoint)
+	if err == nil && s.cfg.clientFromEnv && s.c.Client.Source == sourceGiven &&
+		s.old.Client.ID != s.c.Client.ID {
+		notes = append(notes, "mcp-proxy: the client of GOOGLE_CLIENT_ID is used at "+excerpt(u.Host))
 	}
 	server := s.cfg.server
-	u, err := url.Parse(s.c.Resource)
+	u, err = url.Parse(s.c.Resource)
 	if err == nil && s.cfg.resource == "" && sameOrigin(u, server) &&
 		!isPathPrefix(server.EscapedPath(), u.EscapedPath()) {
 		notes = append(notes, "mcp-proxy: the token will be good for all of "+origin(u)+
@@ -567,38 +513,42 @@ func (o *oauth) nobodySignedIn() error {
 
 // keepNew stores what a sign-in brought. A refresh that is going on would otherwise put the
 // successor of the old token over it.
-func (o *oauth) keepNew(ctx context.Context, c *credentials) error {
-	if !o.cfg.unattended() { // else the caller has the lock
-		unlock, err := o.store.lock(ctx, o.key, lockRefresh)
+func (s *signIn) keepNew(ctx context.Context) error {
+	s.doubtful = false
+	if s.c.Token.Scope == "" { // RFC 6749, section 5.1: unchanged when it is left out
+		s.c.Token.Scope = s.c.scope()
+	}
+	if !s.cfg.unattended() { // else the caller has the lock
+		unlock, err := s.store.lock(ctx, s.key, lockRefresh)
 		if err != nil {
 			return err
 		}
 		defer unlock()
 	}
-	if err := o.keep(c); err != nil && o.handsOver {
+	if err := s.keep(s.c); err != nil && s.handsOver {
 		return fmt.Errorf("the token cannot be stored: %w", err)
 	}
 	return nil
 }
 
-// explainRefusal adds what the user can do about an answer of the token endpoint.
+// explainRefusal adds what the user can do about a refusal of the authorization server.
 func (o *oauth) explainRefusal(err error) error {
 	var refused *tokenError
+	var answer *responseError
 	if errors.As(err, &refused) {
 		if refused.outOfOrder() {
 			return err
 		}
 		err = authError{err}
 	}
-	switch errorCode(err) {
-	case "invalid_scope":
-		if o.cfg.scope != "" {
-			return withHint(err, "the authorization server refuses what --scope names: leave it out, or "+
-				"name scopes that this client may have")
-		}
+	switch code := errorCode(err); {
+	case code == "invalid_scope" && o.cfg.scope != "":
+		return withHint(err, "the authorization server refuses what --scope names: leave it out, or "+
+			"name scopes that this client may have")
+	case code == "invalid_scope":
 		return withHint(err, "--scope SCOPES asks for others: the server's documentation may name "+
 			"those that this client may have")
-	case "invalid_client", "unauthorized_client":
+	case isUnknownClient(err):
 		what := "--client-secret"
 		if o.cfg.privateKey != nil {
 			what = "--private-key"
@@ -607,7 +557,9 @@ func (o *oauth) explainRefusal(err error) error {
 			what += ", and that the client is allowed the grant " + grantClientCredentials
 		}
 		return withHint(err, "check --client-id and %s", what)
-	case "invalid_target":
+	// Entra ID (AADSTS9010010, AADSTS901002) wants no resource parameter.
+	case code == "invalid_target",
+		errors.As(err, &answer) && strings.HasPrefix(answer.description, "AADSTS901"):
 		return withHint(err, "this authorization server takes no resource parameter: add --resource none")
 	}
 	return err
@@ -622,17 +574,17 @@ func (o *oauth) authorizationURL(
 		return "", fmt.Errorf("authorization endpoint: %w", err)
 	}
 	q := endpoint.Query()
-	q.Set("response_type", "code")
-	q.Set("client_id", c.Client.ID)
-	q.Set("redirect_uri", c.Client.RedirectURI)
-	q.Set("state", state)
-	q.Set("code_challenge", challengeS256(verifier))
-	q.Set("code_challenge_method", "S256")
+	for name, value := range map[string]string{
+		"response_type": "code", "client_id": c.Client.ID, "redirect_uri": c.Client.RedirectURI,
+		"state": state, "code_challenge": challengeS256(verifier), "code_challenge_method": "S256",
+	} {
+		q.Set(name, value)
+	}
 	addResource(q, c.Resource)
 	scope := c.scope()
 	addScope(q, scope)
 	switch {
-	case c.Issuer == googleIssuer || isGooglesURL(endpoint.String()):
+	case areGoogles(c.Issuer) || areGoogles(endpoint.String()):
 		// Google knows no offline_access; without these two it gives no refresh token.
 		q.Set("access_type", "offline")
 		q.Set("prompt", "consent")
@@ -663,8 +615,7 @@ const browserGrace = 3 * time.Second
 
 // openBrowser starts the first program that opens a browser on address. It does not wait for the
 // browser.
-func openBrowser(browsers, address string) error {
-	var err error
+func openBrowser(browsers, address string) (err error) {
 	for _, command := range browserCommands(browsers, runtime.GOOS, address) {
 		cmd := exec.Command(command[0], command[1:]...)
 		// Neither stdin nor stdout: both speak JSON-RPC with the host.
@@ -685,37 +636,35 @@ func openBrowser(browsers, address string) error {
 	return err
 }
 
-// browserCommands are those of $BROWSER, then the system's.
+// systemBrowsers are the commands by system; "" is any other. Never cmd /c start: it cuts the URL
+// at & and runs what follows.
+var systemBrowsers = map[string][]string{
+	"darwin": {"/usr/bin/open"}, "windows": {"rundll32 url.dll,FileProtocolHandler"},
+	"": {"wslview", "xdg-open"},
+}
+
+// browserCommands are those of $BROWSER, then the system's. Blanks divide the words of a command,
+// unless they belong to the name of a program.
 func browserCommands(browsers, system, address string) (commands [][]string) {
-	for _, entry := range filepath.SplitList(browsers) {
-		command := browserWords(entry)
-		if entry == "" {
+	systems, ok := systemBrowsers[system]
+	if !ok {
+		systems = systemBrowsers[""]
+	}
+	for _, entry := range append(filepath.SplitList(browsers), systems...) {
+		command := strings.Fields(entry)
+		if _, err := exec.LookPath(entry); err == nil {
+			command = []string{entry}
+		}
+		if len(command) == 0 {
 			continue
 		}
 		if !strings.Contains(entry, "%s") {
-			command = append(command, address)
+			command = append(command, "%s")
 		}
 		for i := range command {
 			command[i] = strings.ReplaceAll(command[i], "%s", address)
 		}
 		commands = append(commands, command)
 	}
-	switch system {
-	case "darwin":
-		return append(commands, []string{"/usr/bin/open", address})
-	case "windows":
-		// Never cmd /c start: it cuts the URL at & and runs what follows.
-		return append(commands, []string{"rundll32", "url.dll,FileProtocolHandler", address})
-	}
-	return append(commands, []string{"wslview", address}, []string{"xdg-open", address})
-}
-
-// browserWords splits an entry of $BROWSER at its blanks, unless these belong to the name of a
-// program.
-func browserWords(entry string) []string {
-	words := strings.Fields(entry)
-	if _, err := exec.LookPath(entry); err == nil || len(words) == 0 {
-		return []string{entry}
-	}
-	return words
+	return commands
 }

@@ -144,6 +144,8 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+const googleIssuer = "https://accounts.google.com"
+
 // Google knows no offline_access: without these two parameters it gives no
 // refresh token. Its issuer cannot be played by a fake, so this looks at the URL.
 func TestGoogleAuthorizationURL(t *testing.T) {

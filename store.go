@@ -94,10 +94,11 @@ type loginState struct {
 	Error   string    `json:"error,omitempty"`
 	Hint    string    `json:"hint,omitempty"`
 	Type    string    `json:"type,omitempty"`    // the failure's error.type
-	Code    int       `json:"code,omitempty"`    // its exit code
 	Lasting bool      `json:"lasting,omitempty"` // trying again at once would fail the same way
 	Notices []string  `json:"notices,omitempty"` // what else the user should know
 	Window  time.Time `json:"window"`            // the last browser window that led to no token
+
+	Doubtful bool `json:"doubtful,omitempty"` // the registration: nobody came back with an answer
 }
 
 // signInPage is where the user is to go, and with what.

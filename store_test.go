@@ -323,7 +323,7 @@ func TestStoreLogin(t *testing.T) {
 	}
 	now := time.Now().UTC().Round(0)
 	want := loginState{Entry: testKey.hash(), PID: 7, Started: now, signInPage: signInPage{URL: "https://auth.example.com/authorize?a=b&c=d", UserCode: "AB-CD", Complete: "https://auth.example.com/d?c=AB-CD"}, Error: "no", Hint: "yes",
-		Code: 2, Notices: []string{"no"}, Window: now}
+		Doubtful: true, Notices: []string{"no"}, Window: now}
 	if err := s.saveLogin(testKey, want); err != nil {
 		t.Fatal(err)
 	}

@@ -298,6 +298,13 @@ type errorKind struct {
 
 func (e errorKind) Unwrap() error { return e.error }
 
+func (s *span) endWith(err error) {
+	if err != nil {
+		s.fail(errorType(err))
+	}
+	s.end()
+}
+
 // end queues the span and returns at once: if spans come faster than they can be written, they are
 // lost. A second end does nothing.
 func (s *span) end() {
