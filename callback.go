@@ -1,8 +1,8 @@
 package main
 
 // The loopback callback: where the browser brings the authorization response, what makes a response
-// valid, and the pages that the user sees. Everybody on this machine, and every page in the browser,
-// can send requests here.
+// valid, and the pages that the user sees. Everybody on this machine, and every page in the
+// browser, can send requests here.
 
 import (
 	"bufio"
@@ -177,8 +177,8 @@ func hasIPv6() bool {
 	return err == nil
 }
 
-// makeWay asks a process of ours that only shows how a sign-in ended to leave the port. To any other
-// program it is a request for a page that does not exist.
+// makeWay asks a process of ours that only shows how a sign-in ended to leave the port. To any
+// other program it is a request for a page that does not exist.
 func makeWay(redirect *url.URL) bool {
 	status, err := getDirectly("http://"+redirect.Host+startPath, makeWayTimeout)
 	return err == nil && status == http.StatusNoContent
@@ -262,7 +262,8 @@ func (cb *callback) close() {
 	closeAll(cb.listeners) // where nothing was served
 }
 
-// ServeHTTP takes one valid authorization response; everything else is refused and the wait goes on.
+// ServeHTTP takes one valid authorization response; everything else is refused and the wait goes
+// on.
 func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p, decided := cb.receive(w, r)
 	if decided != nil {
@@ -395,8 +396,8 @@ var errDenied = withHint(
 	errorKind{authErrorf("the sign-in was denied (%s)", codeDenied), codeDenied},
 	"try again, or mcp-proxy login, to be asked again")
 
-// responseError is an error of the authorization endpoint (RFC 6749, section 4.1.2.1), of a response
-// that was found to be genuine.
+// responseError is an error of the authorization endpoint (RFC 6749, section 4.1.2.1), of a
+// response that was found to be genuine.
 type responseError struct{ code, description string }
 
 func (e *responseError) Error() string {
@@ -504,8 +505,8 @@ func isTerminal(stdin io.Reader) bool {
 }
 
 // readAnswers is for a user whose browser is on another machine: it ends at an address that it
-// cannot reach, which is pasted into the terminal. The function that is returned must be called with
-// every redirect URI that a browser will end at.
+// cannot reach, which is pasted into the terminal. The function that is returned must be called
+// with every redirect URI that a browser will end at.
 func readAnswers(terminal io.Reader, log *logger) (shown func(redirect *url.URL)) {
 	var current atomic.Pointer[url.URL]
 	go func() {

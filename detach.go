@@ -257,8 +257,8 @@ func runDetached(
 		return err
 	}
 	defer a.close()
-	// The host's working directory may be on a disk that is to be unmounted. What was named relative
-	// to it has been read.
+	// The host's working directory may be on a disk that is to be unmounted. What was named
+	// relative to it has been read.
 	_, _ = x509.SystemCertPool() // reads $SSL_CERT_FILE, once
 	dir, _ := os.Getwd()         // it may be gone
 	_ = os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
@@ -351,8 +351,8 @@ func (l *leader) notify(text string) {
 	l.log.notice("mcp-proxy: " + text)
 }
 
-// window opens a browser. A loop of sign-ins that lead to no token must not fill the user's desktop:
-// then the next window waits a minute from the last.
+// window opens a browser. A loop of sign-ins that lead to no token must not fill the user's
+// desktop: then the next window waits a minute from the last.
 func (l *leader) window(ctx context.Context, start string, last time.Time) {
 	age := time.Since(last) // negative if the clock was set back
 	if wait := windowInterval - age; age >= 0 && wait > 0 && !l.login {

@@ -113,8 +113,8 @@ func (s *signIn) run(ctx context.Context, way signer) (err error) {
 			return s.keepNew(ctx)
 		}
 		// Perhaps nobody was there; perhaps the server showed an error page because it lost our
-		// registration. Another one helps with the second, and is only made if the token was refused
-		// as well. Another process may have refreshed it by now.
+		// registration. Another one helps with the second, and is only made if the token was
+		// refused as well. Another process may have refreshed it by now.
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) && s.registrations == 0 &&
 			s.ch.Error != insufficientScope && s.used == s.stored() {
 			s.doubtful = true
@@ -136,8 +136,8 @@ func (s *signIn) concede(err error) bool {
 		c.Client = client{}
 		return true
 	}
-	// Keycloak refuses it for a user without that role at the token endpoint, with a code of its own
-	// (not_allowed).
+	// Keycloak refuses it for a user without that role at the token endpoint, with a code of its
+	// own (not_allowed).
 	var answer *tokenError
 	offline := errors.As(err, &answer) && answer.Code != "invalid_grant" &&
 		strings.Contains(strings.ToLower(answer.Description), "offline") &&
