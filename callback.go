@@ -45,7 +45,7 @@ type callback struct {
 	redirect  *url.URL
 	listeners []net.Listener
 	server    http.Server
-	left      chan error               // a listener that was closed
+	left      chan struct{}            // holds one for each listener that was closed
 	answers   chan authorizationAnswer // holds one
 	expected
 
@@ -135,7 +135,7 @@ func listenAt(redirect *url.URL) (*callback, error) {
 	}
 	return &callback{
 		redirect: redirect, listeners: listeners,
-		left: make(chan error, len(listeners)), answers: make(chan authorizationAnswer, 1),
+		left: make(chan struct{}, len(listeners)), answers: make(chan authorizationAnswer, 1),
 	}, nil
 }
 
@@ -204,7 +204,10 @@ func (cb *callback) serve(e expected, printed, opened authorizationRequest) (sta
 	cb.server.Handler, cb.server.ReadTimeout = cb, callbackTimeout
 	cb.server.MaxHeaderBytes = maxCallbackHeader
 	for _, l := range cb.listeners {
-		go func(l net.Listener) { cb.left <- cb.server.Serve(l) }(l) // ends with close
+		go func(l net.Listener) {
+			cb.server.Serve(l) // ends with close
+			cb.left <- struct{}{}
+		}(l)
 	}
 	return "http://" + cb.redirect.Host + cb.startPath
 }
