@@ -109,7 +109,7 @@ func (b *bridge) intercept(ctx context.Context, c *call, answer *document) bool 
 // opened: the server of the Go SDK that is made for revision 2026-07-28 alone answers initialize as
 // one of the host's revision does, and everything after it with 400 and a line of text.
 func (b *bridge) mayBeNeeded(c *call, status int, reply *document) bool {
-	if c.own || c.m.version != "" || c.m.method == "initialize" || status != http.StatusBadRequest {
+	if c.m.own || c.m.version != "" || c.m.method == "initialize" || status != http.StatusBadRequest {
 		return false
 	}
 	if reply == nil {
@@ -554,15 +554,21 @@ func inputResult(method string, m *message) ([]byte, error) {
 	case isError(answer.error) && method == "elicitation/create":
 		return []byte(`{"action":"cancel"}`), nil
 	case isError(answer.error):
-		code, _ := strconv.Atoi(string(member(answer.error, "code")))
-		text, _ := unquote(member(answer.error, "message"))
-		return nil, &rpcError{Code: code,
-			Message: fmt.Sprintf("mcp-proxy: the client refused %s: %s", method, excerpt(text))}
+		refused := rpcErrorOf(answer.error)
+		refused.Message = "mcp-proxy: the client refused " + method + ": " + refused.Message
+		return nil, refused
 	case answer.result == nil || answer.result[0] != '{':
 		return nil, &rpcError{Code: codeInternal,
 			Message: "mcp-proxy: the client's answer to " + method + " is no object"}
 	}
 	return answer.result, nil
+}
+
+// rpcErrorOf reads an error object that the other side wrote.
+func rpcErrorOf(raw []byte) *rpcError {
+	code, _ := strconv.Atoi(string(member(raw, "code")))
+	text, _ := unquote(member(raw, "message"))
+	return &rpcError{Code: code, Message: excerpt(text)}
 }
 
 // end stops what only the host could continue, and what it listens to.

@@ -75,7 +75,7 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) (err erro
 		err = errLeft
 	}
 	if o.asked != nil {
-		o.asked(err)
+		o.asked()
 	}
 	if err == nil {
 		o.log.notice("mcp-proxy: signed in to " + o.cfg.server.Host)

@@ -1,20 +1,16 @@
 package main
 
-// An initialize that waits for the user is answered here, before the host gives up. What follows it
-// waits until the sign-in is over; then the host's own initialize goes to the server, and the host
-// is told to ask for the lists.
+// An initialize that waits for the user is answered here, before the host gives up. It goes on to
+// the server all the same, when the sign-in is over or whenever else it can, and what follows it
+// waits for the server's answer; then the host is told to ask for the lists.
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -31,109 +27,109 @@ var promised = []struct{ capability, method, empty string }{
 	{"resources", "resources/templates/list", `{"resourceTemplates":[]}`},
 }
 
-// opening is an initialize of the host's. What is read after it waits until the call is done.
-type opening struct {
-	*call
-	early  atomic.Bool // it was answered here; the call is done when the server's answer is known
-	err    error       // why nothing that follows can be served; set before the call is done
-	offers []byte      // the server's capabilities; set before the call is done
+type earlyInit struct {
+	*proxy
+	last *call // the initialize read last; only the goroutine that reads stdin touches it
+
+	shown chan struct{} // closed once the user is asked: no ping waits for an initialize any more
+
+	mu    sync.Mutex  // held while early answers are written, and guards what follows
+	timer *time.Timer // runs while the user is asked to sign in; nil otherwise
 }
 
-func (o *opening) isDone() bool {
-	select {
-	case <-o.done:
-		return true
-	default:
-		return false
+// turnOf returns the initialize that a message which was just read waits for. After a sign-in that
+// failed a request is the host's wish for another one: what opens a session is said again before it.
+func (e *earlyInit) turnOf(work context.Context, m *message) *call {
+	o := e.last
+	switch {
+	case m.version != "" || o == nil:
+		return nil // modern messages know no initialize
+	case !o.isDone() || o.outcome() == nil || !m.isRequest() || m.method == "ping":
+		return o
+	case m.method == "initialize":
+		return nil
 	}
+	e.dispatch(work, o.m.asOwn())
+	e.dispatch(work, initialized)
+	return e.last
 }
 
 // await waits until m may be sent. What has a result is not: that is its answer.
-func (o *opening) await(ctx context.Context, m *message) (result []byte, err error) {
+func (e *earlyInit) await(ctx context.Context, m *message, o *call) (result []byte, err error) {
 	if o == nil {
 		return nil, nil
 	}
-	if m.method == "ping" && o.early.Load() && (!o.isDone() || o.err != nil) {
-		return []byte(`{}`), nil
+	var shown chan struct{}
+	if m.method == "ping" && !o.isDone() {
+		shown = e.shown
 	}
 	select {
+	case <-shown:
+		return []byte(`{}`), nil
 	case <-o.done:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if o.err != nil || !o.early.Load() {
-		return nil, o.err
+	if !e.answered(o) {
+		return nil, nil
 	}
-	if m.method == "notifications/initialized" {
-		return []byte(`{}`), nil // was said
+	if err := o.outcome(); err != nil {
+		if m.method == "ping" {
+			return []byte(`{}`), nil
+		}
+		return nil, err
 	}
 	for _, p := range promised {
-		if p.method == m.method && member(o.offers, p.capability) == nil {
+		if p.method == m.method && !o.offers(p.capability) {
 			return []byte(p.empty), nil
 		}
 	}
 	return nil, nil
 }
 
-type earlyInit struct {
-	*proxy
-	last *opening // that was read; only the goroutine that reads stdin touches it
-
-	mu    sync.Mutex  // guards what follows
-	timer *time.Timer // runs while the user is asked to sign in; nil otherwise
-	given []*opening  // answered here, and in the middle of a sign-in
+// outcome is why nothing that follows an initialize can be served, unless the host was told so.
+func (c *call) outcome() error {
+	switch {
+	case !c.isOurs():
+		return nil
+	case c.reply == nil:
+		return c.failure
+	case c.reply.result == nil:
+		return rpcErrorOf(c.reply.error)
+	}
+	return nil
 }
 
-// turnOf returns what a message that was just read waits for. After a sign-in that failed a request
-// is the host's wish for another one.
-func (e *earlyInit) turnOf(ctx context.Context, m *message) *opening {
-	o := e.last
-	switch {
-	case m.version != "" || o == nil:
-		return nil // modern messages know no initialize
-	case !o.isDone() || o.err == nil || !m.isRequest() || m.method == "ping":
-		return o
-	case m.method == "initialize":
-		return nil
-	}
-	again := &opening{call: &call{calls: e.calls, m: o.m, done: make(chan struct{})}}
-	again.early.Store(true)
-	e.last = again
-	e.calls.pending.Add(1)
-	if !e.calls.start(func() { e.end(again, e.open(ctx, again)) }) {
-		e.end(again, errStopping)
-	}
-	return again
+func (c *call) offers(capability string) bool {
+	return member(c.reply.result, "capabilities", capability) != nil
 }
 
 // asking is called when the user is shown where to sign in.
 func (e *earlyInit) asking(*url.URL) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	select {
+	case <-e.shown:
+	default:
+		close(e.shown)
+	}
 	if e.timer == nil {
 		e.timer = time.AfterFunc(earlyDelay, e.answer)
 	}
 }
 
-// asked is called when nobody waits for the user any more, and before the messages that did are
-// sent again. One that was answered here must not be: its answer would reach nobody.
-func (e *earlyInit) asked(err error) {
+// asked is called when nobody waits for the user any more.
+func (e *earlyInit) asked() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.timer != nil {
 		e.timer.Stop()
 		e.timer = nil
 	}
-	if err != nil {
-		return // is the error of those messages
-	}
-	for _, o := range e.given {
-		o.cancel()
-	}
-	e.given = nil
 }
 
-// answer answers every initialize that is on its way to the server.
+// answer answers every initialize that is on its way to the server. What the server says to it is
+// for the proxy alone then.
 func (e *earlyInit) answer() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -141,15 +137,31 @@ func (e *earlyInit) answer() {
 		return // the sign-in has ended at this moment
 	}
 	for _, c := range e.calls.all() {
-		o := c.opening
-		if o == nil || c.m.version != "" || !c.sent.Load() || !c.settle() {
-			continue
+		if c.m.method == "initialize" && c.m.version == "" && c.sent.Load() && c.takeEarly() {
+			e.out.write(resultAnswer(c.m.id, e.welcome(c.m)).raw)
 		}
-		o.early.Store(true)
-		e.given = append(e.given, o)
-		e.out.write(resultAnswer(c.m.id, e.welcome(c.m)).raw)
 	}
 	e.timer.Reset(earlyDelay) // an initialize may come while another message waits for the user
+}
+
+// answered reports whether an initialize was answered here, and not before that is written.
+func (e *earlyInit) answered(o *call) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return o.isOurs()
+}
+
+// announce has the host ask for the lists, once an initialize that was answered here is done.
+func (e *earlyInit) announce(o *call) {
+	<-o.done
+	if !e.answered(o) || o.outcome() != nil {
+		return
+	}
+	for _, change := range listChanges {
+		if o.offers(change.capability) {
+			e.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%q}`, change.method))
+		}
+	}
 }
 
 // welcome is the result of an initialize that the server has not seen.
@@ -166,61 +178,4 @@ func (e *earlyInit) welcome(m *message) []byte {
 		`"version":%s},"instructions":%s}`, version, strings.Join(capabilities, ","),
 		quote(e.server.Host), quote(programVersion()), quote("The user is signing in to "+
 			e.server.Host+" in the browser, and requests are answered once that is done."))
-}
-
-// resume goes on with an opening, if it was answered here, when the sign-in has ended. err is what
-// became of its call.
-func (e *earlyInit) resume(ctx context.Context, o *opening, err error) {
-	if o == nil {
-		return
-	}
-	e.mu.Lock()
-	early := o.early.Load()
-	e.mu.Unlock()
-	if !early {
-		return
-	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, errNoAnswer) { // the user has signed in
-		err = e.open(ctx, o)
-	}
-	e.end(o, err)
-}
-
-// open says the host's initialize to the server, and that it is initialized.
-func (e *earlyInit) open(ctx context.Context, o *opening) error {
-	answer, err := e.ask(ctx, o.m, nil)
-	if err != nil {
-		return err
-	}
-	if !e.legacy.chosen() && isModernAnswer(answer) {
-		if welcome, err := e.bridge.initialize(ctx, o.m); err == nil {
-			answer = welcome
-		}
-	}
-	if answer.result == nil {
-		code, _ := strconv.Atoi(string(member(answer.error, "code")))
-		text, _ := unquote(member(answer.error, "message"))
-		return &rpcError{Code: code, Message: excerpt(text)}
-	}
-	o.offers = bytes.Clone(member(answer.result, "capabilities"))
-	e.session.handshake.note(o.m)
-	m, _, _ := parseMessage([]byte(`{"jsonrpc":"2.0","method":"notifications/initialized"}`))
-	// It may be stuck, and must not hold up everything for good.
-	within(ctx, deliveryWait, func(context.Context) {
-		if err := e.eraOf(m).notify(ctx, m); err != nil {
-			e.log.warnf("%s was not delivered: %v", m.method, err)
-		}
-	})
-	return nil
-}
-
-// end lets go on what waits, and has the host ask for the lists.
-func (e *earlyInit) end(o *opening, err error) {
-	o.err = err
-	o.finish()
-	for _, change := range listChanges {
-		if err == nil && member(o.offers, change.capability) != nil {
-			e.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%q}`, change.method))
-		}
-	}
 }

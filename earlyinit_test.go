@@ -97,8 +97,8 @@ func TestEarlyInitialize(t *testing.T) {
 		t.Errorf("the server got %q, want %q", story, want)
 	}
 	opening := server.requests("initialize")[1].msg
-	if !isOwnID(opening.ID) || string(opening.Params) != initializeParams {
-		t.Errorf("got %s, want the host's initialize under an id of ours", opening.line)
+	if want := server.requests("initialize")[0].msg.line; opening.line != want {
+		t.Errorf("got %s, want the host's initialize: %s", opening.line, want)
 	}
 
 	server.endSessions()
@@ -147,6 +147,107 @@ func TestEarlyInitializeOnce(t *testing.T) {
 	p.failure(p.modern("unknown", ""))
 	release()
 	p.isWelcomed(third)
+}
+
+// A ping does not wait for the user, whether it comes before the page, the early answer or after it.
+func TestEarlyPing(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	release := server.hold("initialize")
+	p := newSlowUser(t, "", auth, server).start("-u", server.url)
+	opening := p.request("initialize", initializeParams)
+	before := p.request("ping", "")
+	server.await("initialize", 1)
+	release()
+	page := p.awaitURL(1)
+	for _, id := range []string{before, p.request("ping", "")} {
+		if got := p.result(id); got != `{}` {
+			t.Errorf("ping: got %s", got)
+		}
+	}
+	if len(p.received("notifications/tools/list_changed", 0)) > 0 || server.count("ping") != 0 {
+		t.Errorf("the server got %q", server.labels())
+	}
+	p.user.paste(page)
+	p.isWelcomed(opening)
+	p.call("ping", "")
+	if got := server.count("ping"); got != 1 {
+		t.Errorf("the server got %d pings, want the one of the session", got)
+	}
+}
+
+// What waited after the early answer reaches the server as it was said: each when the server has
+// begun to answer the one before.
+func TestEarlyInitializeKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	p := newSlowUser(t, "1ms", auth, server).start("-u", server.url)
+	p.opensEarly()
+	want, ids := []string{"notifications/initialized"}, []string{}
+	for i := 0; i < 12; i++ {
+		if i%4 == 3 {
+			p.notify(fmt.Sprint("notifications/", i), "")
+			want = append(want, fmt.Sprint("notifications/", i))
+			p.call("ping", "")
+		}
+		unwanted := p.request("tools/call", echoParams("cancelled"))
+		p.unexpect(unwanted)
+		p.notify("notifications/cancelled", `{"requestId":`+unwanted+`}`)
+		ids = append(ids, p.request("tools/call", fmt.Sprintf(`{"name":"tool-%d"}`, i)))
+		want = append(want, fmt.Sprint("tools/call tool-", i))
+	}
+	p.user.paste(p.awaitURL(1))
+	for _, id := range ids {
+		p.result(id)
+	}
+	got := slices.DeleteFunc(server.labels(), func(s string) bool { return !slices.Contains(want, s) })
+	if !slices.Equal(got, want) {
+		t.Errorf("the server got  %q\nwant %q", got, want)
+	}
+}
+
+// The server takes long over an initialize, and what the user is asked for is another message. Its
+// answer, which crosses the early one, opens the session, and there is no other.
+func TestEarlyInitializeIsCrossed(t *testing.T) {
+	for _, first := range []string{"the server", "the user"} {
+		first := first
+		t.Run(first+" is first", func(t *testing.T) {
+			t.Parallel()
+			server, auth := startProtected(t)
+			release := make(chan struct{})
+			server.on("initialize", func(w http.ResponseWriter, r *fakeRequest) bool {
+				select {
+				case <-release:
+					server.servePost(w, r) // without a token
+				case <-r.Context().Done():
+				}
+				return true
+			})
+			p := newSlowUser(t, "100ms", auth, server).start("-u", server.url)
+			opening := p.request("initialize", initializeParams)
+			server.await("initialize", 1)
+			other := p.modern("unknown", "")
+			page := p.awaitURL(1)
+			p.goesOnEarly(opening, "2025-11-25")
+			if first == "the server" {
+				close(release)
+				p.received("notifications/tools/list_changed", 1)
+			}
+			p.user.paste(page)
+			p.failure(other)
+			if first == "the user" {
+				close(release)
+			}
+			p.echo("in the only session")
+			p.closeStdin()
+			p.wait()
+			server.mu.Lock()
+			defer server.mu.Unlock()
+			if len(server.live) != 0 {
+				t.Errorf("%d sessions are left behind", len(server.live))
+			}
+		})
+	}
 }
 
 // isWelcomed wants the server's own answer to initialize.

@@ -85,7 +85,7 @@ func (l *legacy) connect(ctx context.Context, m *message) error {
 	if err := l.open(ctx); err != nil {
 		return err
 	}
-	if m.method == "initialize" || l.handshake.opening() == nil {
+	if m.method == "initialize" || l.handshake.initialize.Load() == nil {
 		return nil
 	}
 	err := l.handshake.again(ctx, false)
@@ -254,9 +254,6 @@ func (l *legacy) send(ctx context.Context, m *message) (ended chan struct{}, err
 
 func (l *legacy) notify(ctx context.Context, m *message) error {
 	_, err := l.send(ctx, m)
-	if err == nil && m.method == "notifications/initialized" {
-		l.handshake.note(m)
-	}
 	return err
 }
 

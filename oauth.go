@@ -56,10 +56,9 @@ type oauth struct {
 	lingering *callback     // of a sign-in that has ended
 
 	// Called when the user is shown where to sign in, with where a browser comes back to (nil with a
-	// device code), and with the outcome when that is over, before the messages that waited go on;
-	// both may be nil.
+	// device code), and when that is over; both may be nil.
 	shown func(redirect *url.URL)
-	asked func(err error)
+	asked func()
 
 	// Held from reading or writing the file to setting cached: else what was read before a refresh
 	// could replace what came after it.

@@ -87,7 +87,7 @@ func newProxy(
 	p.legacy = &legacy{upstream: up, handshake: handshake, mode: cfg.transport, opening: newTurn()}
 	p.bridge = newBridge(p)
 	p.session.accepted = p.bridge.accepted
-	p.early = &earlyInit{proxy: p}
+	p.early = &earlyInit{proxy: p, shown: make(chan struct{})}
 	if auth != nil {
 		auth.shown, auth.asked = p.early.asking, p.early.asked
 	}
@@ -182,7 +182,8 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 		return
 	}
 	// While an initialize is unanswered nothing else may be sent (MCP 2025-11-25, Lifecycle).
-	delivered, opened := p.delivered, p.early.turnOf(work, m)
+	opened := p.early.turnOf(work, m)
+	delivered := p.delivered
 	ctx, span := p.startSpan(work, m)
 	if !m.isRequest() {
 		reached := make(chan struct{})
@@ -203,31 +204,25 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 		}
 		return
 	}
-	withSpan := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	c := &call{m: m, span: span, cancel: cancel, done: make(chan struct{})}
-	if m.method == "initialize" {
-		c.opening = &opening{call: c}
-	}
 	if bad := p.calls.enter(c); bad != nil {
-		p.out.write(errorAnswer(m.id, bad))
+		if !m.own {
+			p.out.write(errorAnswer(m.id, bad))
+		}
 		cancel()
 		span.end()
 		return
 	}
 	switch m.method {
 	case "initialize":
-		p.early.last = c.opening
+		p.early.last = c
 		c.intercept = func(d *document) bool {
 			if d.result != nil {
-				p.session.handshake.note(m)
+				p.session.handshake.initialize.Store(m)
 			}
 			return !p.legacy.chosen() && p.bridge.intercept(work, c, d)
 		}
-	case "subscriptions/listen":
-		// What the next message brings about must find the subscription.
-		c.reached = make(chan struct{})
-		p.delivered = c.reached
 	case "tools/list":
 		c.edit = func(answer []byte) []byte {
 			if m.version != "" {
@@ -236,9 +231,22 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 			return p.hidden.shown(answer)
 		}
 	}
+	// What the next message brings about must find the subscription. What waits for a sign-in after
+	// an initialize was answered goes to the server in its order.
+	waits := opened != nil && opened.isOurs() && !opened.isDone() && m.method != "ping"
+	if waits || m.method == "subscriptions/listen" {
+		c.reached = make(chan struct{})
+		p.delivered = c.reached
+	}
 	started := p.calls.start(func() {
-		err := p.forward(ctx, c, delivered, opened)
-		p.early.resume(withSpan, c.opening, err)
+		p.forward(ctx, c, delivered, opened)
+		if c.reached != nil {
+			<-delivered // or what follows c would overtake what came before it
+			c.hasReached()
+		}
+		if m.method == "initialize" {
+			p.early.announce(c)
+		}
 	})
 	if !started {
 		cancel() // stop has answered it
@@ -287,18 +295,17 @@ func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *sp
 	return ctx, span
 }
 
-// forward serves a request from its turn to its answer, and returns why the server gave none.
+// forward serves a request from its turn to its answer.
 func (p *proxy) forward(
-	ctx context.Context, c *call, delivered <-chan struct{}, opened *opening,
-) error {
+	ctx context.Context, c *call, delivered <-chan struct{}, opened *call,
+) {
 	size := len(c.m.raw)
 	defer forget(size)
 	defer c.cancel()
-	defer c.hasReached()
 	err := p.hidden.refuse(c.m)
 	var result []byte
 	if err == nil {
-		result, err = awaitTurn(ctx, c.m, delivered, opened)
+		result, err = p.awaitTurn(ctx, c.m, delivered, opened)
 	}
 	switch {
 	case result != nil:
@@ -316,15 +323,14 @@ func (p *proxy) forward(
 		err = errNoAnswer
 	}
 	c.fail(err) // does nothing for a call that was answered
-	return err
 }
 
 // awaitTurn waits for the messages that must reach the server first. A notification may be stuck,
 // and must not hold up everything for good. What has a result is not to be sent.
-func awaitTurn(
-	ctx context.Context, m *message, delivered <-chan struct{}, opened *opening,
+func (p *proxy) awaitTurn(
+	ctx context.Context, m *message, delivered <-chan struct{}, opened *call,
 ) (result []byte, err error) {
-	if result, err := opened.await(ctx, m); result != nil || err != nil {
+	if result, err := p.early.await(ctx, m, opened); result != nil || err != nil {
 		return result, err
 	}
 	select {
@@ -365,7 +371,7 @@ func (p *proxy) call(ctx context.Context, c *call) error {
 		}
 		switch {
 		case p.bridge.mayBeNeeded(c, refused.status, refused.reply) &&
-			p.bridge.startLate(ctx, p.session.handshake.opening()):
+			p.bridge.startLate(ctx, p.session.handshake.initialize.Load()):
 			continue
 		case p.legacy.possible(c.m, refused):
 			err := p.legacy.connect(ctx, c.m)
@@ -387,9 +393,9 @@ func (p *proxy) call(ctx context.Context, c *call) error {
 
 // deliver has a notification or a response delivered in its turn.
 func (p *proxy) deliver(
-	ctx context.Context, m *message, delivered <-chan struct{}, opened *opening,
+	ctx context.Context, m *message, delivered <-chan struct{}, opened *call,
 ) error {
-	if result, err := awaitTurn(ctx, m, delivered, opened); result != nil || err != nil {
+	if result, err := p.awaitTurn(ctx, m, delivered, opened); result != nil || err != nil {
 		return err
 	}
 	if err := p.hidden.refuse(m); err != nil {
@@ -422,11 +428,8 @@ func (p *proxy) cancel(m *message) bool {
 func (p *proxy) ask(
 	ctx context.Context, m *message, heard heardFunc,
 ) (*document, error) {
-	own := *m
-	own.id = newOwnID()
-	own.raw = withMember(m.raw, "id", own.id)
 	posted, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	c := &call{m: &own, own: true, heard: heard, cancel: cancel, done: make(chan struct{})}
+	c := &call{m: m.asOwn(), heard: heard, cancel: cancel, done: make(chan struct{})}
 	if p.calls.enter(c) != nil {
 		cancel()
 		return nil, errStopping
@@ -452,6 +455,14 @@ const ownIDPrefix = `"mcp-proxy:`
 
 // newOwnID is an id that no client uses by accident.
 func newOwnID() []byte { return []byte(ownIDPrefix + newState() + `"`) }
+
+// asOwn returns a request of the client's as one of the proxy's own.
+func (m *message) asOwn() *message {
+	own := *m
+	own.own, own.id = true, newOwnID()
+	own.raw = withMember(m.raw, "id", own.id)
+	return &own
+}
 
 // turn lets one at a time through; unlike a mutex, waiting for it ends with ctx.
 type turn chan struct{}
@@ -505,13 +516,24 @@ type call struct {
 	intercept func(answer *document) bool // may take over an answer that the client is not to see
 	edit      func(answer []byte) []byte  // changes the answer that the client sees
 
-	opening *opening // of an initialize of the client's
+	early atomic.Bool // an initialize that the proxy has answered
 
-	// own marks a request of the proxy itself: its answer is kept, not written.
-	own     bool
+	// Of a call whose answer is for the proxy alone.
 	reply   *document
 	failure error
 	heard   heardFunc // takes the messages that come before the answer
+}
+
+// isOurs reports whether the server's answer is for the proxy alone, not for the client.
+func (c *call) isOurs() bool { return c.m.own || c.early.Load() }
+
+func (c *call) isDone() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // start runs do in a goroutine that is waited for, unless the end has begun.
@@ -645,6 +667,14 @@ func (c *call) settle() bool {
 	return true
 }
 
+// takeEarly makes the server's answer one for the proxy alone. Only the caller that gets true may
+// answer the client, and the call goes on.
+func (c *call) takeEarly() bool {
+	c.calls.mu.Lock()
+	defer c.calls.mu.Unlock()
+	return !c.settled.Load() && !c.m.own && c.early.CompareAndSwap(false, true)
+}
+
 func (c *call) finish() {
 	close(c.done)
 	c.span.end()
@@ -658,7 +688,7 @@ func (c *call) fail(err error) {
 	}
 	defer c.finish()
 	c.failure = err
-	if c.own || c.cancelled.Load() {
+	if c.isOurs() || c.cancelled.Load() {
 		return
 	}
 	answer := asRPCError(err)
@@ -690,7 +720,7 @@ func (c *call) answer(d *document) {
 func (c *call) finishWith(d *document) {
 	const maxLooked = 64 << 10 // bytes of a result that are looked into for the trace's sake
 	defer c.finish()
-	if c.own {
+	if c.isOurs() {
 		c.reply = d
 		return
 	}

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 )
@@ -181,7 +182,6 @@ func (s *session) notify(ctx context.Context, m *message) error {
 			discard(resp)
 		}
 		if m.method == "notifications/initialized" && m.version == "" {
-			s.handshake.note(m)
 			s.listen()
 		}
 		return nil
@@ -542,37 +542,17 @@ func (s *session) renew(ctx context.Context, lost sessionState, a *attempts) err
 
 // handshake is what the client said to open a session, to be said again for another one.
 type handshake struct {
-	ask    func(context.Context, *message, heardFunc) (*document, error)
-	notify func(context.Context, *message) error
-
-	mu          sync.Mutex // guards what follows
-	initialize  *message
-	initialized *message
+	ask        func(context.Context, *message, heardFunc) (*document, error)
+	notify     func(context.Context, *message) error
+	initialize atomic.Pointer[message] // the last that the server took; nil if there is none
 }
 
-// note keeps an initialize or a notifications/initialized that the server took.
-func (h *handshake) note(m *message) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if m.method == "initialize" {
-		h.initialize = m
-	} else {
-		h.initialized = m
-	}
-}
-
-// opening is the initialize by which the client opened a session; nil if it has not.
-func (h *handshake) opening() *message {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.initialize
-}
+var initialized, _, _ = parseMessage(
+	[]byte(`{"jsonrpc":"2.0","method":"notifications/initialized"}`))
 
 // again says what the client said. unasked is for the case that nobody waits for it.
 func (h *handshake) again(ctx context.Context, unasked bool) error {
-	h.mu.Lock()
-	initialize, initialized := h.initialize, h.initialized
-	h.mu.Unlock()
+	initialize := h.initialize.Load()
 	if initialize == nil {
 		return errors.New("the session is lost, and there is no initialize to open another with")
 	}
@@ -584,10 +564,13 @@ func (h *handshake) again(ctx context.Context, unasked bool) error {
 		return fmt.Errorf("the session is lost and no other could be opened: %w", err)
 	case answer.result == nil:
 		return errors.New("the session is lost and the server refuses another")
-	case initialized == nil:
-		return nil
 	}
-	return h.notify(ctx, initialized)
+	bounded, cancel := context.WithTimeout(ctx, deliveryWait)
+	defer cancel()
+	if err = h.notify(bounded, initialized); bounded.Err() != nil {
+		return ctx.Err() // it is stuck, and must not hold up everything for good
+	}
+	return err
 }
 
 // end tells the server that the session is over. It may refuse.

@@ -550,6 +550,23 @@ func TestLostSession(t *testing.T) {
 	}
 }
 
+// A server that takes the initialized of another session and does not answer it holds nothing up
+// for good.
+func TestLostSessionStuckInBetween(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	p.echo("before")
+	server.hold("notifications/initialized")
+	server.endSessions()
+	began := time.Now()
+	p.echo("after")
+	if took := time.Since(began); took > deliveryWait+5*time.Second {
+		t.Errorf("the call took %v", took)
+	}
+}
+
 // A server that initializes nobody any more is asked once for each message, and
 // its own word reaches the host.
 func TestLostSessionForGood(t *testing.T) {

@@ -43,6 +43,7 @@ type message struct {
 	meta     []byte // params._meta, likewise
 	version  string // protocol version of a modern message, "" in the earlier eras
 	response bool
+	own      bool // a request of the proxy itself
 	unasked  bool // the proxy's own, which nobody waits for: it must not open a browser
 	again    bool // an initialize that the proxy says again, for another session or connection
 }
