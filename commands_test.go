@@ -285,7 +285,7 @@ func TestEntryForTheClient(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
 		{"https://a.example/mcp --no-browser --login-timeout 5s", "--url https://a.example/mcp"},
 		{"-u https://a.example/mcp?key=hunter2 --device", "--url https://a.example/mcp?… --device"},
-		{"https://a.example/mcp 77 --profile work", "--profile work --url https://a.example/mcp 77"},
+		{"https://a.example/mcp 77 --profile work", "--url https://a.example/mcp 77 --profile work"},
 		{"-u https://a.example/mcp -i x -s hunter2 -H A:hunter2",
 			"--url https://a.example/mcp --client-id x --client-secret env:NAME --header env:NAME"},
 		{"-u https://a.example/mcp -i x -s env:S -H A:${S} --scope a",

@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"crypto"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -65,9 +66,15 @@ type config struct {
 	showHelp     bool
 	showVersion  bool
 
-	warnings []string // for stderr, once that is open
-	notes    []string // the same at level info
+	notes []note // for stderr, once that is open
 }
+
+type note struct {
+	level logLevel
+	text  string
+}
+
+func (c *config) warn(text string) { c.notes = append(c.notes, note{levelWarn, text}) }
 
 const resourceNone = "none"
 
@@ -76,7 +83,7 @@ type option struct {
 	names string // the long one last: "u url"
 	value string // what the usage text calls it; "" for a switch; it ends in … if repeatable
 	pages string // the commands that list it; it is accepted with all
-	help  string // lines of the usage text
+	help  string // lines of the usage text, or why a flag of mcp-remote needs no set
 	set   func(value string) error
 }
 
@@ -89,13 +96,12 @@ type commandLine struct {
 	given  map[string][]string // by the long name, as written
 	source string              // the variable that the value being set came from; "" if none
 
-	privateKeyFile   string
 	authMetadataFile string // or URL
 	remote           remote
 }
 
 // options is the table of flags. Their values are checked in its order, what depends on several of
-// them is in check.
+// them in check.
 func (l *commandLine) options() []option {
 	const (
 		serving = "serve"
@@ -121,7 +127,7 @@ func (l *commandLine) options() []option {
 			"without one the proxy registers itself", l.setClientID},
 		{"s client-secret", "SECRET", signIn, "its secret (default env:GOOGLE_CLIENT_SECRET)",
 			text(&l.clientSecret)},
-		{"private-key", "FILE", signIn, "a key (PEM) instead of a secret", text(&l.privateKeyFile)},
+		{"private-key", "FILE", signIn, "a key (PEM) instead of a secret", l.setPrivateKey},
 		{"grant", "KIND", signIn, "client_credentials: the client is its own user",
 			oneOf(&l.grant, grantCode, grantClientCredentials)},
 		{"client-metadata-url", "URL", signIn, "Client ID Metadata Document", l.setMetadataURL},
@@ -144,8 +150,8 @@ func (l *commandLine) options() []option {
 		{"no-trace", "", online, "write no traces.jsonl", toggle(&l.noTrace)},
 		{"json", "", "status", "print JSON", toggle(&l.json)},
 		{"all", "", "logout", "of all servers", toggle(&l.all)},
-		{"version", "", serving, "print the version", toggle(&l.showVersion)},
-		{"h help", "", always, "print this page", toggle(&l.showHelp)},
+		{"version", "", serving, "print the version", nil},
+		{"h help", "", always, "print this page", nil},
 	}
 }
 
@@ -162,11 +168,26 @@ func toggle(target *bool) func(string) error {
 
 func oneOf(target *string, values ...string) func(string) error {
 	return func(value string) error {
-		if *target = value; !slices.Contains(values, value) {
-			return invalid("want "+strings.Join(values, " or "), values[0]+" is the default")
-		}
-		return nil
+		*target = value
+		return firstBroken(rule{!slices.Contains(values, value), "want " + strings.Join(values, " or "),
+			values[0] + " is the default"})
 	}
+}
+
+// A rule is about values, and says what to type instead of those that break it.
+type rule struct {
+	isBroken      bool
+	problem, hint string
+}
+
+// firstBroken returns the first rule that is broken.
+func firstBroken(rules ...rule) error {
+	for _, r := range rules {
+		if r.isBroken {
+			return invalid(r.problem, r.hint)
+		}
+	}
+	return nil
 }
 
 // parseArgs reads the whole command line and the environment.
@@ -175,24 +196,21 @@ func parseArgs(args []string, getenv func(string) string) (*config, error) {
 		transport: "auto", grant: grantCode, loginTimeout: 5 * time.Minute, logLevel: levelWarn,
 		headers: http.Header{}, authParams: url.Values{},
 	}
-	l := &commandLine{config: c, getenv: getenv, given: map[string][]string{}}
-	args, err := l.setCommand(args)
-	c.args = args
-	if err != nil || c.command == detachedCommand { // its arguments come on stdin
-		return c, err
+	l := &commandLine{config: c, getenv: getenv, given: map[string][]string{}, remote: newRemote()}
+	steps := []func() error{
+		l.parse, l.readEnvironment, l.setValues, l.translate, l.check, l.readAuthMetadata,
 	}
-	if err := l.parse(args); err != nil || c.showHelp || c.showVersion {
-		return c, err
-	}
-	for _, step := range []func() error{
-		l.readEnvironment, l.setValues, l.translate,
-		l.check, l.readPrivateKey, l.readAuthMetadata,
-	} {
-		if err := step(); err != nil {
-			return c, err
+	err := l.setCommand(args)
+	for i := 0; err == nil && i < len(steps); i++ {
+		if c.showHelp || c.showVersion || c.command == detachedCommand { // its arguments come on stdin
+			break
 		}
+		err = steps[i]()
 	}
-	return c, nil
+	if err != nil {
+		err = usageError{err}
+	}
+	return c, err
 }
 
 var (
@@ -202,57 +220,48 @@ var (
 )
 
 // parse divides the arguments into flags with their values, and the URL, which may stand alone.
-func (l *commandLine) parse(args []string) error {
+func (l *commandLine) parse() error {
 	options := append(l.options(), l.remoteOptions()...)
-	all := l.afterLauncher(args)
-	skipped := len(args) - len(all)
-	var alone []int // places of what is no flag
+	all := l.afterLauncher(l.args)
 	for i := 0; i < len(all); i++ {
-		if len(all[i]) < 2 || all[i][0] != '-' {
-			alone = append(alone, i)
+		arg, place := all[i], len(l.args)-len(all)+i+1
+		o, value := findOption(options, "url"), arg
+		switch {
+		case len(arg) > 1 && arg[0] == '-':
+			name, rest, hasValue := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
+			o, value = findOption(options, name), rest
+			next := append(all, "--url")[i+1]
+			switch {
+			case o == nil:
+				return unknownFlag(arg, place, options)
+			case hasValue:
+			case o.value == "":
+				value = "true"
+			case strings.HasPrefix(next, "--") && findOption(options, next[2:]) != nil:
+				return invalid("--"+o.name()+" needs a value", "--"+o.name()+"=VALUE, or as two arguments")
+			default:
+				i++
+				value = next
+			}
+		case slices.Contains(commands, arg):
+			return invalid("a command comes first", "mcp-proxy "+arg+" -u URL")
+		case l.has("url") && !l.setPort(arg):
+			return invalid(fmt.Sprintf("unexpected argument, number %d: there is a --url already", place),
+				"mcp-proxy -h lists the flags; was a value split at a blank?")
+		case l.has("url"):
 			continue
 		}
-		name, value, hasValue := strings.Cut(strings.TrimPrefix(all[i][1:], "-"), "=")
-		o := findOption(options, name)
+		name := o.name()
 		switch {
-		case o == nil:
-			return unknownFlag(all[i], skipped+i+1, options)
-		case hasValue:
-		case o.value == "":
-			value = "true"
-		case i+1 == len(all), findOption(options, strings.TrimPrefix(all[i+1], "--")) != nil &&
-			strings.HasPrefix(all[i+1], "--"):
-			return wrongUsage("--"+o.name()+"=VALUE, or as two arguments", "--%s needs a value", o.name())
-		default:
-			i++
-			value = all[i]
-		}
-		name = o.name()
-		if o.value != "" && !strings.HasSuffix(o.value, "…") && l.has(name) {
-			return wrongUsage("leave one of them out", "--%s is given twice", name)
-		}
-		if name == "header" && emptyHeader().MatchString(value) {
-			return usagef("--header: %w", errEmptyHeader) // before what was split off is misunderstood
+		case o.value != "" && !strings.HasSuffix(o.value, "…") && l.has(name):
+			return invalid("--"+name+" is given twice", "leave one of them out")
+		case name == "header" && emptyHeader().MatchString(value):
+			return fmt.Errorf("--header: %w", errEmptyHeader) // before what was split off is misunderstood
 		}
 		l.given[name] = append(l.given[name], value)
 		l.entry = append(l.entry, entryArguments(o, value)...)
 	}
-	l.showHelp = l.showHelp || l.has("help")
-	l.showVersion = l.showVersion || l.has("version")
-	for _, i := range alone {
-		switch arg := all[i]; {
-		case slices.Contains(commands, arg):
-			return wrongUsage("mcp-proxy "+arg+" -u URL", "a command comes first")
-		case !l.has("url"):
-			l.given["url"] = []string{arg}
-			l.entry = append(l.entry, entryArguments(findOption(options, "u"), arg)...)
-		case !l.setPort(arg):
-			return wrongUsage("mcp-proxy -h lists the flags; was a value split at a blank?",
-				"unexpected argument, number %d: there is a --url already", skipped+i+1)
-		default:
-			l.entry = append(l.entry, arg)
-		}
-	}
+	l.showHelp, l.showVersion = l.has("help"), l.has("version")
 	if l.remote.launched {
 		l.entry = nil // there is one already, and its words mean other things
 	}
@@ -288,21 +297,22 @@ func findOption(options []option, name string) *option {
 
 // unknownFlag names what is likely to be the name of a flag, else its place: it may hold a value.
 func unknownFlag(arg string, place int, options []option) error {
-	const list = "mcp-proxy -h lists the flags"
+	problem := fmt.Sprintf("unknown flag, argument number %d", place)
 	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-	if first, _, split := strings.Cut(name, " "); split && findOption(options, first) != nil {
-		return wrongUsage(`two arguments: "--`+first+`", "VALUE"`,
-			"--%s and its value are one argument", first)
+	first, _, isSplit := strings.Cut(name, " ")
+	if isSplit && findOption(options, first) != nil {
+		return invalid("--"+first+" and its value are one argument", `two arguments: "--`+first+`", "VALUE"`)
+	}
+	if unknownName().MatchString(arg) {
+		problem = "unknown flag --" + name
 	}
 	for _, o := range options {
 		if near := nearest(name, strings.Fields(o.names)); near != "" {
-			return wrongUsage(list, "unknown flag --%s; did you mean --%s?", name, near)
+			problem = "unknown flag --" + name + "; did you mean --" + near + "?"
+			break
 		}
 	}
-	if unknownName().MatchString(arg) {
-		return wrongUsage(list, "unknown flag --%s", name)
-	}
-	return wrongUsage(list, "unknown flag, argument number %d", place)
+	return invalid(problem, "mcp-proxy -h lists the flags")
 }
 
 func (l *commandLine) has(name string) bool { return l.given[name] != nil }
@@ -312,32 +322,38 @@ func (l *commandLine) has(name string) bool { return l.given[name] != nil }
 func (l *commandLine) setValues() error {
 	for _, o := range append(l.remoteOptions(), l.options()...) {
 		for _, value := range l.given[o.name()] {
-			var err error
-			l.source = ""
-			if name, ok := strings.CutPrefix(value, "env:"); ok {
-				l.source = name
-				value, err = l.variable(name)
-			}
-			if err == nil {
-				err = o.set(value)
-			}
-			if err != nil {
-				return usagef("--%s: %w", o.name(), err)
+			if err := l.setValue(o, value); err != nil {
+				return fmt.Errorf("--%s: %w", o.name(), err)
 			}
 		}
 	}
 	return nil
 }
 
+func (l *commandLine) setValue(o option, value string) (err error) {
+	name, isVariable := strings.CutPrefix(value, "env:")
+	if l.source = ""; isVariable {
+		l.source = name
+		if value, err = l.variable(name); err != nil {
+			return err
+		}
+	}
+	if o.set == nil {
+		l.notes = append(l.notes, note{levelInfo, "--" + o.name() + " is not needed: " + o.help})
+		return nil
+	}
+	if err = o.set(value); err != nil && isVariable {
+		return fmt.Errorf("env:%s: %w", name, err)
+	}
+	return err
+}
+
 // variable is what a variable holds, taken literally, without the line break that files of secrets
 // end with.
 func (l *commandLine) variable(name string) (string, error) {
 	value := strings.TrimSpace(l.getenv(name))
-	if value == "" {
-		return "", invalid("the environment variable "+name+" is not set",
-			"set "+name+` in the entry's "env", or give the value itself`)
-	}
-	return value, nil
+	return value, firstBroken(rule{value == "", "the environment variable " + name + " is not set",
+		"set " + name + ` in the entry's "env", or give the value itself`})
 }
 
 var placeholder = onceNeeded(`\$\{([^{}]*)\}`)
@@ -353,14 +369,11 @@ func (l *commandLine) expand(value string) (_ string, err error) {
 	}
 	value = placeholder().ReplaceAllStringFunc(value, func(text string) (expanded string) {
 		name := strings.TrimPrefix(placeholder().FindStringSubmatch(text)[1], "env:")
-		kind, rest, isOther := strings.Cut(name, ":")
-		const hint = `write ${NAME}, and set NAME in the entry's "env"`
-		switch {
+		switch kind, _, isOther := strings.Cut(name, ":"); {
 		case err != nil:
-		case isOther && strings.HasPrefix(rest, "-"):
-			err = invalid("${"+kind+":-…} with a default is expanded by shells and Claude Code only", hint)
 		case isOther:
-			err = invalid("${"+kind+":…} is expanded by VS Code only, in a configuration of its own", hint)
+			err = invalid("${"+kind+":…} is for a shell or for VS Code to expand, and neither has",
+				`write ${NAME}, and set NAME in the entry's "env"`)
 		default:
 			expanded, err = l.variable(name)
 		}
@@ -379,15 +392,20 @@ func (l *commandLine) readEnvironment() (err error) {
 	l.clientSecret = strings.TrimSpace(l.getenv("GOOGLE_CLIENT_SECRET"))
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy"} {
 		if value := l.getenv(name); value != "" && !isProxy(value) {
-			return wrongUsage("percent-encode special characters of its password: % is %25, # is %23",
-				"%s is not the URL of a proxy", name)
+			return invalid(name+" is not the URL of a proxy",
+				"percent-encode special characters of its password: % is %25, # is %23")
 		}
 	}
-	l.cacheDir = defaultCacheDir(l.getenv)
-	if dir := l.getenv("MCP_PROXY_CACHE_DIR"); dir != "" {
+	dir, xdg := l.getenv("MCP_PROXY_CACHE_DIR"), l.getenv("XDG_CACHE_HOME")
+	switch {
+	case dir != "":
 		if l.cacheDir, err = expandPath(dir); err != nil {
-			return usagef("MCP_PROXY_CACHE_DIR: %w", err)
+			return fmt.Errorf("MCP_PROXY_CACHE_DIR: %w", err)
 		}
+	case filepath.IsAbs(xdg): // XDG Base Directory Specification: a relative path is to be ignored
+		l.cacheDir = filepath.Join(xdg, "mcp-proxy")
+	default:
+		l.cacheDir, _ = expandPath("~/.cache/mcp-proxy")
 	}
 	return nil
 }
@@ -406,97 +424,87 @@ const urlHint = "mcp-proxy -u https://mcp.example.com/mcp"
 
 var hostPath = onceNeeded(`^([a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]+|localhost|[0-9.]+)(:\d+)?(/.*)?$`)
 
-func (l *commandLine) setServer(raw string) error {
+func (l *commandLine) setServer(raw string) (err error) {
 	raw = strings.Trim(raw, " \t\r\n\"'`<>") // as addresses are copied
-	u, err := url.Parse(raw)
 	if !strings.Contains(raw, "://") && hostPath().MatchString(raw) {
-		switch u, err = url.Parse("http://" + raw); {
-		case err == nil && isLoopback(u.Hostname()):
-			return invalid("the URL lacks http:// or https://", typedURL(u, "http"))
-		case err == nil:
-			return invalid("the URL lacks https://", typedURL(u, "https"))
+		if u, err := url.Parse("http://" + raw); err == nil {
+			return invalid("the URL lacks https://, or http:// on this machine", typedURL(u))
 		}
 	}
-	switch {
-	case err != nil || !isAddress(u) || strings.ContainsAny(raw, " \t\r\n"):
+	if l.server, err = url.Parse(raw); err != nil || !isAddress(l.server) || strings.Contains(raw, " ") {
 		return invalid("not a URL", urlHint)
-	case u.User != nil:
-		return invalid("user information in the URL is not accepted",
-			"give credentials with --client-id, or with -H 'Authorization: …'")
-	case u.Fragment != "" || strings.HasSuffix(raw, "#"):
-		return invalid("a fragment (#…) has no meaning for a server", urlHint)
-	case u.Scheme != "https" && u.Scheme != "http":
-		return invalid("the scheme must be https", urlHint)
-	case u.Hostname() == "0.0.0.0" || u.Hostname() == "::":
-		local := *u
-		local.Host = strings.TrimSuffix("127.0.0.1:"+u.Port(), ":")
-		return invalid("a server listens there, but is not reached there", typedURL(&local, u.Scheme))
 	}
-	l.server = u
-	return nil
+	u, here, host := l.server, *l.server, l.server.Hostname()
+	here.Host = strings.TrimSuffix("127.0.0.1:"+u.Port(), ":")
+	return firstBroken([]rule{
+		{u.User != nil, "user information in the URL is not accepted",
+			"give credentials with --client-id, or with -H 'Authorization: …'"},
+		{strings.Contains(raw, "#"), "a fragment (#…) has no meaning for a server", urlHint},
+		{u.Scheme != "https" && u.Scheme != "http", "the scheme must be https", urlHint},
+		{host == "0.0.0.0" || host == "::", "a server listens there, but is not reached there",
+			typedURL(&here)},
+		{u.Scheme == "http" && !isLoopback(host),
+			"another machine, and --allow-http is for this one: only https protects a token", typedURL(u)},
+	}...)
 }
 
-// typedURL is what to type for a server. Some hide a key in a longer path.
-func typedURL(u *url.URL, scheme string) string {
-	path := u.Path
+// typedURL is what to type for a server, with http for this machine alone. Some hide a key in a
+// longer path.
+func typedURL(u *url.URL) string {
+	path, scheme, end := u.Path, "https", ""
 	if len(path) > len("/mcp/") {
 		path = "/…"
 	}
-	line := "mcp-proxy -u " + scheme + "://" + u.Host + path
-	if scheme == "http" {
-		line += " --allow-http"
+	if u.Scheme == "http" && isLoopback(u.Hostname()) {
+		scheme, end = "http", " --allow-http"
 	}
-	return line
+	return "mcp-proxy -u " + scheme + "://" + u.Host + path + end
 }
 
 // check is about what depends on more than one flag.
 func (l *commandLine) check() error {
-	u, hasKey, isMachine := l.server, l.privateKeyFile != "", l.unattended()
-	hasSecret := l.has("client-secret") && l.clientSecret != "" // not the environment's
-	isPlain, isElsewhere, https := false, false, ""
-	if u != nil {
-		isPlain, isElsewhere, https = u.Scheme == "http", !isLoopback(u.Hostname()), typedURL(u, "https")
-	}
-	const machine = "--grant " + grantClientCredentials
-	const machineHint = machine + " --client-id ID --client-secret env:SECRET"
-	both := func(one, other string) string { return one + " and " + other + " exclude each other" }
-	const oneOfThem = "leave out one of the two"
-	for _, rule := range []struct {
-		isBroken      bool
-		problem, hint string
-	}{
-		{l.json && l.command != "status", "--json is a flag of status", "mcp-proxy status --json"},
-		{l.all && l.command != "logout", "--all is a flag of logout", "mcp-proxy logout --all"},
-		{l.all && u != nil, both("--all", "--url"), oneOfThem},
-		{u == nil && l.command != "status" && !l.all, "no server: --url is missing", urlHint},
-		{isPlain && isElsewhere && l.allowHTTP,
-			"--url: another machine, and --allow-http is for this one: only https protects a token", https},
-		{isPlain && isElsewhere, "--url: http to another machine: only https protects a token", https},
-		{isPlain && !l.allowHTTP, "--url: http is only accepted for this machine, and with --allow-http",
-			"add --allow-http"},
-		{(l.clientCert == nil) != (l.clientKey == nil), "--client-cert and --client-key go together",
-			"--client-cert cert.pem --client-key key.pem"},
-		{hasSecret && l.clientID == "", "--client-secret without --client-id", "add --client-id ID"},
-		{hasKey && l.clientID == "", "--private-key without --client-id", "add --client-id ID"},
-		{hasKey && hasSecret, both("--private-key", "--client-secret"), oneOfThem},
-		{isMachine && l.device, both("--device", machine), oneOfThem},
-		{isMachine && l.has("redirect-uri"), both(machine, "--redirect-uri"), oneOfThem},
-		{isMachine && len(l.authParams) > 0, both(machine, "--auth-param"), oneOfThem},
-		{isMachine && l.clientMetadataURL != "", both(machine, "--client-metadata-url"), oneOfThem},
-		{isMachine && l.clientID == "", machine + " needs --client-id", machineHint},
-		{isMachine && l.clientSecret == "" && !hasKey,
-			machine + " needs --client-secret or --private-key", machineHint},
-		{l.device && l.has("redirect-uri"), both("--device", "--redirect-uri"), oneOfThem},
-		{l.device && len(l.authParams) > 0, both("--device", "--auth-param"), oneOfThem},
+	const (
+		machine     = "grant " + grantClientCredentials
+		machineHint = "--" + machine + " --client-id ID --client-secret env:SECRET"
+		oneOfThem   = "leave out one of the two"
+	)
+	u, hasKey, isMachine := l.server, l.has("private-key"), l.unattended()
+	for _, pair := range [][2]string{
+		{"all", "url"}, {"private-key", "client-secret"}, {"device", "redirect-uri auth-param"},
+		{machine, "device redirect-uri auth-param client-metadata-url"},
+		{"redirect-uri", "host callback-path"}, {"static-oauth-client-info", "client-id client-secret"},
+		{"client-credentials", "grant"}, {"token-endpoint", "auth-metadata"},
+		{"auth-timeout", "login-timeout"}, {"log-level", "silent debug"},
 	} {
-		if rule.isBroken {
-			return wrongUsage(rule.hint, "%s", rule.problem)
+		for _, other := range strings.Fields(pair[1]) {
+			if (l.has(pair[0]) || pair[0] == machine && isMachine) && l.has(other) {
+				return invalid("--"+pair[0]+" and --"+other+" exclude each other", oneOfThem)
+			}
 		}
 	}
+	err := firstBroken([]rule{
+		{l.json && l.command != "status", "--json is a flag of status", "mcp-proxy status --json"},
+		{l.all && l.command != "logout", "--all is a flag of logout", "mcp-proxy logout --all"},
+		{u == nil && l.command != "status" && !l.all, "no server: --url is missing", urlHint},
+		{u != nil && u.Scheme == "http" && !l.allowHTTP,
+			"--url: http is only accepted for this machine, and with --allow-http", "add --allow-http"},
+		{l.has("client-cert") != l.has("client-key"), "--client-cert and --client-key go together",
+			"--client-cert cert.pem --client-key key.pem"},
+		{l.has("client-secret") && l.clientID == "", "--client-secret without --client-id",
+			"add --client-id ID"},
+		{hasKey && l.clientID == "", "--private-key without --client-id", "add --client-id ID"},
+		{isMachine && l.clientID == "", "--" + machine + " needs --client-id", machineHint},
+		{isMachine && l.clientSecret == "" && !hasKey,
+			"--" + machine + " needs --client-secret or --private-key", machineHint},
+		{l.has("token-endpoint") && !isMachine, "--token-endpoint without --client-credentials",
+			"add --client-credentials"},
+		{l.has("redirect-uri") && l.remote.port != "",
+			"--redirect-uri and the callback port after the URL say the same", oneOfThem},
+	}...)
 	if hasKey || l.clientID == "" {
 		l.clientSecret = "" // the environment's
 	}
-	return nil
+	return err
 }
 
 func (l *commandLine) setClientID(id string) error {
@@ -508,59 +516,46 @@ func (l *commandLine) setClientID(id string) error {
 }
 
 func (l *commandLine) setMetadataURL(raw string) error {
-	// Client ID Metadata Document, draft 00, section 3: https, a path, no fragment, no user info.
-	if u, err := checkEndpoint(raw, false); err != nil || len(u.Path) < 2 {
-		return invalid("not an https URL with a path",
-			"--client-metadata-url https://app.example.com/client.json")
-	}
 	l.clientMetadataURL = raw
-	return nil
+	// Client ID Metadata Document, draft 00, section 3: https, a path, no fragment, no user info.
+	u, err := checkEndpoint(raw, false)
+	return firstBroken(rule{err != nil || len(u.Path) < 2, "not an https URL with a path",
+		"--client-metadata-url https://app.example.com/client.json"})
 }
 
-func (l *commandLine) setRedirectURI(raw string) error {
-	u, err := checkEndpoint(raw, true)
+// setRedirectURI takes it as it was registered: no slash is added.
+func (l *commandLine) setRedirectURI(raw string) (err error) {
+	l.redirectURI, err = checkEndpoint(raw, true)
 	// RFC 8252, section 7.3: the redirect of a native application is http on the loopback interface.
-	if err != nil || u.Scheme != "http" || u.Port() == "" || u.Port() == "0" || u.RawQuery != "" {
-		return invalid("must be http on this machine with a port",
-			"--redirect-uri http://localhost:3000/oauth2callback")
-	}
-	l.redirectURI = u // as it was registered: no slash is added
-	return nil
+	u := l.redirectURI
+	return firstBroken(rule{
+		err != nil || u.Scheme != "http" || u.Port() == "" || u.Port() == "0" || u.RawQuery != "",
+		"must be http on this machine with a port", "--redirect-uri http://localhost:3000/oauth2callback"})
 }
 
 func (l *commandLine) setResource(value string) error {
-	if value = strings.TrimSpace(value); value == "" {
-		value = resourceNone
+	if l.resource = strings.TrimSpace(value); l.resource == "" {
+		l.resource = resourceNone
 	}
 	// RFC 8707, section 2: an absolute URI without a fragment.
-	if u, err := url.Parse(value); value != resourceNone &&
-		(err != nil || !u.IsAbs() || u.Fragment != "") {
-		return invalid("must be an absolute URI without a fragment, or none",
-			"--resource https://mcp.example.com/mcp")
-	}
-	l.resource = value
-	return nil
+	u, err := url.Parse(l.resource)
+	return firstBroken(rule{l.resource != resourceNone && (err != nil || !u.IsAbs() || u.Fragment != ""),
+		"must be an absolute URI without a fragment, or none", "--resource https://mcp.example.com/mcp"})
 }
 
-// reservedAuthParams are the proxy's own: given by the user they would undo
-// what protects the sign-in.
-var reservedAuthParams = map[string]bool{
-	"response_type": true, "client_id": true, "redirect_uri": true, "state": true,
-	"code_challenge": true, "code_challenge_method": true, "scope": true, "resource": true,
-	"response_mode": true, "request": true, "request_uri": true,
-}
+// reservedAuthParams are the proxy's own: given by the user they would undo what protects the
+// sign-in.
+var reservedAuthParams = strings.Fields("response_type client_id redirect_uri state code_challenge " +
+	"code_challenge_method scope resource response_mode request request_uri")
 
-func (l *commandLine) addAuthParam(param string) (err error) {
+func (l *commandLine) addAuthParam(param string) error {
 	name, value, ok := strings.Cut(param, "=")
-	if !ok || name == "" {
-		return invalid("want name=value", "--auth-param access_type=offline")
-	} else if reservedAuthParams[name] {
-		return invalid(name+" is set by the proxy itself",
-			"--scope, --resource, --client-id and --redirect-uri are flags of their own")
-	}
-	value, err = l.expand(value)
+	value, err := l.expand(value)
 	l.authParams.Add(name, value)
-	return err
+	return errors.Join(err, firstBroken(
+		rule{!ok || name == "", "want name=value", "--auth-param access_type=offline"},
+		rule{slices.Contains(reservedAuthParams, name), name + " is set by the proxy itself",
+			"--scope, --resource, --client-id and --redirect-uri are flags of their own"}))
 }
 
 func (l *commandLine) ignoreTool(glob string) error {
@@ -570,10 +565,8 @@ func (l *commandLine) ignoreTool(glob string) error {
 }
 
 func (l *commandLine) setLoginTimeout(value string) (err error) {
-	if l.loginTimeout, err = time.ParseDuration(value); err != nil || l.loginTimeout <= 0 {
-		return invalid("not a duration", "--login-timeout 5m")
-	}
-	return nil
+	l.loginTimeout, err = time.ParseDuration(value)
+	return firstBroken(rule{err != nil || l.loginTimeout <= 0, "not a duration", "--login-timeout 5m"})
 }
 
 func (l *commandLine) setLogLevel(value string) error {
@@ -581,52 +574,48 @@ func (l *commandLine) setLogLevel(value string) error {
 	return oneOf(&value, logLevelNames...)(value)
 }
 
-// readPrivateKey takes a file, or the key itself from a variable. Nothing of what a variable holds
+// setPrivateKey takes a file, or the key itself from a variable. Nothing of what a variable holds
 // is repeated: it may be a key that we do not know as one.
-func (l *commandLine) readPrivateKey() error {
-	if l.privateKeyFile == "" {
-		return nil
-	}
-	var err error
-	written, data := "the value", []byte(l.privateKeyFile)
-	if !strings.Contains(l.privateKeyFile, "-----BEGIN ") {
-		written = l.given["private-key"][0]
-		data, err = l.readFile(l.privateKeyFile, true)
-	}
-	switch {
-	case err != nil && strings.HasPrefix(written, "env:"):
-		err = invalid(written+" holds neither a key in PEM nor the path of a file that can be read",
-			"a key begins with -----BEGIN PRIVATE KEY-----")
-	case err == nil:
-		if l.privateKey, err = parsePrivateKey(data); err == nil {
-			return nil
+func (l *commandLine) setPrivateKey(value string) (err error) {
+	data := []byte(value)
+	if !strings.Contains(value, "-----BEGIN ") {
+		if data, err = l.readFile(value, true); err != nil {
+			return err
 		}
-		err = fmt.Errorf("%s %w", written, err)
 	}
-	return usagef("--private-key: %w", err)
+	if l.privateKey, err = parsePrivateKey(data); err != nil {
+		return fmt.Errorf("it %w", err)
+	}
+	return nil
 }
 
 // readAuthMetadata reads a file at once, so that what is wrong with it is said before anything
 // happens.
 func (l *commandLine) readAuthMetadata() error {
-	const hint = `{"authorization_endpoint": "https://…", "token_endpoint": "https://…"}`
-	switch value := l.authMetadataFile; {
-	case value == "":
+	name, hint := "auth-metadata", `{"authorization_endpoint": "https://…", "token_endpoint": "https://…"}`
+	file, m := l.authMetadataFile, &serverMetadata{TokenEndpoint: l.remote.tokenEndpoint}
+	switch {
+	case l.has("token-endpoint"):
+		name, hint = "token-endpoint", "--token-endpoint https://auth.example.com/token"
+		var method string
+		if json.Unmarshal(l.registerAs["token_endpoint_auth_method"], &method) == nil {
+			m.TokenEndpointAuthMethods = []string{method}
+		}
+	case file == "":
 		return nil
-	case strings.Contains(value, "://"):
-		l.authMetadata.url = value
-		if _, err := checkEndpoint(value, l.acceptsHTTP()); err != nil {
-			return wrongUsage("https://auth.example.com/.well-known/oauth-authorization-server",
-				"--auth-metadata: the URL %w", err)
+	case strings.Contains(file, "://"):
+		l.authMetadata.url = file
+		if _, err := checkEndpoint(file, l.acceptsHTTP()); err != nil {
+			return invalid("--auth-metadata: the URL "+err.Error(),
+				"https://auth.example.com/.well-known/oauth-authorization-server")
 		}
 		return nil
-	}
-	m := &serverMetadata{}
-	data, err := l.readFile(l.authMetadataFile, false)
-	if err != nil {
-		return usagef("--auth-metadata: %w", err)
-	} else if decodeObject(data, m) != nil {
-		return wrongUsage(hint, "--auth-metadata: the file is no JSON object with metadata")
+	default:
+		if data, err := l.readFile(file, false); err != nil {
+			return fmt.Errorf("--auth-metadata: %w", err)
+		} else if decodeObject(data, m) != nil {
+			return invalid("--auth-metadata: the file is no JSON object with metadata", hint)
+		}
 	}
 	switch {
 	case len(m.GrantTypesSupported) > 0:
@@ -635,11 +624,12 @@ func (l *commandLine) readAuthMetadata() error {
 	case l.device:
 		m.GrantTypesSupported = []string{grantDevice}
 	}
-	if err := m.vouch(l.acceptsHTTP()); err != nil {
-		return wrongUsage(hint, "--auth-metadata: %w", err)
-	}
 	l.authMetadata.document = m
-	return nil
+	err := m.vouch(l.acceptsHTTP())
+	if err != nil {
+		err = invalid("--"+name+": "+err.Error(), hint)
+	}
+	return err
 }
 
 // acceptsHTTP reports whether an http address of this machine is good enough for anything beside
@@ -650,11 +640,8 @@ func (c *config) acceptsHTTP() bool {
 }
 
 // reservedHeaders are the proxy's own, or would break HTTP's framing.
-var reservedHeaders = map[string]bool{
-	"Accept": true, "Content-Type": true, "Content-Length": true, "Transfer-Encoding": true,
-	"Connection": true, "Host": true, "Upgrade": true, "Te": true, "Trailer": true,
-	"Last-Event-Id": true, "Mcp-Session-Id": true, "Mcp-Protocol-Version": true,
-}
+var reservedHeaders = strings.Fields("Accept Content-Type Content-Length Transfer-Encoding " +
+	"Connection Host Upgrade Te Trailer Last-Event-Id Mcp-Session-Id Mcp-Protocol-Version")
 
 var errEmptyHeader = invalid("a header has no value: was the argument split at the blank?",
 	"without the blank: -H NAME:VALUE; or -H NAME:env:VARIABLE")
@@ -666,23 +653,21 @@ func (l *commandLine) addHeader(header string) error {
 		return invalid("want 'Name: value'", "-H 'X-Api-Key: env:API_KEY'")
 	}
 	name = http.CanonicalHeaderKey(name)
-	if reservedHeaders[name] {
-		return invalid(name+" is set by the proxy itself", "leave it out")
-	}
 	value, err := l.expand(strings.TrimSpace(value))
-	// RFC 9110, section 5.5: a line break would start another header, and net/http
-	// refuses to send the other control characters.
-	switch {
-	case err != nil:
+	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
-	case strings.IndexFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) >= 0:
-		return invalid("the value of "+name+" holds a line break or another control character",
-			"one --header for each header; was it copied from a terminal? type it anew")
-	case value == "":
+	} else if value == "" {
 		return errEmptyHeader
 	}
 	l.headers.Add(name, value)
-	return nil
+	// RFC 9110, section 5.5: a line break would start another header, and net/http
+	// refuses to send the other control characters.
+	isControl := func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
+	return firstBroken(
+		rule{slices.Contains(reservedHeaders, name), name + " is set by the proxy itself", "leave it out"},
+		rule{strings.IndexFunc(value, isControl) >= 0,
+			"the value of " + name + " holds a line break or another control character",
+			"one --header for each header; was it copied from a terminal? type it anew"})
 }
 
 // addHeaders reads headers that are not to be seen among the arguments of the process: one
@@ -699,7 +684,7 @@ func (l *commandLine) addHeaders(file string) error {
 			continue
 		}
 		if err := l.addHeader(line); err != nil {
-			return fmt.Errorf("line %d of %s: %w", i+1, file, err)
+			return fmt.Errorf("line %d: %w", i+1, err)
 		}
 	}
 	return nil
@@ -738,50 +723,30 @@ const maxGivenFile = 1 << 20 // bytes
 
 // readFile reads a file that the user named: UTF-8, perhaps with a byte order mark. Others should
 // not be able to read a secret one.
-func (l *commandLine) readFile(file string, isSecret bool) ([]byte, error) {
-	file, err := expandPath(file)
-	if err != nil {
+func (l *commandLine) readFile(file string, isSecret bool) (data []byte, err error) {
+	if file, err = expandPath(file); err != nil {
 		return nil, err
 	}
-	var data []byte
-	var failed *fs.PathError
 	f, err := os.Open(file)
 	if err == nil {
 		defer f.Close()
 		data, err = io.ReadAll(io.LimitReader(f, maxGivenFile+1))
 	}
-	switch {
-	case errors.As(err, &failed): // without the path, which may be something else
+	var failed *fs.PathError
+	if errors.As(err, &failed) { // without the path, which may be something else
 		return nil, withHint(failed.Err, "give the path of a file that can be read")
-	case err != nil:
-		return nil, err
-	case len(data) > maxGivenFile:
-		return nil, invalid("larger than a MiB", "is it the right file?")
-	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
-		return nil, invalid("the file is in UTF-16", "save it as UTF-8")
 	}
 	if info, err := f.Stat(); isSecret && err == nil && isLoose(info) {
-		l.warnings = append(l.warnings, fmt.Sprintf("others can read %s (mode %#o): chmod 600 %s", file,
-			info.Mode().Perm(), file))
+		l.warn(fmt.Sprintf("others can read %s (mode %#o): chmod 600 %s", file, info.Mode().Perm(), file))
 	}
-	return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), nil
+	isUTF16 := bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff"))
+	return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), firstBroken(
+		rule{len(data) > maxGivenFile, "larger than a MiB", "is it the right file?"},
+		rule{isUTF16, "the file is in UTF-16", "save it as UTF-8"})
 }
 
 // unattended reports whether the client is its own user (the client credentials grant).
 func (c *config) unattended() bool { return c.grant == grantClientCredentials }
-
-// defaultCacheDir is where credentials and traces live; "" if no home is known.
-func defaultCacheDir(getenv func(string) string) string {
-	// XDG Base Directory Specification: a relative path is to be ignored.
-	if dir := getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "mcp-proxy")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil || home == "" {
-		return ""
-	}
-	return filepath.Join(home, ".cache", "mcp-proxy")
-}
 
 // opensBrowser reports whether a browser opened here would be seen: over SSH it would open on a
 // desktop that nobody sees, unless $BROWSER leads to the user's, as editors with remote sessions

@@ -470,25 +470,17 @@ func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
 	if err != nil {
 		return nil, errors.New("is not a URL")
 	}
-	for _, rule := range []struct {
-		isBroken bool
-		what     string
-	}{
-		{raw == "", "is missing"},
-		{strings.IndexFunc(raw, notInURL) >= 0, "has characters that no URL has"},
+	return u, firstBroken([]rule{
+		{raw == "", "is missing", ""},
+		{strings.IndexFunc(raw, notInURL) >= 0, "has characters that no URL has", ""},
 		{u.Scheme != "https" && !(allowHTTP && u.Scheme == "http" && isLoopback(u.Hostname())),
-			"is not https"},
-		{u.Hostname() == "", "has no host"},
-		{strings.IndexFunc(u.Host, notInHost) >= 0, "has characters that no host name has"},
-		{!isAddress(u), "has a host that is no name and no address, or a port that cannot be"},
-		{u.User != nil, "has user info"},
-		{strings.Contains(raw, "#"), "has a fragment"},
-	} {
-		if rule.isBroken {
-			return nil, errors.New(rule.what)
-		}
-	}
-	return u, nil
+			"is not https", ""},
+		{u.Hostname() == "", "has no host", ""},
+		{strings.IndexFunc(u.Host, notInHost) >= 0, "has characters that no host name has", ""},
+		{!isAddress(u), "has a host that is no name and no address, or a port that cannot be", ""},
+		{u.User != nil, "has user info", ""},
+		{strings.Contains(raw, "#"), "has a fragment", ""},
+	}...)
 }
 
 func notInURL(r rune) bool {
@@ -502,16 +494,15 @@ func notInHost(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune
 // isAddress wants a name or an address, and a port that there can be (RFC 3986, section 3.2).
 // net/url takes "a::", whose host would be "a:".
 func isAddress(u *url.URL) bool {
-	if port := u.Port(); port != "" {
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return false
-		}
+	host := u.Hostname()
+	if _, err := strconv.ParseUint("0"+u.Port(), 10, 16); err != nil {
+		return false
 	}
 	if strings.HasPrefix(u.Host, "[") {
-		ip, err := netip.ParseAddr(u.Hostname())
+		ip, err := netip.ParseAddr(host)
 		return err == nil && ip.Is6()
 	}
-	return u.Hostname() != "" && !strings.ContainsAny(u.Hostname(), ":[]")
+	return host != "" && !strings.ContainsAny(host, ":[]")
 }
 
 func isAlphanumeric(r rune) bool {

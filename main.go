@@ -113,27 +113,25 @@ func usageText(command string) string {
 var word = onceNeeded(`^[a-zA-Z][a-zA-Z0-9]*(-[a-zA-Z0-9]+)*$`)
 
 // setCommand takes the first argument if it is a word. Without one the program serves.
-func (l *commandLine) setCommand(args []string) ([]string, error) {
+func (l *commandLine) setCommand(args []string) error {
+	l.args = args
 	first := append(args, "-")[0]
-	switch {
+	switch near := nearest(first, commands); {
 	case first == "help":
 		l.showHelp = true
 		return l.setCommand(args[1:])
 	case first == "version":
 		l.showVersion = true
 	case slices.Contains(commands, first):
-		l.command = first
+		l.command, l.args = first, args[1:]
 	case !word().MatchString(first), first == remoteName, slices.Contains(launchers, first):
-		return args, nil
-	case nearest(first, commands) != "":
-		near := nearest(first, commands)
-		return nil, wrongUsage("mcp-proxy "+near+" -h",
-			"unknown command %s; did you mean %s?", first, near)
+	case near != "":
+		return invalid("unknown command "+first+"; did you mean "+near+"?", "mcp-proxy "+near+" -h")
 	default:
-		return nil, wrongUsage("the commands are login, logout, status and doctor; mcp-proxy -h",
-			"the first argument is neither a command nor a URL")
+		return invalid("the first argument is neither a command nor a URL",
+			"the commands are login, logout, status and doctor; mcp-proxy -h")
 	}
-	return args[1:], nil
+	return nil
 }
 
 // nearest is the one of words that a mistyped one stands for: all but two letters at the beginning
@@ -189,11 +187,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return runDetached(ctx, stdin, stdout, getenv)
 	}
 	log := &logger{level: cfg.logLevel, w: stderr}
-	for _, warning := range cfg.warnings {
-		log.warnf("%s", warning)
-	}
 	for _, note := range cfg.notes {
-		log.infof("%s", note)
+		log.printf(note.level, "%s", note.text)
 	}
 	a, err := newApp(cfg, log)
 	if err != nil {
