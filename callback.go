@@ -389,8 +389,12 @@ func (cb *callback) check(q url.Values) authorizationAnswer {
 	case failure == codeDenied:
 		return authorizationAnswer{err: errDenied}
 	case failure != "":
-		err := &responseError{excerpt(failure), excerpt(q.Get("error_description"))}
-		return authorizationAnswer{err: authError{err}}
+		err := &oauthError{
+			code: excerpt(failure), description: excerpt(q.Get("error_description")),
+		}
+		return authorizationAnswer{
+			err: authErrorf("the authorization server refused the sign-in: %w", err),
+		}
 	}
 	return authorizationAnswer{code: q.Get("code")}
 }
@@ -398,15 +402,6 @@ func (cb *callback) check(q url.Values) authorizationAnswer {
 var errDenied = withHint(
 	errorKind{authErrorf("the sign-in was denied (%s)", codeDenied), codeDenied},
 	"try again, or mcp-proxy login, to be asked again")
-
-// responseError is an error of the authorization endpoint (RFC 6749, section 4.1.2.1), of a
-// response that was found to be genuine.
-type responseError struct{ code, description string }
-
-func (e *responseError) Error() string {
-	return "the authorization server refused the sign-in: " +
-		strings.TrimSpace(e.code+" "+e.description)
-}
 
 type page struct {
 	status      int

@@ -453,7 +453,7 @@ func TestIssuerOfTheResponse(t *testing.T) {
 			}
 			got := w.failure(w.id)
 			switch shown := strings.Contains(got.Message+page.Body+w.stderr(), "SENTINEL"); {
-			case test.ok && !strings.Contains(got.Message, "SENTINEL_error SENTINEL text"):
+			case test.ok && !strings.Contains(got.Message, "SENTINEL_error (SENTINEL text)"):
 				t.Errorf("got %q, want the server's error", got.Message)
 			case !test.ok && shown:
 				t.Errorf("another server's words were shown: %q, page %q", got.Message, page.Body)

@@ -165,23 +165,6 @@ func (l *commandLine) decode(value string, isSecret bool, targets ...any) (err e
 // registerAs is client metadata of the user's (RFC 7591, section 2).
 type registerAs map[string]json.RawMessage
 
-// over puts the user's metadata over ours. The redirect is where we listen, and
-// a response of another type is none that we understand.
-func (m registerAs) over(ours []byte) ([]byte, error) {
-	if len(m) == 0 {
-		return ours, nil
-	}
-	all := registerAs{}
-	err := json.Unmarshal(ours, &all)
-	for name, value := range m {
-		if name != "redirect_uris" && name != "response_types" {
-			all[name] = value
-		}
-	}
-	merged, _ := json.Marshal(all) // of what was JSON before
-	return merged, err
-}
-
 // translate says in our words what depends on more than one of their flags, and what a
 // configuration of theirs need not say.
 func (l *commandLine) translate() error {

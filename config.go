@@ -42,7 +42,7 @@ type config struct {
 	redirectURI       *url.URL
 	anyPort           bool // a client that is yet to be registered may take another port
 	authParams        url.Values
-	authMetadata      authMetadata
+	authMetadata      *serverMetadata
 	useIDToken        bool // the token to send is the answer's id_token
 	registerAs        registerAs
 
@@ -604,7 +604,7 @@ func (l *commandLine) readAuthMetadata() error {
 	case file == "":
 		return nil
 	case strings.Contains(file, "://"):
-		l.authMetadata.url = file
+		l.authMetadata = &serverMetadata{source: file}
 		if _, err := checkEndpoint(file, l.acceptsHTTP()); err != nil {
 			return invalid("--auth-metadata: the URL "+err.Error(),
 				"https://auth.example.com/.well-known/oauth-authorization-server")
@@ -624,7 +624,7 @@ func (l *commandLine) readAuthMetadata() error {
 	case l.device:
 		m.GrantTypesSupported = []string{grantDevice}
 	}
-	l.authMetadata.document = m
+	l.authMetadata = m
 	err := m.vouch(l.acceptsHTTP())
 	if err != nil {
 		err = invalid("--"+name+": "+err.Error(), hint)

@@ -7,7 +7,6 @@ package main
 import (
 	"context"
 	"errors"
-	"net/http"
 	"net/url"
 	"os"
 	"slices"
@@ -16,17 +15,16 @@ import (
 )
 
 const (
-	grantDevice    = "urn:ietf:params:oauth:grant-type:device_code"
-	deviceEndpoint = "device authorization endpoint"
-	defaultPoll    = 5 * time.Second // RFC 8628, section 3.2
-	minPoll        = time.Second
-	slowDown       = 5 * time.Second // section 3.5
-	maxPoll        = time.Minute
-	maxUserCode    = 64 // bytes
-	codePending    = "authorization_pending"
-	codeSlowDown   = "slow_down"
-	codeExpired    = "expired_token"
-	codeDenied     = "access_denied"
+	grantDevice  = "urn:ietf:params:oauth:grant-type:device_code"
+	defaultPoll  = 5 * time.Second // RFC 8628, section 3.2
+	minPoll      = time.Second
+	slowDown     = 5 * time.Second // section 3.5
+	maxPoll      = time.Minute
+	maxUserCode  = 64 // bytes
+	codePending  = "authorization_pending"
+	codeSlowDown = "slow_down"
+	codeExpired  = "expired_token"
+	codeDenied   = "access_denied"
 )
 
 // isContainer is a guess: Docker leaves a file.
@@ -65,15 +63,13 @@ func (m *serverMetadata) checkDevice() error {
 
 // deviceAuthorization is RFC 8628, section 3.2.
 type deviceAuthorization struct {
-	DeviceCode       string `json:"device_code"`
-	UserCode         string `json:"user_code"`
-	URI              string `json:"verification_uri"`
-	GoogleURI        string `json:"verification_url"` // Google's name for it
-	URIComplete      string `json:"verification_uri_complete"`
-	ExpiresIn        any    `json:"expires_in"`
-	Interval         any    `json:"interval"`
-	Error            string `json:"error"`
-	ErrorDescription string `json:"error_description"`
+	DeviceCode  string `json:"device_code"`
+	UserCode    string `json:"user_code"`
+	URI         string `json:"verification_uri"`
+	GoogleURI   string `json:"verification_url"` // Google's name for it
+	URIComplete string `json:"verification_uri_complete"`
+	ExpiresIn   any    `json:"expires_in"`
+	Interval    any    `json:"interval"`
 }
 
 // deviceRefused: the server gives this client no code that can be used. Nobody was asked yet.
@@ -101,16 +97,14 @@ func (o *oauth) askForCode(
 	ctx context.Context, c *credentials, m *serverMetadata,
 ) (d *deviceAuthorization, err error) {
 	form := url.Values{}
-	addResource(form, c.Resource)
-	addScope(form, c.scope())
-	err = o.withRetry(ctx, c, func() error {
-		a, err := o.postForm(ctx, deviceEndpoint, m.DeviceAuthorizationEndpoint, c, form)
-		if err != nil {
-			return err
-		}
-		d, err = parseDeviceAnswer(a.status, a.body, o.cfg.acceptsHTTP())
-		return a.explain(err)
-	})
+	setGiven(form, "resource", c.Resource)
+	setGiven(form, "scope", c.scope())
+	read := func(status int, body []byte) (err error) {
+		d, err = parseDeviceAnswer(status, body, o.cfg.acceptsHTTP())
+		return err
+	}
+	err = o.post(ctx, "device authorization endpoint", m.DeviceAuthorizationEndpoint, c, form,
+		maxTokenAttempts, read)
 	return d, err
 }
 
@@ -119,23 +113,18 @@ func (o *oauth) askForCode(
 // the user.
 func parseDeviceAnswer(status int, body []byte, allowHTTP bool) (*deviceAuthorization, error) {
 	d := &deviceAuthorization{}
-	switch err := decodeObject(body, d); {
-	case err != nil:
-		return nil, &tokenError{Status: status}
-	case d.Error != "":
-		return nil, &tokenError{Code: excerpt(d.Error), Description: d.ErrorDescription, Status: status}
-	case status != http.StatusOK:
-		return nil, &tokenError{Status: status}
+	if err := readAnswer(status, body, d); err != nil {
+		return nil, err
 	}
 	if d.URI == "" {
 		d.URI = d.GoogleURI
 	}
 	if _, err := checkEndpoint(d.URI, allowHTTP); err != nil {
-		return nil, authErrorf("%s: verification_uri %w", deviceEndpoint, err)
+		return nil, authErrorf("verification_uri %w", err)
 	}
 	if d.DeviceCode == "" || d.UserCode == "" || len(d.UserCode) > maxUserCode ||
 		strings.IndexFunc(d.UserCode, notInUserCode) >= 0 {
-		return nil, authErrorf("%s: the answer has no usable device_code and user_code", deviceEndpoint)
+		return nil, authErrorf("the answer has no usable device_code and user_code")
 	}
 	if _, err := checkEndpoint(d.URIComplete, allowHTTP); err != nil {
 		d.URIComplete = "" // optional
@@ -184,13 +173,12 @@ func (d device) await(ctx context.Context, code *deviceAuthorization) (token, er
 // poll asks for the token until there is an answer that stands (section 3.4).
 func (o *oauth) poll(ctx context.Context, c *credentials, d *deviceAuthorization) (token, error) {
 	form := url.Values{"grant_type": {grantDevice}, "device_code": {d.DeviceCode}}
-	addResource(form, c.Resource)
 	interval := defaultPoll
 	if asked := expiresIn(d.Interval); asked > 0 {
 		interval = max(asked, minPoll)
 	}
 	for sleep(ctx, interval) {
-		t, err := o.requestToken(ctx, c, form)
+		t, err := o.requestToken(ctx, c, form, 1)
 		if err == nil {
 			return t, nil
 		}
@@ -205,12 +193,12 @@ func (o *oauth) poll(ctx context.Context, c *credentials, d *deviceAuthorization
 // nextPoll is RFC 8628, section 3.5: "the interval MUST be increased by 5 seconds for this and all
 // subsequent requests" at slow_down, and doubled where the connection times out.
 func nextPoll(interval time.Duration, err error) (time.Duration, bool) {
-	var refused *tokenError
+	var refused *oauthError
 	isAnswer := errors.As(err, &refused)
 	switch {
-	case isAnswer && refused.Code == codePending:
+	case isAnswer && refused.code == codePending:
 		return interval, true
-	case isAnswer && refused.Code == codeSlowDown:
+	case isAnswer && refused.code == codeSlowDown:
 		return interval + slowDown, true
 	case isAnswer && !refused.outOfOrder():
 		return interval, false

@@ -260,15 +260,15 @@ func TestNextPoll(t *testing.T) {
 		want     time.Duration
 		again    bool
 	}{
-		"pending":         {5 * time.Second, &tokenError{Code: "authorization_pending", Status: 400}, 5 * time.Second, true},
-		"pending, Google": {5 * time.Second, &tokenError{Code: "authorization_pending", Status: 428}, 5 * time.Second, true},
-		"slow down":       {5 * time.Second, &tokenError{Code: "slow_down", Status: 400}, 10 * time.Second, true},
-		"slow down, 429":  {10 * time.Second, &tokenError{Code: "slow_down", Status: 429}, 15 * time.Second, true},
+		"pending":         {5 * time.Second, &oauthError{code: "authorization_pending", status: 400}, 5 * time.Second, true},
+		"pending, Google": {5 * time.Second, &oauthError{code: "authorization_pending", status: 428}, 5 * time.Second, true},
+		"slow down":       {5 * time.Second, &oauthError{code: "slow_down", status: 400}, 10 * time.Second, true},
+		"slow down, 429":  {10 * time.Second, &oauthError{code: "slow_down", status: 429}, 15 * time.Second, true},
 		"no answer":       {5 * time.Second, fmt.Errorf("token endpoint: %w", timeout), 10 * time.Second, true},
-		"out of order":    {10 * time.Second, &tokenError{Status: 503}, 20 * time.Second, true},
-		"not for ever":    {50 * time.Second, &tokenError{Status: 503}, time.Minute, true},
-		"denied":          {5 * time.Second, &tokenError{Code: "access_denied", Status: 400}, 5 * time.Second, false},
-		"expired":         {5 * time.Second, &tokenError{Code: "expired_token", Status: 400}, 5 * time.Second, false},
+		"out of order":    {10 * time.Second, &oauthError{status: 503}, 20 * time.Second, true},
+		"not for ever":    {50 * time.Second, &oauthError{status: 503}, time.Minute, true},
+		"denied":          {5 * time.Second, &oauthError{code: "access_denied", status: 400}, 5 * time.Second, false},
+		"expired":         {5 * time.Second, &oauthError{code: "expired_token", status: 400}, 5 * time.Second, false},
 		"ours":            {5 * time.Second, errors.New("no key"), 5 * time.Second, false},
 	} {
 		if got, again := nextPoll(test.interval, test.err); got != test.want || again != test.again {

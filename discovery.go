@@ -23,6 +23,7 @@ import (
 
 const (
 	fetchTimeout    = 10 * time.Second // for one document, redirects and body included
+	postTimeout     = 30 * time.Second // for one request to an endpoint
 	maxMetadataHops = 3                // redirects
 	maxServers      = 8                // authorization servers tried of one protected resource
 	maxScope        = 8 << 10          // bytes; a longer one is ignored
@@ -32,6 +33,7 @@ const (
 	// The specification of 2025-03-26 (Server Metadata Discovery Headers) wants a version with
 	// metadata requests; the message that met the 401 may have had none yet.
 	metadataVersion = "2025-11-25"
+	serverDocument  = "authorization server metadata"
 )
 
 // challenge is what one Bearer challenge says. It also travels between processes.
@@ -75,22 +77,14 @@ type authorization struct {
 }
 
 type discoverer struct {
-	http         *http.Client
+	http         *http.Client // knows no cookie and no token
 	allowHTTP    bool
-	resource     string       // --resource, or empty
-	authMetadata authMetadata // --auth-metadata
+	resource     string          // --resource, or empty
+	authMetadata *serverMetadata // --auth-metadata; one with a source is to be fetched from there
 	registerAs   registerAs
 	known        string // the issuer where we have a client, or empty
 	log          *logger
 }
-
-// authMetadata is what --auth-metadata names: a document, or the URL of one.
-type authMetadata struct {
-	url      string
-	document *serverMetadata
-}
-
-func (a authMetadata) given() bool { return a != authMetadata{} }
 
 // discover finds the authorization server of the MCP server that sent c. Each document is bounded
 // in time and their number is bounded; ctx bounds the whole.
@@ -104,36 +98,52 @@ func (d *discoverer) discover(
 	return d.serverFor(ctx, server, prm)
 }
 
-// serverFor finds the authorization server that prm names; nil: the MCP server has none.
+// serverFor finds the authorization server that prm names. Without prm (servers of 2025-03-26) it is
+// the origin of the MCP server, with or without metadata (specification 2025-03-26, Authorization
+// Base URL and Fallbacks for Servers without Metadata Discovery).
 func (d *discoverer) serverFor(
 	ctx context.Context, server *url.URL, prm *resourceMetadata,
 ) (_ *authorization, err error) {
-	var m *serverMetadata
-	published := prm != nil
-	if !published {
-		bare := *server
+	base, a := origin(server), &authorization{}
+	issuers := []string{base}
+	if prm != nil {
+		issuers, a.resource, a.scopes = prm.AuthorizationServers, prm.Resource, prm.ScopesSupported
+	} else {
+		bare := *server // a query may be a key
 		bare.Fragment, bare.RawFragment, bare.RawQuery, bare.ForceQuery = "", "", "", false
-		prm = &resourceMetadata{Resource: bare.String()} // a query may be a key
+		a.resource = bare.String()
 	}
-	switch {
-	case d.authMetadata.given():
-		m, err = d.vouchedFor(ctx)
-	case published:
-		m, err = d.firstServer(ctx, prm.AuthorizationServers)
-	default:
-		m, err = d.originServer(ctx, server)
+	if d.resource != "" {
+		a.resource = d.resource
+	}
+	if d.resource == resourceNone {
+		a.resource = ""
+	}
+	if m := d.authMetadata; m != nil {
+		a.server = *m
+		if m.source != "" {
+			err = d.fetch(ctx, serverDocument, m.source, &a.server)
+		}
+		if err == nil {
+			err = a.server.vouch(d.allowHTTP)
+		}
+		return a, err
+	}
+	m, err := d.firstServer(ctx, issuers)
+	if prm == nil && errors.Is(err, errNoMetadata) {
+		d.log.debugf("%v: using /authorize, /token and /register there", err)
+		m, err = &serverMetadata{
+			Issuer:                base,
+			AuthorizationEndpoint: base + "/authorize",
+			TokenEndpoint:         base + "/token",
+			RegistrationEndpoint:  base + "/register",
+			defaulted:             true,
+		}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	a := &authorization{resource: prm.Resource, scopes: prm.ScopesSupported, server: *m}
-	switch d.resource {
-	case "":
-	case resourceNone:
-		a.resource = ""
-	default:
-		a.resource = d.resource
-	}
+	a.server = *m
 	return a, nil
 }
 
@@ -146,30 +156,49 @@ func (d *discoverer) resourceMetadata(
 	ctx context.Context, server *url.URL, c challenge,
 ) (*resourceMetadata, error) {
 	const document = "protected resource metadata"
-	var failed error
-	for _, form := range d.resourceForms(server, c) {
-		var prm resourceMetadata
-		err := d.fetch(ctx, document, form, &prm)
-		if err == nil && prm.Resource == "" && prm.AuthorizationServers == nil {
-			err = fmt.Errorf("fetch %s: %s: the answer is none", document, excerpt(server.Host))
+	check := func(prm *resourceMetadata, _ string) error {
+		if prm.Resource == "" && prm.AuthorizationServers == nil {
+			return fmt.Errorf("fetch %s: %s: the answer is none", document, excerpt(server.Host))
+		}
+		return nil
+	}
+	prm, failed := fetchFirst(ctx, d, document, origin(server), d.resourceForms(server, c), check)
+	switch {
+	case prm != nil:
+		return prm, d.checkResource(prm.Resource, server)
+	case failed == nil || d.authMetadata != nil:
+		return nil, nil
+	}
+	return nil, withHint(failed, "if you know its authorization server: --auth-metadata URL, the "+
+		"address of that server's metadata")
+}
+
+// fetchFirst tries the addresses that a document may have, most of them at the origin base, and
+// returns the first that check lets pass. It returns neither a document nor an error if all say that
+// it is not there.
+func fetchFirst[T any](
+	ctx context.Context, d *discoverer, document, base string, forms []string,
+	check func(found *T, form string) error,
+) (found *T, failed error) {
+	for _, form := range forms {
+		found = new(T)
+		err := d.fetch(ctx, document, form, found)
+		if err == nil {
+			err = check(found, form)
 		}
 		switch {
 		case err == nil:
-			return &prm, d.checkResource(prm.Resource, server)
+			return found, nil
 		case isAbsent(err):
 			d.log.debugf("%v", err)
 			continue
 		}
 		failed = alsoFailed(failed, err)
-		if errors.As(err, new(noAnswer)) && form != c.ResourceMetadata {
-			break // the other forms are of the same host
+		if errors.As(err, new(noAnswer)) && strings.HasPrefix(form, base) {
+			break // the other forms are of the same origin, and would only wait
 		}
 	}
-	if failed == nil || d.authMetadata.given() {
-		return nil, nil
-	}
-	return nil, withHint(failed, "if you know its authorization server: --auth-metadata URL, the "+
-		"address of that server's metadata")
+	return nil, failed
 }
 
 // resourceForms lists where the document may be: specification 2026-07-28, Protected Resource
@@ -179,27 +208,22 @@ func (d *discoverer) resourceMetadata(
 // that is not https or no URL does not count: servers behind a TLS terminator name the one that
 // they know.
 func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
-	root := origin(server) + "/.well-known/oauth-protected-resource"
-	var forms []string
-	if c.ResourceMetadata != "" {
-		if _, err := checkEndpoint(c.ResourceMetadata, d.allowHTTP); err == nil {
-			forms = append(forms, c.ResourceMetadata)
-		} else {
-			d.log.infof("resource_metadata in the challenge of %s %v: ignored", server.Host, err)
-		}
-	}
 	// RFC 9728, section 3.1: inserted "between the host component and the path and/or query
 	// components".
+	root := origin(server) + "/.well-known/oauth-protected-resource"
 	path := root + strings.TrimRight(server.EscapedPath(), "/")
 	if server.RawQuery != "" {
 		path += "?" + server.RawQuery
 	}
-	for _, form := range []string{path, root} {
-		if !slices.Contains(forms, form) {
-			forms = append(forms, form)
+	forms := []string{path, root}
+	if c.ResourceMetadata != "" {
+		if _, err := checkEndpoint(c.ResourceMetadata, d.allowHTTP); err == nil {
+			forms = []string{c.ResourceMetadata, path, root}
+		} else {
+			d.log.infof("resource_metadata in the challenge of %s %v: ignored", server.Host, err)
 		}
 	}
-	return forms
+	return slices.Compact(forms)
 }
 
 // checkResource compares the published resource with the server's URL (RFC 9728, section 3.3).
@@ -252,33 +276,13 @@ func (d *discoverer) firstServer(ctx context.Context, issuers []string) (*server
 	return nil, failed
 }
 
-// originServer is for servers of 2025-03-26: the origin of the MCP server is the authorization
-// server, with or without metadata (specification 2025-03-26, Authorization Base URL and Fallbacks
-// for Servers without Metadata Discovery).
-func (d *discoverer) originServer(ctx context.Context, server *url.URL) (*serverMetadata, error) {
-	base := origin(server)
-	m, err := d.serverMetadata(ctx, base)
-	if !errors.Is(err, errNoMetadata) {
-		return m, err
-	}
-	d.log.debugf("%v: using /authorize, /token and /register there", err)
-	return &serverMetadata{
-		Issuer:                base,
-		AuthorizationEndpoint: base + "/authorize",
-		TokenEndpoint:         base + "/token",
-		RegistrationEndpoint:  base + "/register",
-		defaulted:             true,
-	}, nil
-}
-
 // errNoMetadata says that every form was refused, so that the default paths of 2025-03-26 are right
 // where they are allowed.
 var errNoMetadata = errors.New("no authorization server metadata")
 
 // serverMetadata tries the forms for one issuer. None is weaker than another, for all are of the
 // issuer's origin and must carry its name: an answer that is of no use leads on, too (single-page
-// applications answer every path with HTML). If the host cannot be reached the others would only
-// wait.
+// applications answer every path with HTML).
 func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*serverMetadata, error) {
 	u, err := checkEndpoint(issuer, d.allowHTTP)
 	if err == nil && (u.RawQuery != "" || u.ForceQuery) {
@@ -288,27 +292,19 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 		err = fmt.Errorf("issuer of the authorization server %w", err)
 		return nil, withHint(err, "%s", vouchHint(""))
 	}
-	var failed error
-	absent := true
-	for _, form := range serverForms(u) {
-		m := &serverMetadata{source: form}
-		err := d.fetch(ctx, "authorization server metadata", form, m)
-		if err == nil {
-			if err = m.validate(issuer, d.allowHTTP); err == nil {
-				return m, nil
-			}
-			err = withHint(err, "%s", vouchHint(form))
+	check := func(m *serverMetadata, form string) error {
+		if err := m.validate(issuer, d.allowHTTP); err != nil {
+			return withHint(err, "%s", vouchHint(form))
 		}
-		absent = absent && isAbsent(err)
-		failed = alsoFailed(failed, err)
-		if errors.As(err, new(noAnswer)) {
-			break
-		}
+		m.source = form
+		return nil
 	}
-	if absent {
-		failed = withHint(fmt.Errorf("%w at %s", errNoMetadata, excerpt(u.Host)), "%s", vouchHint(""))
+	m, failed := fetchFirst(ctx, d, serverDocument, origin(u), serverForms(u), check)
+	if m == nil && failed == nil {
+		failed = fmt.Errorf("%w at %s", errNoMetadata, excerpt(u.Host))
+		failed = withHint(failed, "%s", vouchHint(""))
 	}
-	return nil, failed
+	return m, failed
 }
 
 // serverForms is the table of the specification 2026-07-28, Authorization Server Metadata
@@ -336,19 +332,8 @@ func vouchHint(source string) string {
 		quoted(runtime.GOOS, source)
 }
 
-// vouchedFor is the metadata that the user gave. It may break the rules of the specification about
+// vouch is for metadata that the user gave. It may break the rules of the specification about
 // issuer and PKCE; its endpoints are checked like all others.
-func (d *discoverer) vouchedFor(ctx context.Context) (*serverMetadata, error) {
-	m := d.authMetadata.document
-	if m == nil {
-		m = &serverMetadata{source: d.authMetadata.url}
-		if err := d.fetch(ctx, "authorization server metadata", m.source, m); err != nil {
-			return nil, err
-		}
-	}
-	return m, m.vouch(d.allowHTTP)
-}
-
 func (m *serverMetadata) vouch(allowHTTP bool) error {
 	m.vouched = true
 	if u, err := checkEndpoint(m.TokenEndpoint, allowHTTP); m.Issuer == "" && err == nil {
@@ -425,7 +410,6 @@ func (d *discoverer) fetch(ctx context.Context, document, address string, v any)
 	if err != nil {
 		return fmt.Errorf("fetch %s: not a URL", document)
 	}
-	req.Header.Set("Accept", "application/json")
 	req.Header.Set("MCP-Protocol-Version", metadataVersion)
 	host := excerpt(req.URL.Host)
 	status, body, err := boundedRequest(ctx, d.http, req, fetchTimeout, redirectPolicy(d.allowHTTP))
@@ -449,6 +433,36 @@ func decodeObject(body []byte, v any) error {
 		return errors.New("not an object") // null would leave v as it was
 	}
 	return json.Unmarshal(body, v)
+}
+
+// post sends body to an endpoint of an authorization server, and what that answers to read. Errors
+// begin with the endpoint's name, and repeat none of the secrets.
+func (d *discoverer) post(
+	ctx context.Context, name, address string, header http.Header, body []byte, secrets []string,
+	read func(status int, body []byte) error,
+) error {
+	endpoint, err := checkEndpoint(address, d.allowHTTP)
+	if err != nil {
+		return fmt.Errorf("%s %w", name, err)
+	}
+	req, err := http.NewRequest(http.MethodPost, endpoint.String(), bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header = header
+	req.Header.Set("User-Agent", userAgent())
+	status, answer, err := boundedRequest(ctx, d.http, req, postTimeout, noRedirect)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err = read(status, answer); err == nil {
+		return nil
+	}
+	var refused *oauthError
+	if errors.As(err, &refused) {
+		refused.hide(secrets)
+	}
+	return fmt.Errorf("%s of %s: %w", name, excerpt(endpoint.Host), err)
 }
 
 // redirectPolicy is the CheckRedirect of every client that fetches metadata.
@@ -511,23 +525,19 @@ func selectScope(given string, c challenge, published string, m *serverMetadata)
 }
 
 // unionScope keeps the order of a, then of b, and each scope once.
-func unionScope(a, b string) string {
-	seen := map[string]bool{}
-	return strings.Join(slices.DeleteFunc(strings.Fields(a+" "+b), func(scope string) bool {
-		again := seen[scope]
-		seen[scope] = true
-		return again
-	}), " ")
-}
+func unionScope(a, b string) string { return withoutScope(a+" "+b, "") }
 
-// withoutScope is scope without those of less.
+// withoutScope is scope without those of less, each once.
 func withoutScope(scope, less string) string {
 	gone := map[string]bool{}
 	for _, s := range strings.Fields(less) {
 		gone[s] = true
 	}
-	rest := slices.DeleteFunc(strings.Fields(scope), func(s string) bool { return gone[s] })
-	return strings.Join(rest, " ")
+	return strings.Join(slices.DeleteFunc(strings.Fields(scope), func(s string) bool {
+		again := gone[s]
+		gone[s] = true
+		return again
+	}), " ")
 }
 
 func hasScope(scope, one string) bool { return slices.Contains(strings.Fields(scope), one) }
@@ -618,68 +628,15 @@ func parseChallengeLine(line string) (all []authChallenge) {
 	}
 }
 
-// registrationRefused is an answer, and not the network's failure.
-type registrationRefused struct {
-	error
-	aboutMetadata bool // something in the request is refused, not the client
-	aboutRedirect bool // it may be the redirect URI
-}
-
-func (r registrationRefused) Unwrap() error { return r.error }
-
 // register makes a client at m's registration endpoint (RFC 7591) that is sent back to redirectURI
-// and will ask for scope. Its AuthMethod is always set.
+// and will ask for scope: servers of the MCP SDK for Python hold a client to it. Its AuthMethod is
+// always set. A refusal is a lastingFailure.
 func (d *discoverer) register(
 	ctx context.Context, m *serverMetadata, redirectURI, scope string, moreGrants ...string,
-) (client, error) {
-	endpoint, err := checkEndpoint(m.RegistrationEndpoint, d.allowHTTP)
-	if err != nil {
-		err = fmt.Errorf("authorization server %q registers no clients: registration_endpoint %w",
-			excerpt(m.Issuer), err)
-		return client{}, withHint(err, "set GOOGLE_CLIENT_ID or give --client-id")
-	}
-	host := excerpt(endpoint.Host)
-	request := newRegistration(m, redirectURI, scope, moreGrants)
-	c, answer, err := d.registerAt(ctx, endpoint, m, request)
-	if err == nil {
-		if c.RedirectURI = redirectURI; c.Scope == "" {
-			c.Scope = scope
-		}
-		return c, nil
-	}
-	err = fmt.Errorf("register a client: %w%s", err, refusal(answer, redirectURI))
-	if errors.As(err, new(noAnswer)) {
-		return client{}, err
-	}
-	var status statusError
-	refused := registrationRefused{error: err}
-	if errors.As(err, &status) {
-		text := strings.ToLower(err.Error())
-		refused.aboutRedirect = strings.Contains(text, "redirect")
-		switch status.status {
-		case http.StatusBadRequest, http.StatusUnprocessableEntity:
-			refused.aboutMetadata = true
-		case http.StatusForbidden: // Keycloak's policies
-			refused.aboutMetadata = refused.aboutRedirect || strings.Contains(text, "scope")
-		}
-	}
-	return client{}, withHint(refused, "give --client-id (register a client at %s by hand)", host)
-}
-
-// newRegistration is the request. Its scope is what will be asked for: servers of the MCP SDK for
-// Python hold a client to it. It has no software_version: a registration outlives the version that
-// made it.
-func newRegistration(
-	m *serverMetadata, redirectURI, scope string, moreGrants []string,
-) map[string]any {
-	method, supported := methodBasic, m.TokenEndpointAuthMethods // RFC 8414, section 2: the default
-	if len(supported) > 0 {
-		i := slices.IndexFunc(authMethods, func(known string) bool {
-			return slices.Contains(supported, known)
-		})
-		if method = ""; i >= 0 {
-			method = authMethods[i]
-		}
+) (c client, err error) {
+	methods := m.TokenEndpointAuthMethods
+	if len(methods) == 0 {
+		methods = []string{methodBasic} // RFC 8414, section 2: the default
 	}
 	grants := []string{grantCode}
 	// A strict server refuses a grant type that it has not; without the list nobody knows, and the
@@ -687,105 +644,100 @@ func newRegistration(
 	if all := m.GrantTypesSupported; len(all) == 0 || slices.Contains(all, grantRefresh) {
 		grants = append(grants, grantRefresh)
 	}
-	request := map[string]any{ // no client_uri: Keycloak wants one to be of a trusted host
+	// No client_uri: Keycloak wants one to be of a trusted host. No software_version: a client
+	// outlives the version that registered it.
+	request := map[string]any{
 		"client_name":                "mcp-proxy",
 		"software_id":                projectName,
 		"application_type":           "native", // "web", the default, forbids loopback (OpenID Connect)
 		"redirect_uris":              []string{redirectURI},
 		"grant_types":                append(grants, moreGrants...),
 		"response_types":             []string{"code"},
-		"token_endpoint_auth_method": method,
+		"token_endpoint_auth_method": firstOf(authMethods, methods),
 	}
 	if scope != "" {
 		request["scope"] = scope
 	}
-	return request
-}
-
-// registerAt returns the answer also with an error. Redirect URIs in it are ignored: gateways send
-// their own back (LiteLLM's did), and the one we asked for is the one we listen on.
-func (d *discoverer) registerAt(
-	ctx context.Context, endpoint *url.URL, m *serverMetadata, request map[string]any,
-) (_ client, answer []byte, err error) {
-	if request["token_endpoint_auth_method"] == "" {
-		return client{}, nil, fmt.Errorf("the token endpoint wants %s, which mcp-proxy does not do",
-			excerpt(strings.Join(m.TokenEndpointAuthMethods, ", ")))
+	for name, value := range d.registerAs {
+		// The redirect is where we listen, and we understand no response of another type.
+		if name != "redirect_uris" && name != "response_types" {
+			request[name] = value
+		}
 	}
-	body, err := json.Marshal(request)
-	if err == nil {
-		body, err = d.registerAs.over(body)
+	if body, _ := json.Marshal(request); firstOf(authMethods, methods) == "" {
+		err = fmt.Errorf("the token endpoint wants %s, which mcp-proxy does not do",
+			excerpt(strings.Join(methods, ", ")))
+	} else {
+		header := http.Header{"Content-Type": {"application/json"}}
+		read := func(status int, body []byte) (err error) {
+			c, err = registeredClient(status, body, m.TokenEndpointAuthMethods)
+			return err
+		}
+		err = d.post(ctx, "registration endpoint", m.RegistrationEndpoint, header, body, nil, read)
 	}
-	if err != nil {
-		return client{}, nil, err
-	}
-	req, err := http.NewRequest(http.MethodPost, endpoint.String(), bytes.NewReader(body))
-	if err != nil {
-		return client{}, nil, errors.New("not a URL")
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
-	status, answer, err := boundedRequest(ctx, d.http, req, fetchTimeout, noRedirect)
-	host := excerpt(endpoint.Host)
 	switch {
-	case err != nil:
-		return client{}, nil, err
-	case status != http.StatusOK && status != http.StatusCreated:
-		return client{}, answer, statusError{host, status}
+	case err == nil:
+		// Other redirect URIs in the answer are ignored: gateways send their own (LiteLLM's did),
+		// and we listen on the one that we asked for.
+		if c.RedirectURI = redirectURI; c.Scope == "" {
+			c.Scope = scope
+		}
+		return c, nil
+	case errors.As(err, new(noAnswer)):
+		return client{}, err
+	case errorCode(err) == "invalid_redirect_uri":
+		err = fmt.Errorf("%w: the redirect URI was %s", err, redirectURI)
 	}
-	c, err := registeredClient(answer, m)
-	if err != nil {
-		err = fmt.Errorf("%s: %w", host, err)
-	}
-	return c, answer, err
+	return client{}, withHint(lastingFailure{err},
+		"give --client-id (register a client at %s by hand)", excerpt(m.Issuer))
 }
 
 // registeredClient reads an answer. client_secret_expires_at is ignored: the token endpoint says
 // whether a secret is still good (invalid_client, then the client is registered anew), and our
 // clock may be wrong.
-func registeredClient(body []byte, m *serverMetadata) (client, error) {
+func registeredClient(status int, body []byte, methods []string) (client, error) {
 	var answer struct {
 		ClientID     string `json:"client_id"`
 		ClientSecret string `json:"client_secret"`
 		AuthMethod   string `json:"token_endpoint_auth_method"`
-		Scope        any    `json:"scope"` // a string; other forms are none of RFC 7591's
+		Scope        string `json:"scope"`
 	}
-	// RFC 6749, appendix A: both are visible ASCII. Anything else has no place in a header or a form.
-	switch err := decodeObject(body, &answer); {
-	case err != nil:
-		return client{}, errors.New("the answer is not a JSON object of a registration")
-	case answer.ClientID == "" || !isVisible(answer.ClientID) || !isVisible(answer.ClientSecret):
-		return client{}, errors.New("the answer has no valid client_id and client_secret")
-	case answer.AuthMethod != "" && !slices.Contains(authMethods, answer.AuthMethod):
-		return client{}, fmt.Errorf("the answer wants %s, which mcp-proxy does not do",
-			excerpt(answer.AuthMethod))
-	}
+	err := readAnswer(status, body, &answer)
 	c := client{
 		ID: answer.ClientID, Secret: answer.ClientSecret, Source: sourceRegistered,
 		AuthMethod: answer.AuthMethod,
 	}
-	c.AuthMethod = authMethod(c, m.TokenEndpointAuthMethods)
-	if scope, _ := answer.Scope.(string); len(scope) <= maxScope {
-		c.Scope = unionScope(scope, "")
+	// RFC 6749, appendix A: both are visible ASCII. Nothing else belongs in a header or a form.
+	switch {
+	case err != nil:
+		return client{}, err
+	case c.ID == "" || !isVisible(c.ID) || !isVisible(c.Secret):
+		return client{}, errors.New("the answer has no valid client_id and client_secret")
+	case c.AuthMethod != "" && !slices.Contains(authMethods, c.AuthMethod):
+		return client{}, fmt.Errorf("the answer wants %s, which mcp-proxy does not do",
+			excerpt(c.AuthMethod))
+	}
+	c.AuthMethod = authMethod(c, methods)
+	if len(answer.Scope) <= maxScope {
+		c.Scope = unionScope(answer.Scope, "")
 	}
 	return c, nil
 }
 
-// refusal reads what RFC 7591, section 3.2.2 lets a server say, at any status; other bodies, HTML
-// above all, are ignored.
-func refusal(body []byte, redirectURI string) string {
-	var answer struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description"`
+// refusedRegistration reports whether err says that something in a registration is refused, and
+// whether that may be the redirect URI.
+func refusedRegistration(err error) (request, redirect bool) {
+	var e *oauthError
+	if !errors.As(err, &e) {
+		return false, false
 	}
-	if decodeObject(body, &answer) != nil || answer.Error == "" {
-		return ""
+	text := strings.ToLower(e.Error())
+	redirect = strings.Contains(text, "redirect")
+	switch e.status {
+	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+		return true, redirect
+	case http.StatusForbidden: // Keycloak's policies
+		return redirect || strings.Contains(text, "scope"), redirect
 	}
-	text := ": " + excerpt(answer.Error)
-	if answer.Description != "" {
-		text += ": " + excerpt(answer.Description)
-	}
-	if answer.Error == "invalid_redirect_uri" {
-		text += " (the redirect URI was " + redirectURI + ")"
-	}
-	return text
+	return false, redirect
 }

@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -51,8 +52,14 @@ func checkKept(t *testing.T, text string) {
 	}
 }
 
+// anyTokenAnswer is a token answer, or the refusal of one.
+type anyTokenAnswer struct {
+	tokenAnswer
+	Error, ErrorDescription string
+}
+
 // referenceTokenAnswer reads the members of a token answer one by one; false if it is no JSON.
-func referenceTokenAnswer(body []byte) (a tokenAnswer, ok bool) {
+func referenceTokenAnswer(body []byte) (a anyTokenAnswer, ok bool) {
 	if !json.Valid(body) {
 		return a, false
 	}
@@ -72,7 +79,7 @@ func referenceTokenAnswer(body []byte) (a tokenAnswer, ok bool) {
 		case strings.EqualFold(name.(string), "expires_in"):
 			a.ExpiresIn = value
 		case strings.EqualFold(name.(string), "authed_user"):
-			a.AuthedUser = &a
+			a.AuthedUser = &a.tokenAnswer
 		}
 		for field, into := range fields {
 			if text, isString := value.(string); isString && strings.EqualFold(name.(string), field) {
@@ -84,7 +91,7 @@ func referenceTokenAnswer(body []byte) (a tokenAnswer, ok bool) {
 }
 
 // asForm is the same answer in the other form.
-func (a tokenAnswer) asForm() string {
+func (a anyTokenAnswer) asForm() string {
 	form := url.Values{"access_token": {a.AccessToken}, "token_type": {a.TokenType}, "refresh_token": {a.RefreshToken},
 		"scope": {a.Scope}, "error": {a.Error}, "error_description": {a.ErrorDescription}}
 	switch life := a.ExpiresIn.(type) {
@@ -124,8 +131,12 @@ func FuzzTokenAnswer(f *testing.F) {
 			}
 		}
 		if err != nil {
-			a := &endpointAnswer{"token endpoint", "as.example", []string{fuzzSecret}, status, body}
-			text := a.explain(err).Error()
+			var refused *oauthError
+			if !errors.As(err, &refused) {
+				t.Fatalf("%q: got %v", body, err)
+			}
+			refused.hide([]string{fuzzSecret})
+			text := refused.Error()
 			checkSaid(t, text, 2)
 			checkKept(t, text)
 			return
@@ -154,16 +165,21 @@ func FuzzRegistration(f *testing.F) {
 		f.Add([]byte(body), "")
 	}
 	f.Fuzz(func(t *testing.T, body []byte, method string) {
-		checkSaid(t, refusal(body, testRedirect), 2)
-		c, err := registeredClient(body, &serverMetadata{TokenEndpointAuthMethods: []string{method}})
+		c, err := registeredClient(http.StatusCreated, body, []string{method})
 		if err != nil {
-			checkSaid(t, err.Error(), 1)
+			var refused *oauthError
+			if errors.As(err, &refused) {
+				refused.hide(nil)
+			}
+			checkSaid(t, err.Error(), 2)
 			return
 		}
 		if c.ID == "" || !slices.Contains(authMethods, c.AuthMethod) {
 			t.Fatalf("%q: got %+v", body, c)
 		}
-		form, basic := authenticate(c, url.Values{"grant_type": {"refresh_token"}})
+		o := &oauth{cfg: &config{}}
+		form, basic, err := o.authenticate(&credentials{Client: c}, url.Values{"grant_type": {"refresh_token"}})
+		fatal(t, err)
 		sent, err := url.ParseQuery(form.Encode())
 		id, secret := sent.Get("client_id"), sent.Get("client_secret")
 		if basic != "" {

@@ -439,6 +439,7 @@ func boundedRequest(
 ) (status int, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	req.Header.Set("Accept", "application/json")
 	c := *client
 	c.CheckRedirect, c.Jar = redirect, nil
 	host := excerpt(req.URL.Host)

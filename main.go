@@ -260,7 +260,7 @@ func (a *app) serve(ctx context.Context, stdin io.Reader, stdout io.Writer) erro
 func exitCode(err error) int {
 	var use usageError
 	var auth authError
-	var refused *tokenError
+	var refused *oauthError
 	var network net.Error
 	var path *fs.PathError
 	var address *url.Error

@@ -6,7 +6,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -18,7 +17,7 @@ const (
 	maxStepUps        = 2                // per message
 	maxOtherTokens    = 3                // tokens of other processes that a message tries
 	maxRefreshMargin  = time.Minute      // before expiry
-	refreshTime       = 2 * tokenTimeout // for all of a refresh, the wait for other processes included
+	refreshTime       = 2 * postTimeout  // for all of a refresh, the wait for other processes included
 	refreshPause      = 10 * time.Second // from a failure to the next attempt, while the token is good
 	retryPause        = time.Minute      // after new tokens that were refused, and lasting failures
 	sourceGiven       = "given"
@@ -38,7 +37,6 @@ type oauth struct {
 	cfg      *config
 	key      storeKey
 	store    *store
-	http     *http.Client // knows no cookie and no token
 	log      *logger
 	trace    *tracer
 	discover *discoverer
@@ -73,7 +71,7 @@ type oauth struct {
 
 func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tracer) *oauth {
 	return &oauth{
-		cfg: c, key: newStoreKey(c), store: st, http: client, log: log, trace: trace,
+		cfg: c, key: newStoreKey(c), store: st, log: log, trace: trace,
 		discover: &discoverer{
 			http: client, allowHTTP: c.acceptsHTTP(), resource: c.resource, authMetadata: c.authMetadata,
 			registerAs: c.registerAs, log: log,
@@ -470,18 +468,17 @@ func (c *credentials) renewal() string {
 // worked is remembered with the credentials.
 func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
 	if c.renewal() == "" || c.TokenEndpoint == "" || c.renewal() == o.rejected {
-		return token{}, &tokenError{Code: "invalid_grant"}
+		return token{}, &oauthError{code: "invalid_grant"}
 	}
 	if c.Grant == grantClientCredentials {
 		return o.machineToken(ctx, c)
 	}
 	attempt := func(withScope bool) (token, error) {
 		form := url.Values{"grant_type": {grantRefresh}, "refresh_token": {c.Token.Refresh}}
-		addResource(form, c.Resource)
 		if withScope {
 			form.Set("scope", c.scope())
 		}
-		return o.tokenWithRetry(ctx, c, form)
+		return o.requestToken(ctx, c, form, maxTokenAttempts)
 	}
 	t, err := attempt(c.ScopeAtRefresh)
 	code := errorCode(err)
@@ -519,24 +516,4 @@ func (o *oauth) scopeWords(resp *http.Response) string {
 		words += fmt.Sprintf(", the server wants %q", excerpt(ch.Scope))
 	}
 	return words + "; the authorization server's operator can say why"
-}
-
-// lastingFailure is another process's failure of that kind.
-type lastingFailure struct{ error }
-
-func (l lastingFailure) Unwrap() error { return l.error }
-
-// isLasting reports whether a sign-in failed because the authorization server refuses this program.
-// With the same settings it would say the same again, after one more registration and one more
-// consent of the user. A user's no and a network's trouble are of another kind.
-func isLasting(err error) bool {
-	var told lastingFailure
-	var refused registrationRefused
-	var answer *responseError
-	var t *tokenError
-	if errors.As(err, &answer) {
-		return answer.code != "server_error" && answer.code != "temporarily_unavailable"
-	}
-	return isRejected(err) || errors.As(err, &t) && t.unusable || errors.As(err, &told) ||
-		errors.As(err, &refused)
 }

@@ -69,7 +69,7 @@ func (l *leader) authorize(ctx context.Context, ch challenge, used string) (err 
 		byCode := s
 		byCode.grants = []string{grantDevice}
 		err := byCode.run(ctx, device{&byCode})
-		refused := errors.As(err, new(deviceRefused)) || errors.As(err, new(registrationRefused))
+		refused := errors.As(err, new(deviceRefused)) || errors.As(err, new(lastingFailure))
 		if l.cfg.device || !refused || noBrowser != nil {
 			return err
 		}
@@ -138,9 +138,9 @@ func (s *signIn) concede(err error) bool {
 	}
 	// Keycloak refuses it for a user without that role at the token endpoint, with a code of its
 	// own (not_allowed).
-	var answer *tokenError
-	offline := errors.As(err, &answer) && answer.Code != "invalid_grant" &&
-		strings.Contains(strings.ToLower(answer.Description), "offline") &&
+	var answer *oauthError
+	offline := errors.As(err, &answer) && answer.code != "invalid_grant" &&
+		strings.Contains(strings.ToLower(answer.description), "offline") &&
 		hasScope(scope, offlineAccess)
 	if errorCode(err) != "invalid_scope" && !offline || s.cfg.scope != "" || scope == "" {
 		return false
@@ -390,14 +390,14 @@ func (s *signIn) register(ctx context.Context) (err error) {
 		if first == nil {
 			first = err
 		}
-		var answer registrationRefused
+		request, aboutRedirect := refusedRegistration(err)
 		otherHost := s.cfg.redirectURI == nil && host != localHost && !s.cb.serving()
 		switch {
 		case err == nil:
 			return nil
-		case !errors.As(err, &answer) || !answer.aboutMetadata:
+		case !request:
 			return first
-		case otherHost && (answer.aboutRedirect || scope == ""):
+		case otherHost && (aboutRedirect || scope == ""):
 			host = localHost
 			s.cb.close()
 			s.cb = nil
@@ -483,8 +483,7 @@ func (b *browser) attempt(ctx context.Context) (token, error) {
 		"grant_type": {grantCode}, "code": {answer.code}, "redirect_uri": {c.Client.RedirectURI},
 		"code_verifier": {verifier},
 	}
-	addResource(form, c.Resource)
-	return b.tokenWithRetry(ctx, c, form)
+	return b.requestToken(ctx, c, form, maxTokenAttempts)
 }
 
 // notes are what the user should know before signing in.
@@ -533,8 +532,7 @@ func (s *signIn) keepNew(ctx context.Context) error {
 
 // explainRefusal adds what the user can do about a refusal of the authorization server.
 func (o *oauth) explainRefusal(err error) error {
-	var refused *tokenError
-	var answer *responseError
+	var refused *oauthError
 	if errors.As(err, &refused) {
 		if refused.outOfOrder() {
 			return err
@@ -559,7 +557,7 @@ func (o *oauth) explainRefusal(err error) error {
 		return withHint(err, "check --client-id and %s", what)
 	// Entra ID (AADSTS9010010, AADSTS901002) wants no resource parameter.
 	case code == "invalid_target",
-		errors.As(err, &answer) && strings.HasPrefix(answer.description, "AADSTS901"):
+		refused != nil && strings.HasPrefix(refused.description, "AADSTS901"):
 		return withHint(err, "this authorization server takes no resource parameter: add --resource none")
 	}
 	return err
@@ -580,9 +578,9 @@ func (o *oauth) authorizationURL(
 	} {
 		q.Set(name, value)
 	}
-	addResource(q, c.Resource)
+	setGiven(q, "resource", c.Resource)
 	scope := c.scope()
-	addScope(q, scope)
+	setGiven(q, "scope", scope)
 	switch {
 	case areGoogles(c.Issuer) || areGoogles(endpoint.String()):
 		// Google knows no offline_access; without these two it gives no refresh token.

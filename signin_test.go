@@ -865,7 +865,7 @@ func TestScopeRefused(t *testing.T) {
 				back.Set("error", "invalid_scope")
 				back.Set("error_description", "never")
 			}
-		}, nil, []string{"old tools offline_access", "tools offline_access", "tools", "tools"}, 1, "invalid_scope never"},
+		}, nil, []string{"old tools offline_access", "tools offline_access", "tools", "tools"}, 1, "invalid_scope (never)"},
 	} {
 		test := test
 		t.Run(name, func(t *testing.T) {

@@ -12,11 +12,14 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
+	"math/big"
 	"net/http"
 	"net/url"
 	"slices"
@@ -26,8 +29,7 @@ import (
 )
 
 const (
-	tokenTimeout     = 30 * time.Second // for one request to the token endpoint
-	maxTokenAttempts = 3                // while the token endpoint is out of order
+	maxTokenAttempts = 3 // while an endpoint is out of order
 	maxTokenLife     = 10 * 365 * 24 * time.Hour
 
 	grantRefresh           = "refresh_token"
@@ -44,71 +46,69 @@ const (
 	minRSABits    = 2048            // RFC 7518, section 3.3
 )
 
-// addResource names the server that the token is for (RFC 8707, section 2).
-func addResource(form url.Values, resource string) {
-	if resource != "" {
-		form.Set("resource", resource)
-	}
+// An oauthError is an answer of an authorization server that is an error.
+type oauthError struct {
+	code        string // RFC 6749, section 5.2; "" if the answer had none
+	description string
+	status      int
+	unusable    bool // a success, but nothing in it that we can use
 }
 
-// tokenError is an answer of an endpoint that is an error.
-type tokenError struct {
-	Endpoint    string
-	Code        string // RFC 6749, section 5.2; "" if the answer had none
-	Description string
-	Status      int
-	Host        string
-	unusable    bool // a success, but no token that we can use
-}
-
-func (e *tokenError) Error() string {
-	text := e.Endpoint + " of " + e.Host
+func (e *oauthError) Error() string {
 	switch {
-	case e.Code == "" && e.Status < 300:
-		return text + ": the answer is no token"
-	case e.Code == "":
-		return fmt.Sprintf("%s: status %d", text, e.Status)
-	case e.Description == "":
-		return text + ": " + e.Code
+	case e.code == "":
+		return fmt.Sprintf("status %d", e.status)
+	case e.description == "":
+		return e.code
 	}
-	return text + ": " + e.Code + " (" + e.Description + ")"
+	return e.code + " (" + e.description + ")"
 }
 
-// outOfOrder reports whether it is about the server and not about the token.
-func (e *tokenError) outOfOrder() bool {
-	return e.Status >= 500 || e.Status == http.StatusTooManyRequests ||
-		e.Code == "temporarily_unavailable" || e.Code == "server_error"
+// outOfOrder reports whether it is about the server and not about what was asked.
+func (e *oauthError) outOfOrder() bool {
+	return e.status >= 500 || e.status == http.StatusTooManyRequests ||
+		e.code == "temporarily_unavailable" || e.code == "server_error"
 }
 
 // isRejected reports whether the authorization server refuses this grant or client: only then may a
 // token be given up. Without an error code of RFC 6749, section 5.2, the status decides: else no
 // start would ever lead to a sign-in.
 func isRejected(err error) bool {
-	var e *tokenError
+	var e *oauthError
 	if !errors.As(err, &e) || e.outOfOrder() || e.unusable {
 		return false
 	}
-	return e.Code != "" || e.Status == http.StatusBadRequest || e.Status == http.StatusUnauthorized
+	return e.code != "" || e.status == http.StatusBadRequest || e.status == http.StatusUnauthorized
+}
+
+// lastingFailure is one that trying again at once would only repeat: of a registration, or what
+// another process found to be so.
+type lastingFailure struct{ error }
+
+func (l lastingFailure) Unwrap() error { return l.error }
+
+// isLasting reports whether a sign-in failed because the authorization server refuses this program.
+// With the same settings it would say the same again, after one more registration and one more
+// consent of the user. A user's no and a network's trouble are of another kind.
+func isLasting(err error) bool {
+	var e *oauthError
+	return isRejected(err) || errors.As(err, new(lastingFailure)) ||
+		errors.As(err, &e) && e.unusable
 }
 
 // aboutClient reports whether the server may not have understood who the client is. Not all say
 // invalid_client: Nextcloud's OpenID provider sends a 401 of its own form, and servers that read
 // the form alone, as WordPress's OAuth 2 plugin, miss parameters.
-func (e *tokenError) aboutClient() bool {
-	return e.Code == "invalid_client" || e.Code == "invalid_request" ||
-		e.Status == http.StatusUnauthorized
+func (e *oauthError) aboutClient() bool {
+	return e.code == "invalid_client" || e.code == "invalid_request" ||
+		e.status == http.StatusUnauthorized
 }
 
-// errorCode is the code of a refusal by an endpoint of the authorization server; "" for any other
-// error.
+// errorCode is the code of a refusal by the authorization server; "" for any other error.
 func errorCode(err error) string {
-	var atToken *tokenError
-	var atAuthorize *responseError
-	switch {
-	case errors.As(err, &atToken):
-		return atToken.Code
-	case errors.As(err, &atAuthorize):
-		return atAuthorize.code
+	var e *oauthError
+	if errors.As(err, &e) {
+		return e.code
 	}
 	return ""
 }
@@ -131,34 +131,33 @@ var errorCodes = []string{
 // errorType is the low-cardinality error.type of a span, also of one that is not about HTTP.
 func errorType(err error) string {
 	var known errorKind
-	var e *tokenError
-	var answer *responseError
-	var code string
+	var e *oauthError
 	switch {
 	case errors.As(err, &known):
 		return known.kind
-	case errors.As(err, &answer):
-		code = answer.code
 	case !errors.As(err, &e):
 		return networkErrorType(err)
-	case e.Code == "":
-		return strconv.Itoa(e.Status)
-	default:
-		code = e.Code
-	}
-	if slices.Contains(errorCodes, code) {
-		return code
+	case e.code == "":
+		return strconv.Itoa(e.status)
+	case slices.Contains(errorCodes, e.code):
+		return e.code
 	}
 	return "refused"
+}
+
+// setGiven leaves a parameter without a value out.
+func setGiven(form url.Values, name, value string) {
+	if value != "" {
+		form.Set(name, value)
+	}
 }
 
 // machineToken asks for a token by the client credentials grant (OAuth 2.1, section 4.2; MCP, OAuth
 // Client Credentials Extension): the client is its own user.
 func (o *oauth) machineToken(ctx context.Context, c *credentials) (token, error) {
 	form := url.Values{"grant_type": {grantClientCredentials}}
-	addResource(form, c.Resource)
-	addScope(form, c.scope())
-	t, err := o.tokenWithRetry(ctx, c, form)
+	setGiven(form, "scope", c.scope())
+	t, err := o.requestToken(ctx, c, form, maxTokenAttempts)
 	t.Refresh = "" // RFC 6749, section 4.4.3: it should not be there, and is not needed
 	if err == nil && t.Scope == "" {
 		t.Scope = c.scope()
@@ -166,35 +165,49 @@ func (o *oauth) machineToken(ctx context.Context, c *credentials) (token, error)
 	return t, err
 }
 
-func addScope(form url.Values, scope string) {
-	if scope != "" {
-		form.Set("scope", scope)
-	}
-}
-
-// tokenWithRetry asks again while the endpoint is out of order, and with the other method of client
-// authentication if the first is refused. A request that may have been processed is not repeated:
-// it would use a rotated refresh token twice.
-func (o *oauth) tokenWithRetry(
-	ctx context.Context, c *credentials, form url.Values,
+// requestToken sends a request to the token endpoint, whatever the grant.
+func (o *oauth) requestToken(
+	ctx context.Context, c *credentials, form url.Values, attempts int,
 ) (t token, err error) {
-	err = o.withRetry(ctx, c, func() (err error) {
-		t, err = o.requestToken(ctx, c, form)
+	setGiven(form, "resource", c.Resource) // RFC 8707, section 2: the server that the token is for
+	read := func(status int, body []byte) (err error) {
+		t, err = parseTokenAnswer(status, body, time.Now(), o.cfg.useIDToken)
+		t.Scope = boundedScope(t.Scope, "in the answer of the token endpoint", o.log)
 		return err
-	})
+	}
+	err = o.post(ctx, "token endpoint", c.TokenEndpoint, c, form, attempts, read)
 	return t, err
 }
 
-func (o *oauth) withRetry(ctx context.Context, c *credentials, request func() error) error {
+// post sends a form to an endpoint of the authorization server, with what shows who the client is.
+// With several attempts it does so again while the endpoint is out of order, and with the other
+// method of client authentication if the first is refused. A request that may have been processed
+// is not repeated: it would use a rotated refresh token twice.
+func (o *oauth) post(
+	ctx context.Context, name, address string, c *credentials, form url.Values, attempts int,
+	read func(status int, body []byte) error,
+) error {
 	var firstRefusal error
 	method := c.Client.AuthMethod
 	for attempt := 1; ; attempt++ {
-		err := request()
-		var refused *tokenError
+		body, basic, err := o.authenticate(c, form)
+		if err != nil {
+			return err
+		}
+		header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+		if basic != "" {
+			header.Set("Authorization", basic)
+		}
+		secrets := []string{c.Client.Secret, strings.TrimPrefix(basic, "Basic ")}
+		for _, parameter := range confidential {
+			secrets = append(secrets, body.Get(parameter))
+		}
+		err = o.discover.post(ctx, name, address, header, []byte(body.Encode()), secrets, read)
+		var refused *oauthError
 		isAnswer := errors.As(err, &refused)
 		switch {
-		case err == nil:
-			return nil
+		case err == nil || attempts == 1:
+			return err
 		case isAnswer && refused.aboutClient() && firstRefusal == nil && c.Client.Secret != "":
 			// Servers that accept only one of the two, whatever their metadata says: Nextcloud's
 			// OpenID provider the form, Kanidm the header.
@@ -204,10 +217,10 @@ func (o *oauth) withRetry(ctx context.Context, c *credentials, request func() er
 			}
 			continue
 		case firstRefusal != nil && isAnswer && !refused.outOfOrder() &&
-			refused.Code != "invalid_grant":
+			refused.code != "invalid_grant":
 			c.Client.AuthMethod = method
 			return firstRefusal // of the method that the metadata names
-		case !(isAnswer && refused.outOfOrder() || notSent(err)) || attempt >= maxTokenAttempts:
+		case !(isAnswer && refused.outOfOrder() || notSent(err)) || attempt >= attempts:
 			return err
 		}
 		if !sleep(ctx, backoff(attempt)) {
@@ -216,97 +229,34 @@ func (o *oauth) withRetry(ctx context.Context, c *credentials, request func() er
 	}
 }
 
-// requestToken sends one request to the token endpoint, whatever the grant.
-func (o *oauth) requestToken(ctx context.Context, c *credentials, form url.Values) (token, error) {
-	a, err := o.postForm(ctx, "token endpoint", c.TokenEndpoint, c, form)
-	if err != nil {
-		return token{}, err
-	}
-	t, err := parseTokenAnswer(a.status, a.body, time.Now(), o.cfg.useIDToken)
-	t.Scope = boundedScope(t.Scope, "in the answer of the token endpoint", o.log)
-	return t, a.explain(err)
-}
-
-// endpointAnswer is the answer of an endpoint of the authorization server to a form.
-type endpointAnswer struct {
-	endpoint, host string
-	secrets        []string // in the request
-	status         int
-	body           []byte
-}
-
-// confidential are the parameters whose values an answer must not repeat.
-var confidential = []string{
-	"client_assertion", "client_secret", "code", "code_verifier", "device_code", "refresh_token",
-	"token",
-}
-
-// postForm sends a form with what authenticates the client.
-func (o *oauth) postForm(
-	ctx context.Context, name, address string, c *credentials, form url.Values,
-) (*endpointAnswer, error) {
-	endpoint, err := checkEndpoint(address, o.cfg.acceptsHTTP())
-	if err != nil {
-		return nil, fmt.Errorf("%s %w", name, err)
-	}
-	body, basic, err := o.authenticated(c, form)
-	if err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequest(http.MethodPost, endpoint.String(), strings.NewReader(body.Encode()))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", userAgent())
-	if basic != "" {
-		req.Header.Set("Authorization", basic)
-	}
-	status, answer, err := boundedRequest(ctx, o.http, req, tokenTimeout, noRedirect)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	secrets := []string{c.Client.Secret, strings.TrimPrefix(basic, "Basic ")}
-	for _, parameter := range confidential {
-		secrets = append(secrets, body.Get(parameter))
-	}
-	return &endpointAnswer{name, endpoint.Host, secrets, status, answer}, nil
-}
-
-// explain says in a refusal where it comes from.
-func (a *endpointAnswer) explain(err error) error {
-	var refused *tokenError
-	if errors.As(err, &refused) {
-		refused.Endpoint, refused.Host = a.endpoint, excerpt(a.host)
-		refused.hide(a.secrets)
-	}
-	return err
-}
-
-// authenticated adds to a form what authenticates the client.
-func (o *oauth) authenticated(
+// authenticate adds to a form what shows who the client is (RFC 6749, section 2.3.1).
+func (o *oauth) authenticate(
 	c *credentials, form url.Values,
 ) (body url.Values, basic string, err error) {
-	if c.Client.AuthMethod != methodPrivateKey {
-		body, basic = authenticate(c.Client, form)
-		return body, basic, nil
-	}
-	if o.cfg.privateKey == nil {
+	body = maps.Clone(form)
+	key, id, secret := o.cfg.privateKey, c.Client.ID, c.Client.Secret
+	switch method := c.Client.AuthMethod; {
+	case method == methodPrivateKey && key == nil:
 		return nil, "", authErrorf("%s authenticates with a private key, which is not kept here: "+
-			"add --client-id and --private-key", excerpt(c.Client.ID))
+			"add --client-id and --private-key", excerpt(id))
+	case method == methodPrivateKey:
+		assertion, err := newAssertion(key, c.Client.SigningAlg, id, c.Issuer, time.Now())
+		if err != nil {
+			return nil, "", fmt.Errorf("sign with --private-key: %w", err)
+		}
+		// client_id is not sent: the sub claim says it (MCP, OAuth Client Credentials Extension,
+		// "JWT Authentication Example").
+		body.Set("client_assertion_type", assertionType)
+		body.Set("client_assertion", assertion)
+		return body, "", nil
+	case secret != "" && method == methodBasic:
+		// Both are form-urlencoded before they are joined: a secret may hold a colon.
+		pair := url.QueryEscape(id) + ":" + url.QueryEscape(secret)
+		return body, "Basic " + base64.StdEncoding.EncodeToString([]byte(pair)), nil
+	case secret != "" && method != methodNone:
+		body.Set("client_secret", secret)
 	}
-	assertion, err := newAssertion(
-		o.cfg.privateKey, c.Client.SigningAlg, c.Client.ID, c.Issuer, time.Now())
-	if err != nil {
-		return nil, "", fmt.Errorf("sign with --private-key: %w", err)
-	}
-	// client_id is not sent: the sub claim says it (MCP, OAuth Client Credentials Extension, "JWT
-	// Authentication Example").
-	body = url.Values{"client_assertion_type": {assertionType}, "client_assertion": {assertion}}
-	for name, values := range form {
-		body[name] = values
-	}
+	body.Set("client_id", id)
 	return body, "", nil
 }
 
@@ -326,45 +276,41 @@ func authMethod(c client, supported []string) string {
 	case c.AuthMethod != "":
 		return c.AuthMethod
 	}
-	for _, method := range []string{methodBasic, methodPost, methodNone} {
-		if slices.Contains(supported, method) {
-			return method
-		}
+	if method := firstOf([]string{methodBasic, methodPost, methodNone}, supported); method != "" {
+		return method
 	}
 	return methodBasic
+}
+
+// firstOf is the first of ours that is one of theirs, "" if none is.
+func firstOf(ours, theirs []string) string {
+	for _, one := range ours {
+		if slices.Contains(theirs, one) {
+			return one
+		}
+	}
+	return ""
 }
 
 func isVisible(s string) bool {
 	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0
 }
 
-// authenticate adds the client's id and secret (RFC 6749, section 2.3.1).
-func authenticate(c client, form url.Values) (body url.Values, basic string) {
-	body = url.Values{}
-	for name, values := range form {
-		body[name] = values
-	}
-	switch {
-	case c.Secret != "" && c.AuthMethod == methodBasic:
-		// Both are form-urlencoded before they are joined: a secret may hold a colon.
-		pair := url.QueryEscape(c.ID) + ":" + url.QueryEscape(c.Secret)
-		return body, "Basic " + base64.StdEncoding.EncodeToString([]byte(pair))
-	case c.Secret != "" && c.AuthMethod != methodNone:
-		body.Set("client_secret", c.Secret)
-	}
-	body.Set("client_id", c.ID)
-	return body, ""
+// confidential are the parameters whose values an answer must not repeat.
+var confidential = []string{
+	"client_assertion", "client_secret", "code", "code_verifier", "device_code", "refresh_token",
+	"token",
 }
 
 // hide drops what the server says if it repeats a secret of the request: an error goes to the
 // client, to logs and to the user's screen.
-func (e *tokenError) hide(secrets []string) {
-	e.Description = excerpt(e.Description)
-	if repeats(e.Description, secrets) {
-		e.Description = ""
+func (e *oauthError) hide(secrets []string) {
+	e.description = excerpt(e.description)
+	if repeats(e.description, secrets) {
+		e.description = ""
 	}
-	if !slices.Contains(errorCodes, e.Code) && repeats(e.Code, secrets) {
-		e.Code = "unspecified error"
+	if !slices.Contains(errorCodes, e.code) && repeats(e.code, secrets) {
+		e.code = "unspecified error"
 	}
 }
 
@@ -385,16 +331,44 @@ func repeats(text string, secrets []string) bool {
 	return false
 }
 
-// tokenAnswer is RFC 6749, sections 5.1 and 5.2.
+// readAnswer decodes what an endpoint answers to a request. An error in it counts whatever the
+// status: GitHub and Slack send it with 200. A member of another type counts as absent: Twitch
+// sends the scopes as a list.
+func readAnswer(status int, body []byte, into any) error {
+	if !json.Valid(body) {
+		// GitHub answers form-encoded whatever Accept says on some of its endpoints. Of what is no
+		// form either, nothing has a name that we know.
+		form, _ := url.ParseQuery(strings.TrimSpace(string(body)))
+		members := map[string]string{}
+		for name := range form {
+			members[name] = form.Get(name)
+		}
+		body, _ = json.Marshal(members)
+	}
+	var refusal struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	_, _ = json.Unmarshal(body, &refusal), json.Unmarshal(body, into)
+	if refusal.Error != "" {
+		return &oauthError{
+			code: excerpt(refusal.Error), description: refusal.Description, status: status,
+		}
+	}
+	if status != http.StatusOK && status != http.StatusCreated {
+		return &oauthError{status: status}
+	}
+	return nil
+}
+
+// tokenAnswer is RFC 6749, section 5.1.
 type tokenAnswer struct {
-	AccessToken      string `json:"access_token"`
-	TokenType        string `json:"token_type"`
-	RefreshToken     string `json:"refresh_token"`
-	Scope            string `json:"scope"`
-	ExpiresIn        any    `json:"expires_in"`
-	IDToken          string `json:"id_token"`
-	Error            string `json:"error"`
-	ErrorDescription string `json:"error_description"`
+	AccessToken  string `json:"access_token"`
+	TokenType    string `json:"token_type"`
+	RefreshToken string `json:"refresh_token"`
+	Scope        string `json:"scope"`
+	ExpiresIn    any    `json:"expires_in"`
+	IDToken      string `json:"id_token"`
 
 	AuthedUser *tokenAnswer `json:"authed_user"` // Slack's place for a user's token
 }
@@ -406,11 +380,11 @@ var tokenTypes = []string{"bearer", "", "user", "bot"}
 // parseTokenAnswer returns the refresh token also of an answer that is of no other use: the one
 // before it may be revoked by now.
 func parseTokenAnswer(status int, body []byte, now time.Time, useIDToken bool) (token, error) {
-	a, ok := readTokenAnswer(body)
-	if !ok {
-		return token{}, &tokenError{Status: status}
+	var a tokenAnswer
+	if err := readAnswer(status, body, &a); err != nil {
+		return token{}, err
 	}
-	if a.AccessToken == "" && a.AuthedUser != nil && a.Error == "" {
+	if a.AccessToken == "" && a.AuthedUser != nil {
 		a = *a.AuthedUser
 	}
 	name, sent := "access token", a.AccessToken
@@ -420,23 +394,14 @@ func parseTokenAnswer(status int, body []byte, now time.Time, useIDToken bool) (
 	if !isVisible(a.RefreshToken) {
 		a.RefreshToken = "" // RFC 6749, appendix A.17: it is none, and JSON might change it
 	}
-	unusable := func(code, why string) (token, error) {
-		return token{Refresh: a.RefreshToken},
-			&tokenError{Code: code, Description: why, Status: status, unusable: true}
-	}
+	bad := &oauthError{code: "invalid_response", description: "no usable " + name, unusable: true}
 	switch {
-	case a.Error != "":
-		// GitHub and Slack send errors with status 200.
-		return token{}, &tokenError{
-			Code: excerpt(a.Error), Description: a.ErrorDescription, Status: status,
-		}
-	case status != http.StatusOK && status != http.StatusCreated:
-		return token{}, &tokenError{Status: status}
 	case sent == "" || !isVisible(sent):
-		return unusable("invalid_response", "no usable "+name)
+		return token{Refresh: a.RefreshToken}, bad
 	case !slices.Contains(tokenTypes, strings.ToLower(a.TokenType)): // GitHub sends bearer
 		// RFC 6749, section 7.1: a token of a type that is not understood must not be used.
-		return unusable("unsupported_token_type", excerpt(a.TokenType))
+		bad.code, bad.description = "unsupported_token_type", a.TokenType
+		return token{Refresh: a.RefreshToken}, bad
 	}
 	now = now.Round(0) // the monotonic clock stands still while the machine sleeps
 	t := token{Access: sent, Refresh: a.RefreshToken, Type: "Bearer", Scope: a.Scope, Obtained: now}
@@ -446,75 +411,60 @@ func parseTokenAnswer(status int, body []byte, now time.Time, useIDToken bool) (
 	return t, nil
 }
 
-// readTokenAnswer returns false for what no token endpoint says.
-func readTokenAnswer(body []byte) (a tokenAnswer, ok bool) {
-	// A member of another type counts as absent: Twitch sends the scopes as a list.
-	err := json.Unmarshal(body, &a)
-	if err == nil || errors.As(err, new(*json.UnmarshalTypeError)) {
-		return a, true
-	}
-	// GitHub answers form-encoded whatever Accept says on some of its endpoints.
-	form, err := url.ParseQuery(strings.TrimSpace(string(body)))
-	if err != nil || form.Get("access_token") == "" && form.Get("error") == "" {
-		return tokenAnswer{}, false
-	}
-	return tokenAnswer{
-		AccessToken: form.Get("access_token"), TokenType: form.Get("token_type"),
-		RefreshToken: form.Get("refresh_token"), Scope: form.Get("scope"),
-		ExpiresIn: form.Get("expires_in"), IDToken: form.Get("id_token"),
-		Error: form.Get("error"), ErrorDescription: form.Get("error_description"),
-	}, true
-}
-
 // expiresIn reads the seconds; 0 means unknown, and then only a 401 tells. PayPal and older Azure
 // AD send a string, GitHub nothing.
 func expiresIn(v any) time.Duration {
-	seconds, ok := v.(float64)
-	if s, isString := v.(string); isString {
-		var err error
-		seconds, err = strconv.ParseFloat(strings.TrimSpace(s), 64)
-		ok = err == nil
-	}
-	switch {
-	case !ok || !(seconds > 0): // NaN is none
+	seconds, err := strconv.ParseFloat(strings.TrimSpace(fmt.Sprint(v)), 64)
+	if err != nil || !(seconds > 0) { // NaN is none
 		return 0
-	case seconds > maxTokenLife.Seconds():
-		return maxTokenLife
 	}
-	return time.Duration(seconds * float64(time.Second))
+	return time.Duration(min(seconds, maxTokenLife.Seconds()) * float64(time.Second))
 }
 
-// signingAlgorithm is one of RFC 7518, section 3.1, or of RFC 8037.
-type signingAlgorithm struct {
-	name string
-	hash crypto.Hash
-	pss  bool
+// revoke makes the tokens worthless (RFC 7009), the refresh token first: "If the particular token
+// is a refresh token and the authorization server supports the revocation of access tokens, then
+// the authorization server SHOULD also invalidate all access tokens based on the same authorization
+// grant" (section 2.1).
+func (o *oauth) revoke(ctx context.Context, c *credentials) error {
+	read := func(status int, body []byte) error { return readAnswer(status, body, &struct{}{}) }
+	for _, t := range [][2]string{
+		{"refresh_token", c.Token.Refresh}, {"access_token", c.Token.Access},
+	} {
+		if c.RevocationEndpoint == "" || t[1] == "" {
+			continue
+		}
+		form := url.Values{"token_type_hint": {t[0]}, "token": {t[1]}}
+		err := o.post(ctx, "revocation endpoint", c.RevocationEndpoint, c, form, 1, read)
+		switch {
+		case err != nil && t[0] == "access_token" && c.Token.Refresh != "":
+			// Google answers 400 for the access token that went with its refresh token.
+			o.log.debugf("%v", err)
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }
 
-var rsaAlgorithms = []signingAlgorithm{
-	{"RS256", crypto.SHA256, false}, {"PS256", crypto.SHA256, true},
-	{"RS384", crypto.SHA384, false}, {"PS384", crypto.SHA384, true},
-	{"RS512", crypto.SHA512, false}, {"PS512", crypto.SHA512, true},
+// algorithms are those of RFC 7518, section 3.1, and RFC 8037, by the key that they need, the most
+// usual first.
+var algorithms = map[string][]string{
+	"P-256": {"ES256"}, "P-384": {"ES384"}, "P-521": {"ES512"},
+	"RSA":     {"RS256", "PS256", "RS384", "PS384", "RS512", "PS512"},
+	"Ed25519": {"EdDSA", "Ed25519"}, // the second of RFC 9864
 }
 
-// algorithmsFor returns those that a key can sign with, the most usual first.
-func algorithmsFor(key crypto.Signer) []signingAlgorithm {
+// algorithmsFor returns those that a key can sign with.
+func algorithmsFor(key crypto.Signer) []string {
 	switch key := key.(type) {
 	case *ecdsa.PrivateKey:
-		switch key.Curve.Params().BitSize {
-		case 256:
-			return []signingAlgorithm{{"ES256", crypto.SHA256, false}}
-		case 384:
-			return []signingAlgorithm{{"ES384", crypto.SHA384, false}}
-		case 521:
-			return []signingAlgorithm{{"ES512", crypto.SHA512, false}}
-		}
+		return algorithms[key.Curve.Params().Name]
 	case *rsa.PrivateKey:
 		if key.N.BitLen() >= minRSABits {
-			return rsaAlgorithms
+			return algorithms["RSA"]
 		}
 	case ed25519.PrivateKey:
-		return []signingAlgorithm{{"EdDSA", 0, false}, {"Ed25519", 0, false}} // RFC 8037, RFC 9864
+		return algorithms["Ed25519"]
 	}
 	return nil
 }
@@ -557,15 +507,15 @@ func parsePrivateKey(text []byte) (crypto.Signer, error) {
 // chooseAlgorithm takes the first that the authorization server lists in
 // token_endpoint_auth_signing_alg_values_supported; any if there is no list.
 func chooseAlgorithm(key crypto.Signer, supported []string) (string, error) {
-	var names []string
-	for _, a := range algorithmsFor(key) {
-		if len(supported) == 0 || slices.Contains(supported, a.name) {
-			return a.name, nil
-		}
-		names = append(names, a.name)
+	ours := algorithmsFor(key)
+	if len(supported) == 0 {
+		return ours[0], nil
+	}
+	if algorithm := firstOf(ours, supported); algorithm != "" {
+		return algorithm, nil
 	}
 	err := authErrorf("the authorization server takes assertions signed with %s, and the key of "+
-		"--private-key makes %s", excerpt(strings.Join(supported, ", ")), strings.Join(names, ", "))
+		"--private-key makes %s", excerpt(strings.Join(supported, ", ")), strings.Join(ours, ", "))
 	return "", withHint(err, "register a key of another kind there")
 }
 
@@ -575,89 +525,41 @@ func chooseAlgorithm(key crypto.Signer, supported []string) (string, error) {
 func newAssertion(
 	key crypto.Signer, algorithm, clientID, issuer string, now time.Time,
 ) (string, error) {
-	known := algorithmsFor(key)
-	i := slices.IndexFunc(known, func(a signingAlgorithm) bool { return a.name == algorithm })
-	if i < 0 {
+	if !slices.Contains(algorithmsFor(key), algorithm) {
 		return "", fmt.Errorf("the key makes no %s", excerpt(algorithm))
 	}
-	header, err := json.Marshal(map[string]string{"alg": algorithm, "typ": "JWT"})
-	if err != nil {
-		return "", err
-	}
-	claims, err := json.Marshal(map[string]any{
+	encode := base64.RawURLEncoding.EncodeToString
+	header, _ := json.Marshal(map[string]string{"alg": algorithm, "typ": "JWT"})
+	claims, _ := json.Marshal(map[string]any{
 		"iss": clientID, "sub": clientID, "aud": issuer, "jti": newState(),
 		"iat": now.Unix(), "exp": now.Add(assertionLife).Unix(),
 	})
-	if err != nil {
-		return "", err
+	input := encode(header) + "." + encode(claims)
+	hashes := map[string]crypto.Hash{
+		"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512,
 	}
-	encoding := base64.RawURLEncoding
-	input := encoding.EncodeToString(header) + "." + encoding.EncodeToString(claims)
-	signature, err := sign(key, known[i], []byte(input))
-	return input + "." + encoding.EncodeToString(signature), err
-}
-
-func sign(key crypto.Signer, a signingAlgorithm, input []byte) ([]byte, error) {
-	digest := input // Ed25519 signs the text itself
-	if a.hash != 0 {
-		h := a.hash.New()
-		h.Write(input)
+	digest, hash := []byte(input), hashes[algorithm[2:]]
+	if hash != 0 { // Ed25519 signs the text itself
+		h := hash.New()
+		h.Write(digest)
 		digest = h.Sum(nil)
 	}
-	switch key := key.(type) {
-	case *ecdsa.PrivateKey:
-		r, s, err := ecdsa.Sign(rand.Reader, key, digest)
-		if err != nil {
-			return nil, err
+	options := crypto.SignerOpts(hash)
+	if strings.HasPrefix(algorithm, "PS") {
+		// RFC 7518, section 3.5: the salt is as long as the hash.
+		options = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: hash}
+	}
+	signature, err := key.Sign(rand.Reader, digest, options)
+	if ec, ok := key.(*ecdsa.PrivateKey); ok && err == nil {
+		// RFC 7518, section 3.4: two numbers of the curve's size, where Go has ASN.1.
+		var pair struct{ R, S *big.Int }
+		if _, err = asn1.Unmarshal(signature, &pair); err != nil {
+			return "", err
 		}
-		// RFC 7518, section 3.4: two numbers of the curve's size, not ASN.1.
-		size := (key.Curve.Params().BitSize + 7) / 8
-		signature := make([]byte, 2*size)
-		r.FillBytes(signature[:size])
-		s.FillBytes(signature[size:])
-		return signature, nil
-	case *rsa.PrivateKey:
-		if a.pss { // RFC 7518, section 3.5: the salt is as long as the hash
-			return rsa.SignPSS(rand.Reader, key, a.hash, digest,
-				&rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
-		}
+		size := (ec.Params().BitSize + 7) / 8
+		signature = make([]byte, 2*size)
+		pair.R.FillBytes(signature[:size])
+		pair.S.FillBytes(signature[size:])
 	}
-	return key.Sign(rand.Reader, digest, a.hash)
-}
-
-// revoke makes the tokens worthless (RFC 7009), the refresh token first: "If the particular token
-// is a refresh token and the authorization server supports the revocation of access tokens, then
-// the authorization server SHOULD also invalidate all access tokens based on the same authorization
-// grant" (section 2.1).
-func (o *oauth) revoke(ctx context.Context, c *credentials) error {
-	if c.RevocationEndpoint == "" {
-		return nil
-	}
-	if c.Token.Refresh != "" {
-		if err := o.revokeOne(ctx, c, c.Token.Refresh, "refresh_token"); err != nil {
-			return err
-		}
-	}
-	if c.Token.Access == "" {
-		return nil
-	}
-	err := o.revokeOne(ctx, c, c.Token.Access, "access_token")
-	if err != nil && c.Token.Refresh != "" {
-		// Google answers 400 for the access token that went with its refresh token.
-		o.log.debugf("%v", err)
-		return nil
-	}
-	return err
-}
-
-func (o *oauth) revokeOne(ctx context.Context, c *credentials, value, hint string) error {
-	form := url.Values{"token": {value}, "token_type_hint": {hint}}
-	a, err := o.postForm(ctx, "revocation endpoint", c.RevocationEndpoint, c, form)
-	if err != nil || a.status == http.StatusOK {
-		return err
-	}
-	refused, _ := readTokenAnswer(a.body)
-	return a.explain(&tokenError{
-		Code: excerpt(refused.Error), Description: refused.ErrorDescription, Status: a.status,
-	})
+	return input + "." + encode(signature), err
 }

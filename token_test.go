@@ -327,7 +327,7 @@ func TestParseTokenAnswer(t *testing.T) {
 		{500, `{"error":"invalid_grant"}`, "invalid_grant", false},
 		{400, `{"error":"temporarily_unavailable"}`, "temporarily_unavailable", false},
 		{302, `{"access_token":"a","token_type":"Bearer"}`, "", false},
-		{200, ``, "", false},
+		{200, ``, "invalid_response", false},
 		{200, `null`, "invalid_response", false},
 		{200, `{}`, "invalid_response", false},
 		{200, `{"token_type":"Bearer"}`, "invalid_response", false},
@@ -337,11 +337,11 @@ func TestParseTokenAnswer(t *testing.T) {
 		{200, `{"access_token":"é","token_type":"Bearer"}`, "invalid_response", false},
 		{200, `{"access_token":"a","token_type":"DPoP"}`, "unsupported_token_type", false},
 		{200, `{"ok":false,"error":"invalid_code","authed_user":{"access_token":"a"}}`, "invalid_code", true},
-		{200, `{"access_token":"a","token_type":"Bearer"`, "", false},
+		{200, `{"access_token":"a","token_type":"Bearer"`, "invalid_response", false},
 	} {
 		got, err := parseTokenAnswer(test.status, []byte(test.body), now, false)
-		var refused *tokenError
-		if !errors.As(err, &refused) || refused.Code != test.code || isRejected(err) != test.rejected || got != (token{}) {
+		var refused *oauthError
+		if !errors.As(err, &refused) || refused.code != test.code || isRejected(err) != test.rejected || got != (token{}) {
 			t.Errorf("%d %s: got %+v (%v), want code %q, rejected %v", test.status, test.body, got, err, test.code, test.rejected)
 		}
 	}
@@ -351,9 +351,9 @@ func TestParseTokenAnswer(t *testing.T) {
 // attribute of a trace.
 func TestErrorTypeOfTraces(t *testing.T) {
 	for want, err := range map[string]error{
-		"invalid_grant": &tokenError{Code: "invalid_grant", Status: 400},
-		"refused":       &tokenError{Code: "SENTINEL of the server", Status: 400},
-		"503":           &tokenError{Status: 503},
+		"invalid_grant": &oauthError{code: "invalid_grant", status: 400},
+		"refused":       &oauthError{code: "SENTINEL of the server", status: 400},
+		"503":           &oauthError{status: 503},
 	} {
 		if got := errorType(fmt.Errorf("wrapped: %w", err)); got != want {
 			t.Errorf("%v: got %q, want %q", err, got, want)
