@@ -216,13 +216,12 @@ func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 		c = &credentials{}
 	}
 	revoked := a.oauth(&cfg).revoke(ctx, c)
-	if err := a.store.remove(k); err != nil {
+	signingIn, err := a.store.remove(k)
+	if err != nil {
 		return err
 	}
-	if going, err := a.store.removeLogin(k); going {
+	if signingIn {
 		a.log.warnf("a sign-in to %s is waiting for its user: it will bring another token", where)
-	} else if err != nil {
-		return err
 	}
 	if revoked != nil {
 		err := fmt.Errorf("the tokens for %s are forgotten here, but not revoked: %w", where, revoked)
@@ -278,7 +277,7 @@ func (a *app) status(stdout io.Writer) error {
 		if (a.cfg.server == nil || c.Server == a.cfg.server.String()) &&
 			(a.cfg.profile == "" || c.Profile == a.cfg.profile) {
 			some = append(some, c)
-			signedIn = signedIn || c.state(time.Now()).isUsable()
+			signedIn = signedIn || c.state(time.Now()).isUsable
 		}
 	}
 	var out bytes.Buffer
@@ -411,7 +410,7 @@ func tokenWords(c *credentials, now time.Time) string {
 		return "signed in, nobody says for how long"
 	case !state.isOver:
 		return "expires in " + inWords(c.Token.Expiry.Sub(now)) + ", then " + then
-	case state.isUsable():
+	case state.isUsable:
 		return "expired " + inWords(now.Sub(c.Token.Expiry)) + " ago, " + then + " at next use"
 	}
 	return "expired " + inWords(now.Sub(c.Token.Expiry)) + " ago: " + then

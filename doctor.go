@@ -450,7 +450,7 @@ func (d *doctor) cachedToken(first *firstAnswer) *credentials {
 		}
 	case c.state(now).isOver:
 		d.skip(step, "%s", tokenWords(c, now))
-		if c.state(now).isUsable() {
+		if c.state(now).isUsable {
 			return nil
 		}
 	default:

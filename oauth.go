@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -58,15 +59,14 @@ type oauth struct {
 	shown func(redirect *url.URL)
 	asked func()
 
-	// Held from reading or writing the file to setting cached: else what was read before a refresh
-	// could replace what came after it.
+	// storing is held from reading or writing the file to setting cached: else what was read before a
+	// refresh could replace what came after it.
 	storing sync.Mutex
+	unsaved credentials // what the store held when cached could not be saved; guarded by storing
+	cached  atomic.Pointer[credentials]
 
-	mu        sync.Mutex // guards what follows
-	cached    *credentials
-	unsaved   credentials // what the store held when cached could not be saved
-	accepted  string      // the last token that the server took
-	refusedAt time.Time   // when it last refused a message all the tokens that were made for it
+	accepted  atomic.Value // string: the last token that the server took
+	refusedAt atomic.Value // time.Time: when it last refused a message whatever token was made for it
 }
 
 func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tracer) *oauth {
@@ -90,12 +90,10 @@ func newStoreKey(c *config) storeKey {
 
 // current returns the credentials as this process knows them; never nil.
 func (o *oauth) current() *credentials {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.cached == nil {
-		o.cached = o.load()
+	if c := o.cached.Load(); c != nil {
+		return c
 	}
-	return o.cached
+	return o.reread()
 }
 
 // reread returns what another process may have stored since.
@@ -103,12 +101,10 @@ func (o *oauth) reread() *credentials {
 	o.storing.Lock()
 	defer o.storing.Unlock()
 	c := o.load()
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.cached == nil || c.Client.ID != "" && *c != o.unsaved {
-		o.cached = c
+	if o.cached.Load() == nil || c.Client.ID != "" && *c != o.unsaved {
+		o.cached.Store(c)
 	}
-	return o.cached
+	return o.cached.Load()
 }
 
 func (o *oauth) load() *credentials {
@@ -134,14 +130,12 @@ func (o *oauth) keep(c *credentials) error {
 	o.storing.Lock()
 	defer o.storing.Unlock()
 	err := o.store.save(o.key, c)
-	var unsaved credentials
+	o.unsaved = credentials{}
 	if err != nil {
 		o.log.debugf("the token lives in memory only: %v", err) // the store has warned
-		unsaved = *o.load()                                     // older than c until it changes
+		o.unsaved = *o.load()                                   // older than c until it changes
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.cached, o.unsaved = c, unsaved
+	o.cached.Store(c)
 	return err
 }
 
@@ -151,21 +145,15 @@ func (o *oauth) held() string { return o.current().Token.Access }
 // stored is the token as the store has it by now.
 func (o *oauth) stored() string { return o.reread().Token.Access }
 
-// tokenState is what people may be told of a token.
-type tokenState struct {
-	isThere, isOver, hasRefresh bool
-	renews                      bool // without a user
-}
+// tokenState is what people may be told of a token. It is usable if the server can be used without
+// a user.
+type tokenState struct{ isThere, isOver, isUsable, hasRefresh bool }
 
 func (c *credentials) state(now time.Time) tokenState {
-	return tokenState{
-		isThere: c.Token.Access != "", hasRefresh: c.Token.Refresh != "", renews: c.renewal() != "",
-		isOver: !c.Token.Expiry.IsZero() && now.After(c.Token.Expiry),
-	}
+	isThere, isOver := c.Token.Access != "", !c.Token.Expiry.IsZero() && now.After(c.Token.Expiry)
+	isUsable := isThere && (!isOver || c.renewal() != "")
+	return tokenState{isThere, isOver, isUsable, c.Token.Refresh != ""}
 }
-
-// isUsable reports whether the server can be used without a user.
-func (s tokenState) isUsable() bool { return s.isThere && (!s.isOver || s.renews) }
 
 // isSigningIn reports whether a message waits for the user.
 func (o *oauth) isSigningIn() bool { return o != nil && len(o.signingIn) > 0 }
@@ -219,25 +207,18 @@ func (t token) due(now time.Time) bool {
 
 // took notes that the server accepted a token.
 func (o *oauth) took(token string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	if token != "" {
-		o.accepted = token
+		o.accepted.Store(token)
 	}
 }
 
 // giveUp notes that the server refused a message whatever token was made for it.
-func (o *oauth) giveUp() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.refusedAt = time.Now()
-}
+func (o *oauth) giveUp() { o.refusedAt.Store(time.Now()) }
 
 // hasGivenUp reports whether new tokens were of no use a moment ago.
 func (o *oauth) hasGivenUp() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return time.Since(o.refusedAt) < retryPause
+	at, _ := o.refusedAt.Load().(time.Time)
+	return time.Since(at) < retryPause
 }
 
 // authAttempts is what one message has caused so far.
@@ -257,22 +238,35 @@ func (o *oauth) challenged(
 ) (bool, error) {
 	ch, ours := parseChallenge(resp.Header)
 	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+o.cfg.server.Host, o.log)
-	forbidden := resp.StatusCode == http.StatusForbidden
-	if !ours || forbidden && (ch.Error != insufficientScope || ch.Scope == "") {
+	forbidden, machine := resp.StatusCode == http.StatusForbidden, o.cfg.unattended()
+	switch {
+	case !ours || forbidden && (ch.Error != insufficientScope || ch.Scope == ""):
 		return false, nil
-	}
-	if a.inSession && !forbidden && resp.Header.Get("WWW-Authenticate") == "" {
+	case a.inSession && !forbidden && resp.Header.Get("WWW-Authenticate") == "":
 		return false, nil // sessionState.lost
 	}
-	if now := o.reread().Token.Access; now != used && now != "" && a.otherTokens < maxOtherTokens {
+	now := o.reread()
+	switch {
+	case now.Token.Access != used && now.Token.Access != "" && a.otherTokens < maxOtherTokens:
 		a.otherTokens++
 		return true, nil
+	case !forbidden:
+	case a.stepUps >= maxStepUps:
+		o.giveUp()
+		return false, nil
+	case a.noSignIn, o.hasGivenUp(), used != "" && now.hasAsked(ch.Scope):
+		return false, nil // what was asked for already was not granted
+	default:
+		// The scopes that a request needs beyond those asked for before (MCP 2026-07-28, Authorization,
+		// "Step-Up Authorization Flow").
+		a.stepUps++
+		if machine {
+			return true, o.explainRefusal(o.refresh(ctx, used, &ch))
+		}
+		return true, o.signIn(ctx, ch, used)
 	}
-	if forbidden {
-		return o.stepUp(ctx, ch, used, a)
-	}
-	revoked, machine := false, o.cfg.unattended()
-	if !a.refreshed && !o.hasGivenUp() && (machine || used != "" && o.current().renewal() != "") {
+	revoked := false
+	if !a.refreshed && !o.hasGivenUp() && (machine || used != "" && now.renewal() != "") {
 		a.refreshed = true
 		err := o.refresh(ctx, used, &ch)
 		if err == nil {
@@ -299,46 +293,20 @@ func (o *oauth) challenged(
 	return true, o.signIn(ctx, ch, used)
 }
 
-// stepUp asks for the scopes that a request needs beyond those asked for before (MCP 2026-07-28,
-// Authorization, "Step-Up Authorization Flow").
-func (o *oauth) stepUp(
-	ctx context.Context, ch challenge, used string, a *authAttempts,
-) (bool, error) {
-	switch {
-	case a.stepUps >= maxStepUps:
-		o.giveUp()
-		return false, nil
-	case a.noSignIn || o.hasGivenUp():
-		return false, nil
-	case used != "" && o.current().hasAsked(ch.Scope):
-		return false, nil // all of it was asked for already, and not granted
-	}
-	a.stepUps++
-	if o.cfg.unattended() {
-		return true, o.explainRefusal(o.refresh(ctx, used, &ch))
-	}
-	return true, o.signIn(ctx, ch, used)
-}
-
 // maySignIn refuses to ask the user again right after a sign-in whose token the server refused: the
 // next one would be refused as well. revoked says that the authorization server has revoked the
 // refresh token of used: then another process's sign-in proves nothing.
 func (o *oauth) maySignIn(ch challenge, used string, revoked bool) bool {
 	now, last := o.current(), o.store.loadLogin(o.key)
-	o.mu.Lock()
-	accepted := used == o.accepted
-	o.mu.Unlock()
-	since := time.Since(last.Ended)
 	switch {
 	case used == "" || used != now.Token.Access:
 		return true
 	case o.hasGivenUp():
 		return false
-	case accepted:
-		return true
-	case ch.Error == insufficientScope && !now.hasAsked(ch.Scope):
+	case used == o.accepted.Load(), ch.Error == insufficientScope && !now.hasAsked(ch.Scope):
 		return true
 	}
+	since := time.Since(last.Ended)
 	return revoked || last.Error != "" || since < 0 || since >= retryPause
 }
 
@@ -411,14 +379,14 @@ func (o *oauth) settle(ctx context.Context) {
 	}
 }
 
-func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) error {
+func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) (err error) {
 	unlock, err := o.store.lock(ctx, o.key, lockRefresh)
 	if err != nil {
 		return fmt.Errorf("wait for another process's refresh: %w", err)
 	}
 	defer unlock()
 	c := *o.reread()
-	machine := ch != nil && o.cfg.unattended()
+	before, machine := c, ch != nil && o.cfg.unattended()
 	switch {
 	case c.Token.Access != used && c.Token.Access != "" && !c.Token.due(time.Now()):
 		return nil // another process did it
@@ -426,32 +394,31 @@ func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) erro
 		return (&leader{oauth: o}).authorize(ctx, *ch, used)
 	}
 	ctx, span := o.trace.start(ctx, "oauth refresh", spanInternal)
-	defer span.end()
+	defer func() { span.endWith(err) }()
 	t, err := o.refreshed(ctx, &c)
-	if machine && isRejected(err) {
-		return (&leader{oauth: o}).authorize(ctx, *ch, used) // the authorization server may be another by now
+	switch {
+	case err == nil:
+		c.Token = t
+		_ = o.keep(&c)
+		o.log.infof("refreshed the token for %s", o.cfg.server.Host)
+		return nil
+	case machine && isRejected(err): // the authorization server may be another by now
+		return (&leader{oauth: o}).authorize(ctx, *ch, used)
 	}
-	if err != nil {
-		span.fail(errorType(err))
-		switch {
-		case isRejected(err):
-			o.rejected = c.renewal()
-		case t.Refresh != "":
-			c.Token.Refresh = t.Refresh // of an answer without an access token that we can use
-			_ = o.keep(&c)
-		}
-		if isUnknownClient(err) && c.Client.Source == sourceRegistered {
-			// With this registration the user would only see an error page, which never comes back
-			// to us.
-			c.Client.Doubtful = true
-			_ = o.keep(&c)
-		}
-		return err
+	c = before // what was found to work counts with a token
+	switch {
+	case isRejected(err):
+		o.rejected = c.renewal()
+	case t.Refresh != "":
+		c.Token.Refresh = t.Refresh // of an answer without an access token that we can use
 	}
-	c.Token = t
-	_ = o.keep(&c)
-	o.log.infof("refreshed the token for %s", o.cfg.server.Host)
-	return nil
+	if isUnknownClient(err) && c.Client.Source == sourceRegistered {
+		c.Client.Doubtful = true // it would lead the user to an error page, which never comes back
+	}
+	if c != before {
+		_ = o.keep(&c)
+	}
+	return err
 }
 
 // renewal identifies a token that can be renewed without a user: the refresh token, or with client

@@ -154,11 +154,9 @@ func (k storeKey) login() string { return k.base() + ".login" }
 func (k storeKey) lock(purpose string) string { return k.hash() + "." + purpose + ".lock" }
 
 type store struct {
-	dir  string
-	warn func(format string, args ...any)
-
-	once    sync.Once
-	problem error // why the directory cannot be used; set once by usable
+	dir    string
+	warn   func(format string, args ...any)
+	usable func() error // why nothing can be saved, nil if it can
 
 	locked sync.Map // names of the locks that this process holds
 	said   sync.Map // what was warned about
@@ -167,18 +165,16 @@ type store struct {
 
 // openStore touches nothing yet: a server without authorization leaves no directory behind.
 func openStore(dir string, log *logger) *store {
-	return &store{dir: dir, warn: log.warnf}
-}
-
-// usable returns why nothing can be saved, nil if it can.
-func (s *store) usable() error {
-	s.once.Do(func() {
-		if err := s.prepare(); err != nil {
-			s.problem = withHint(err, "set MCP_PROXY_CACHE_DIR to a directory of your own")
-			s.warnOnce("unsaved", "a sign-in is kept only until this process ends: %v", s.problem)
+	s := &store{dir: dir, warn: log.warnf}
+	s.usable = sync.OnceValue(func() error {
+		err := s.prepare()
+		if err != nil {
+			err = withHint(err, "set MCP_PROXY_CACHE_DIR to a directory of your own")
+			s.warnOnce("unsaved", "a sign-in is kept only until this process ends: %v", err)
 		}
+		return err
 	})
-	return s.problem
+	return s
 }
 
 // prepare makes the directory if there is none and removes what killed writers left in it.
@@ -242,16 +238,20 @@ func (s *store) keeps(k storeKey) bool {
 // load returns the credentials, nil if there are none that can be used. It warns once about a file
 // that it ignores, and renames a damaged one to NAME.json.corrupt.
 func (s *store) load(k storeKey) *credentials {
-	c, seen, err := s.parse(k.file())
-	switch {
-	case errors.Is(err, errDamaged):
-		s.setAside(k.file(), seen)
-	case err != nil:
-		s.ignore(k.file(), err)
-	case keyOf(c) != k:
-		s.ignore(k.file(), errForeign)
-	default:
+	name, path := k.file(), s.path(k.file())
+	c, seen, err := s.parse(name)
+	if !errors.Is(err, errDamaged) {
+		s.ignore(name, err)
 		return c
+	}
+	now, gone := os.Lstat(path)
+	switch {
+	case gone != nil || !os.SameFile(seen, now) || !seen.ModTime().Equal(now.ModTime()):
+		// Another process has replaced it.
+	case patiently(func() error { return os.Rename(path, path+".corrupt") }) != nil:
+		s.ignore(name, err)
+	default:
+		s.warn("%s is damaged, kept as %s.corrupt", path, name)
 	}
 	return nil
 }
@@ -259,13 +259,7 @@ func (s *store) load(k storeKey) *credentials {
 // look returns the credentials and changes none of them; nil without an error if there are none.
 func (s *store) look(k storeKey) (*credentials, error) {
 	c, _, err := s.parse(k.file())
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil
-	case err == nil && keyOf(c) != k:
-		err = errForeign
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, &fs.PathError{Op: "read", Path: s.path(k.file()), Err: err}
 	}
 	return c, nil
@@ -276,7 +270,6 @@ func (s *store) save(k storeKey, c *credentials) error {
 	file := *c
 	file.Version, file.Server, file.Profile, file.Grant = storeVersion, k.server, k.profile, k.grant
 	file.GivenScope, file.GivenResource = k.scope, k.resource
-	file.Token = c.Token.storable()
 	return s.write(k.file(), &file)
 }
 
@@ -290,13 +283,25 @@ func (s *store) knows(k storeKey) bool {
 	return false
 }
 
-// remove removes the credentials, and the damaged file that may still hold a token.
-func (s *store) remove(k storeKey) error {
-	err := removePrivate(s.path(k.file() + ".corrupt"))
-	if gone := removePrivate(s.path(k.file())); gone != nil {
-		err = gone
+// remove removes the credentials, the damaged file that may still hold a token, and the note of the
+// last sign-in. It leaves the note of one that is going on, and reports it: others find its page
+// there.
+func (s *store) remove(k storeKey) (signingIn bool, err error) {
+	names := []string{k.file() + ".corrupt", k.file(), k.login()}
+	unlock, free, err := s.tryLock(k, lockLogin)
+	if free {
+		defer unlock()
+	} else {
+		signingIn, names = err == nil, names[:2]
 	}
-	return err
+	for _, name := range names {
+		path := s.path(name)
+		failed := patiently(func() error { return os.Remove(path) })
+		if _, gone := os.Lstat(path); gone == nil && failed != nil {
+			err = failed
+		}
+	}
+	return signingIn, err
 }
 
 // list returns the content of every credentials file that can be used, in the order of their names.
@@ -311,14 +316,10 @@ func (s *store) list() ([]*credentials, error) {
 			continue
 		}
 		c, _, err := s.parse(e.Name())
-		if err == nil && keyOf(c).file() != e.Name() {
-			err = errForeign
+		if err == nil {
+			all = append(all, c)
 		}
-		if err != nil {
-			s.ignore(e.Name(), err)
-			continue
-		}
-		all = append(all, c)
+		s.ignore(e.Name(), err)
 	}
 	return all, nil
 }
@@ -346,17 +347,6 @@ func (s *store) saveLogin(k storeKey, st loginState) error {
 		s.notes.Store(k.login(), st)
 	}
 	return err
-}
-
-// removeLogin leaves the note of a sign-in that is going on, and reports it: others find its page
-// there.
-func (s *store) removeLogin(k storeKey) (going bool, err error) {
-	unlock, free, err := s.tryLock(k, lockLogin)
-	if err != nil || !free {
-		return !free, err
-	}
-	defer unlock()
-	return false, removePrivate(s.path(k.login()))
 }
 
 // lock waits for the lock of that purpose until ctx ends. It polls, because ctx could not end a
@@ -388,15 +378,12 @@ func (s *store) tryLock(k storeKey, purpose string) (release func(), ok bool, er
 		s.locked.Delete(name)
 		return nil, false, err
 	}
-	var once sync.Once
-	return func() {
-		once.Do(func() {
-			if f != nil {
-				unlock(f)
-			}
-			s.locked.Delete(name)
-		})
-	}, true, nil
+	return sync.OnceFunc(func() {
+		if f != nil {
+			unlock(f)
+		}
+		s.locked.Delete(name)
+	}), true, nil
 }
 
 // kernelLock returns true and no file if there is nothing to lock with. It never removes a lock
@@ -431,23 +418,25 @@ var (
 	errForeign = errors.New("it is for another server or profile")
 )
 
-// parse looks at the version first: a newer file may not even have our types. There is no older
-// format, so a file without a version is not ours.
+// parse returns the credentials in a file and its state at that moment. It looks at the version
+// first: a newer file may not even have our types. There is no older format, so a file without a
+// version is not ours.
 func (s *store) parse(name string) (*credentials, fs.FileInfo, error) {
 	data, seen, err := s.read(name)
 	if err != nil {
 		return nil, nil, err
 	}
 	var head struct{ Version int }
-	if json.Unmarshal(data, &head) != nil || head.Version < 1 {
-		return nil, seen, errDamaged
-	}
-	if head.Version > storeVersion {
-		return nil, seen, errNewer
-	}
 	c := new(credentials)
-	if json.Unmarshal(data, c) != nil {
+	switch {
+	case json.Unmarshal(data, &head) != nil || head.Version < 1:
 		return nil, seen, errDamaged
+	case head.Version > storeVersion:
+		return nil, seen, errNewer
+	case json.Unmarshal(data, c) != nil:
+		return nil, seen, errDamaged
+	case keyOf(c).file() != name:
+		return nil, seen, errForeign
 	}
 	return c, seen, nil
 }
@@ -455,16 +444,6 @@ func (s *store) parse(name string) (*credentials, fs.FileInfo, error) {
 func (s *store) isNewer(name string) bool {
 	_, _, err := s.parse(name)
 	return errors.Is(err, errNewer)
-}
-
-// storable limits times to the years that RFC 3339 can write: "expires_in": 999999999999 exists.
-func (t token) storable() token {
-	for _, at := range []*time.Time{&t.Obtained, &t.Expiry} {
-		if *at = at.UTC(); at.Year() > 9999 {
-			*at = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
-		}
-	}
-	return t
 }
 
 // read returns the content of a file and its state at that moment. It makes the file private.
@@ -491,36 +470,47 @@ func (s *store) read(name string) ([]byte, fs.FileInfo, error) {
 	return data, info, err
 }
 
-func (s *store) write(name string, content any) error {
+// write replaces a file in one step: whoever reads it, or kills this process, finds the old content
+// or the new. It warns once about an error.
+func (s *store) write(name string, content any) (err error) {
+	defer func() {
+		if err != nil {
+			s.warnOnce("unsaved", "a change of the cache is lost when this process ends: %v", err)
+		}
+	}()
+	path := s.path(name)
 	data, err := json.MarshalIndent(content, "", "  ")
-	if err == nil {
-		err = s.usable()
+	switch {
+	case err != nil:
+		return err
+	case s.usable() != nil:
+		return s.usable()
+	case filepath.Ext(name) == ".json" && s.isNewer(name):
+		return fmt.Errorf("%s: %w", path, errNewer) // a note is good for minutes: any version may
+	case len(data) > maxPrivateFile:
+		return fmt.Errorf("%s would be larger than %d bytes", path, maxPrivateFile)
 	}
-	// The note of a sign-in is good for minutes: any version may write it anew.
-	if err == nil && filepath.Ext(name) == ".json" && s.isNewer(name) {
-		err = fmt.Errorf("%s: %w", s.path(name), errNewer)
+	if err := os.MkdirAll(s.dir, 0o700); err != nil { // the user may have removed it
+		return err
+	}
+	f, err := os.CreateTemp(s.dir, tempPattern) // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync() // else a power cut may leave the new name with nothing in it
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
 	}
 	if err == nil {
-		err = replacePrivate(s.path(name), data)
+		err = patiently(func() error { return os.Rename(f.Name(), path) })
 	}
 	if err != nil {
-		s.warnOnce("unsaved", "a change of the cache is lost when this process ends: %v", err)
+		os.Remove(f.Name())
 	}
 	return err
-}
-
-// setAside renames a damaged file, unless another process has replaced it by now.
-func (s *store) setAside(name string, seen fs.FileInfo) {
-	path := s.path(name)
-	now, err := os.Lstat(path)
-	if err != nil || !os.SameFile(seen, now) || !seen.ModTime().Equal(now.ModTime()) {
-		return
-	}
-	if patiently(func() error { return os.Rename(path, path+".corrupt") }) != nil {
-		s.ignore(name, errDamaged)
-		return
-	}
-	s.warn("%s is damaged, kept as %s.corrupt", path, name)
 }
 
 func (s *store) ignore(name string, err error) {
@@ -552,21 +542,19 @@ func (s *store) path(name string) string {
 // openPrivate opens a regular file of this user's and closes it to others; the FileInfo has the
 // mode from before. It refuses a symbolic link, which could lead to any file of the user's, and
 // does not wait for a fifo. With O_CREATE it makes the file and its directory if they are missing.
-func openPrivate(path string, flags int) (*os.File, fs.FileInfo, error) {
-	info, err := os.Lstat(path) // before any open: opening a device may do something
+func openPrivate(path string, flags int) (f *os.File, info fs.FileInfo, err error) {
+	info, err = os.Lstat(path) // before any open: opening a device may do something
 	if err == nil {
 		err = acceptable(info)
 	} else if errors.Is(err, fs.ErrNotExist) && flags&os.O_CREATE != 0 {
 		err = os.MkdirAll(filepath.Dir(path), 0o700)
 	}
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		err = patiently(func() (err error) {
+			f, err = os.OpenFile(path, flags|warily, 0o600)
+			return err
+		})
 	}
-	var f *os.File
-	err = patiently(func() error {
-		f, err = os.OpenFile(path, flags|warily, 0o600)
-		return err
-	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -578,9 +566,8 @@ func openPrivate(path string, flags int) (*os.File, fs.FileInfo, error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, nil, err
 	}
-	return f, info, nil
+	return f, info, err
 }
 
 func acceptable(info fs.FileInfo) error {
@@ -591,43 +578,4 @@ func acceptable(info fs.FileInfo) error {
 		return errors.New("it belongs to another user")
 	}
 	return nil
-}
-
-// replacePrivate replaces the file in one step: whoever reads it, or kills this process, finds the
-// old content or the new.
-func replacePrivate(path string, data []byte) error {
-	if len(data) > maxPrivateFile {
-		return fmt.Errorf("%s would be larger than %d bytes", path, maxPrivateFile)
-	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil { // the user may have removed it
-		return err
-	}
-	f, err := os.CreateTemp(dir, tempPattern) // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync() // else a power cut may leave the new name with nothing in it
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = patiently(func() error { return os.Rename(f.Name(), path) })
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
-}
-
-// removePrivate returns nil if there is no such file.
-func removePrivate(path string) error {
-	err := patiently(func() error { return os.Remove(path) })
-	if _, gone := os.Lstat(path); gone != nil {
-		return nil
-	}
-	return err
 }

@@ -114,10 +114,10 @@ func TestStoreRoundTrip(t *testing.T) {
 	if all, err := other.list(); err != nil || len(all) != 2 || keyOf(all[1]) != second {
 		t.Errorf("list: %d, %v", len(all), err)
 	}
-	if err := s.remove(testKey); err != nil {
+	if _, err := s.remove(testKey); err != nil {
 		t.Error(err)
 	}
-	if err := s.remove(testKey); err != nil {
+	if _, err := s.remove(testKey); err != nil {
 		t.Errorf("removing what is gone: %v", err)
 	}
 	wantNothing(t, other.load(testKey))
@@ -152,17 +152,6 @@ func TestStoreNames(t *testing.T) {
 	s, _ := testStore(t, closedDir(t))
 	mustSave(t, s, storeKey{server: long}, testCredentials(1))
 	wantAccess(t, s.load(storeKey{server: long}), testCredentials(1))
-}
-
-func TestStoreFarTimes(t *testing.T) {
-	s, _ := testStore(t, closedDir(t))
-	c := testCredentials(1)
-	c.Token.Obtained, c.Token.Expiry = time.Time{}, time.Unix(1<<40, 0)
-	mustSave(t, s, testKey, c)
-	got := s.load(testKey)
-	if !got.Token.Obtained.IsZero() || got.Token.Expiry.Year() != 9999 {
-		t.Errorf("got %v, %v", got.Token.Obtained, got.Token.Expiry)
-	}
 }
 
 func TestStoreRefusals(t *testing.T) {
@@ -222,7 +211,7 @@ func TestStoreRefusals(t *testing.T) {
 			if test.aside {
 				mustSave(t, s, testKey, testCredentials(2))
 				wantAccess(t, s.load(testKey), testCredentials(2))
-				if err := s.remove(testKey); err != nil {
+				if _, err := s.remove(testKey); err != nil {
 					t.Error(err)
 				}
 				if _, err := os.Stat(kept); err == nil {
@@ -695,9 +684,9 @@ func FuzzStoreFile(f *testing.F) {
 			t.Fatalf("loaded %+v", c)
 		}
 		mustSave(t, s, testKey, c)
-		c.Token = c.Token.storable()
-		if again := s.load(testKey); again == nil || *again != *c {
-			t.Fatalf("saved %+v, loaded %+v", c, again)
+		saved, _ := json.Marshal(c)
+		if loaded, _ := json.Marshal(s.load(testKey)); !bytes.Equal(saved, loaded) {
+			t.Fatalf("saved %s, loaded %s", saved, loaded)
 		}
 	})
 }

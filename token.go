@@ -403,7 +403,7 @@ func parseTokenAnswer(status int, body []byte, now time.Time, useIDToken bool) (
 		bad.code, bad.description = "unsupported_token_type", a.TokenType
 		return token{Refresh: a.RefreshToken}, bad
 	}
-	now = now.Round(0) // the monotonic clock stands still while the machine sleeps
+	now = now.UTC().Round(0) // the monotonic clock stands still while the machine sleeps
 	t := token{Access: sent, Refresh: a.RefreshToken, Type: "Bearer", Scope: a.Scope, Obtained: now}
 	if life := expiresIn(a.ExpiresIn); life > 0 {
 		t.Expiry = now.Add(life)
