@@ -158,18 +158,18 @@ func (a *app) logoutKeys() (keys []storeKey, err error) {
 	all, err := a.store.list()
 	if a.cfg.all || err != nil {
 		for _, c := range all {
-			keys = append(keys, keyOf(c))
+			keys = append(keys, c.storeKey)
 		}
 		return keys, err
 	}
 	k := newStoreKey(a.cfg)
 	machine := k
-	machine.grant = grantClientCredentials
+	machine.Grant = grantClientCredentials
 	for _, c := range all {
-		other := keyOf(c)
-		if other.server == k.server && other.profile == k.profile &&
-			(k.grant == "" || other.grant == k.grant) &&
-			(k.scope == "" || other.scope == k.scope) && (k.resource == "" || other.resource == k.resource) {
+		other := c.storeKey
+		if other.Server == k.Server && other.Profile == k.Profile &&
+			(k.Grant == "" || other.Grant == k.Grant) &&
+			(k.GivenScope == "" || other.GivenScope == k.GivenScope) && (k.GivenResource == "" || other.GivenResource == k.GivenResource) {
 			keys = append(keys, other)
 		}
 	}
@@ -187,16 +187,16 @@ func (a *app) logoutKeys() (keys []storeKey, err error) {
 func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 	cfg := *a.cfg
 	var err error
-	if cfg.server, err = url.Parse(k.server); err != nil {
+	if cfg.server, err = url.Parse(k.Server); err != nil {
 		return err
 	}
-	cfg.profile = k.profile
+	cfg.profile = k.Profile
 	where := cfg.server.Host
-	if k.profile != "" {
-		where += " (profile " + k.profile + ")"
+	if k.Profile != "" {
+		where += " (profile " + k.Profile + ")"
 	}
-	if k.grant != "" {
-		where += " (" + k.grant + ")"
+	if k.Grant != "" {
+		where += " (" + k.Grant + ")"
 	}
 	if !a.store.knows(k) {
 		a.log.notice("mcp-proxy: nothing is cached for " + where)

@@ -282,7 +282,7 @@ func TestNoteFromTheFuture(t *testing.T) {
 	fatal(t, os.Mkdir(user.cache, 0o700))
 	tomorrow := time.Now().Add(24 * time.Hour)
 	data, err := json.Marshal(loginState{
-		Entry: storeKey{server: server.url}.hash(), PID: 1, Started: tomorrow, Ended: tomorrow,
+		Entry: storeKey{Server: server.url}.hash(), PID: 1, Started: tomorrow, Ended: tomorrow,
 		signInPage: signInPage{URL: "https://old.example/?response_type=code"},
 		Error:      "of long ago", Window: tomorrow,
 	})

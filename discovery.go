@@ -98,12 +98,17 @@ func (d *discoverer) discover(
 	return d.serverFor(ctx, server, prm)
 }
 
-// serverFor finds the authorization server that prm names. Without prm (servers of 2025-03-26) it is
-// the origin of the MCP server, with or without metadata (specification 2025-03-26, Authorization
-// Base URL and Fallbacks for Servers without Metadata Discovery).
+// serverFor finds the authorization server that prm names. Without prm (servers of 2025-03-26) it
+// is the origin of the MCP server, with or without metadata (specification 2025-03-26,
+// Authorization Base URL and Fallbacks for Servers without Metadata Discovery).
+//
+// Of several it is the one where we have a client, else the first in the order of the list, so that
+// every run chooses the same one: a server that was out of order for a while must not cost a
+// registration, nor make given credentials look like another server's. RFC 9728, section 7.6 leaves
+// the choice to the client.
 func (d *discoverer) serverFor(
 	ctx context.Context, server *url.URL, prm *resourceMetadata,
-) (_ *authorization, err error) {
+) (a *authorization, err error) {
 	base, a := origin(server), &authorization{}
 	issuers := []string{base}
 	if prm != nil {
@@ -129,21 +134,34 @@ func (d *discoverer) serverFor(
 		}
 		return a, err
 	}
-	m, err := d.firstServer(ctx, issuers)
-	if prm == nil && errors.Is(err, errNoMetadata) {
-		d.log.debugf("%v: using /authorize, /token and /register there", err)
-		m, err = &serverMetadata{
-			Issuer:                base,
-			AuthorizationEndpoint: base + "/authorize",
-			TokenEndpoint:         base + "/token",
-			RegistrationEndpoint:  base + "/register",
-			defaulted:             true,
-		}, nil
+	if len(issuers) == 0 {
+		err := errors.New("protected resource metadata names no authorization server")
+		return nil, vouchHint(err, "")
 	}
-	if err != nil {
-		return nil, err
+	i := slices.IndexFunc(issuers, func(issuer string) bool { return sameIssuer(d.known, issuer) })
+	if i > 0 {
+		issuers = slices.Insert(slices.Delete(slices.Clone(issuers), i, i+1), 0, issuers[i])
 	}
-	a.server = *m
+	var failed error
+	for _, issuer := range issuers[:min(len(issuers), maxServers)] {
+		m, err := d.serverMetadata(ctx, issuer)
+		if err == nil {
+			a.server = *m
+			return a, nil
+		}
+		d.log.debugf("%v", err)
+		failed = alsoFailed(failed, err)
+	}
+	if prm != nil || !errors.Is(failed, errNoMetadata) {
+		return nil, failed
+	}
+	a.server = serverMetadata{
+		Issuer:                base,
+		AuthorizationEndpoint: base + "/authorize",
+		TokenEndpoint:         base + "/token",
+		RegistrationEndpoint:  base + "/register",
+		defaulted:             true,
+	}
 	return a, nil
 }
 
@@ -174,8 +192,8 @@ func (d *discoverer) resourceMetadata(
 }
 
 // fetchFirst tries the addresses that a document may have, most of them at the origin base, and
-// returns the first that check lets pass. It returns neither a document nor an error if all say that
-// it is not there.
+// returns the first that check lets pass. It returns neither a document nor an error if none is
+// there.
 func fetchFirst[T any](
 	ctx context.Context, d *discoverer, document, base string, forms []string,
 	check func(found *T, form string) error,
@@ -189,12 +207,12 @@ func fetchFirst[T any](
 		switch {
 		case err == nil:
 			return found, nil
-		case isAbsent(err):
+		case errors.Is(err, errAbsent):
 			d.log.debugf("%v", err)
 			continue
 		}
 		failed = alsoFailed(failed, err)
-		if errors.As(err, new(noAnswer)) && strings.HasPrefix(form, base) {
+		if errors.As(err, new(noAnswer)) && strings.HasPrefix(form, base+"/") {
 			break // the other forms are of the same origin, and would only wait
 		}
 	}
@@ -251,31 +269,6 @@ func isPathPrefix(prefix, path string) bool {
 	return strings.HasPrefix(strings.TrimRight(path, "/")+"/", strings.TrimRight(prefix, "/")+"/")
 }
 
-// firstServer takes the server where we have a client, else the servers in the order of the list,
-// so that every run chooses the same one: a server that was out of order for a while must not cost
-// a registration, nor make given credentials look like another server's. RFC 9728, section 7.6
-// leaves the choice to the client.
-func (d *discoverer) firstServer(ctx context.Context, issuers []string) (*serverMetadata, error) {
-	if len(issuers) == 0 {
-		return nil, withHint(errors.New("protected resource metadata names no authorization server"),
-			"%s", vouchHint(""))
-	}
-	i := slices.IndexFunc(issuers, func(issuer string) bool { return sameIssuer(d.known, issuer) })
-	if i > 0 {
-		issuers = slices.Insert(slices.Delete(slices.Clone(issuers), i, i+1), 0, issuers[i])
-	}
-	var failed error
-	for _, issuer := range issuers[:min(len(issuers), maxServers)] {
-		m, err := d.serverMetadata(ctx, issuer)
-		if err == nil {
-			return m, nil
-		}
-		d.log.debugf("%v", err)
-		failed = alsoFailed(failed, err)
-	}
-	return nil, failed
-}
-
 // errNoMetadata says that every form was refused, so that the default paths of 2025-03-26 are right
 // where they are allowed.
 var errNoMetadata = errors.New("no authorization server metadata")
@@ -289,20 +282,18 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 		err = errors.New("has a query") // RFC 8414, section 2
 	}
 	if err != nil {
-		err = fmt.Errorf("issuer of the authorization server %w", err)
-		return nil, withHint(err, "%s", vouchHint(""))
+		return nil, vouchHint(fmt.Errorf("issuer of the authorization server %w", err), "")
 	}
 	check := func(m *serverMetadata, form string) error {
 		if err := m.validate(issuer, d.allowHTTP); err != nil {
-			return withHint(err, "%s", vouchHint(form))
+			return vouchHint(err, form)
 		}
 		m.source = form
 		return nil
 	}
 	m, failed := fetchFirst(ctx, d, serverDocument, origin(u), serverForms(u), check)
 	if m == nil && failed == nil {
-		failed = fmt.Errorf("%w at %s", errNoMetadata, excerpt(u.Host))
-		failed = withHint(failed, "%s", vouchHint(""))
+		failed = vouchHint(fmt.Errorf("%w at %s", errNoMetadata, excerpt(u.Host)), "")
 	}
 	return m, failed
 }
@@ -321,15 +312,15 @@ func serverForms(issuer *url.URL) []string {
 	return forms
 }
 
-// vouchHint is what a user can do about an authorization server that breaks a rule of the
+// vouchHint adds what a user can do about an authorization server that breaks a rule of the
 // specification; source is where its metadata was found, or empty.
-func vouchHint(source string) string {
+func vouchHint(err error, source string) error {
 	if source == "" {
-		return "if you know its endpoints: --auth-metadata FILE, a JSON file with " +
-			"authorization_endpoint and token_endpoint"
+		return withHint(err, "if you know its endpoints: --auth-metadata FILE, a JSON file with "+
+			"authorization_endpoint and token_endpoint")
 	}
-	return "if you trust this authorization server as it is: --auth-metadata " +
-		quoted(runtime.GOOS, source)
+	return withHint(err, "if you trust this authorization server as it is: --auth-metadata %s",
+		quoted(runtime.GOOS, source))
 }
 
 // vouch is for metadata that the user gave. It may break the rules of the specification about
@@ -400,30 +391,27 @@ func (m *serverMetadata) checkPKCE() error {
 	}
 	err := fmt.Errorf("authorization server %q does not offer PKCE with S256: its metadata does not "+
 		"list it in code_challenge_methods_supported", excerpt(m.Issuer))
-	return withHint(err, "%s", vouchHint(m.source))
+	return vouchHint(err, m.source)
 }
 
-// fetch reads the JSON object at address into v. Its errors name the document and the host, never
-// the query or what the server sent.
+var errAbsent = errors.New("not there")
+
+// fetch reads the JSON object at address into v.
 func (d *discoverer) fetch(ctx context.Context, document, address string, v any) error {
-	req, err := http.NewRequest(http.MethodGet, address, nil)
-	if err != nil {
-		return fmt.Errorf("fetch %s: not a URL", document)
-	}
-	req.Header.Set("MCP-Protocol-Version", metadataVersion)
-	host := excerpt(req.URL.Host)
-	status, body, err := boundedRequest(ctx, d.http, req, fetchTimeout, redirectPolicy(d.allowHTTP))
-	switch {
-	case err != nil:
-	case status != http.StatusOK && status != http.StatusCreated:
-		err = statusError{host, status}
-	case decodeObject(body, v) != nil:
-		err = fmt.Errorf("%s: the answer is not JSON of the right form", host)
-	}
-	if err != nil {
-		return fmt.Errorf("fetch %s: %w", document, err)
-	}
-	return nil
+	header := http.Header{"Mcp-Protocol-Version": {metadataVersion}}
+	later := []int{http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests}
+	r := authRequest{name: "fetch " + document, address: address, header: header}
+	return d.send(ctx, r, func(status int, body []byte) error {
+		switch {
+		case status >= 400 && status < 500 && !slices.Contains(later, status):
+			return fmt.Errorf("%w (status %d)", errAbsent, status)
+		case status != http.StatusOK && status != http.StatusCreated:
+			return fmt.Errorf("status %d", status)
+		case decodeObject(body, v) != nil:
+			return errors.New("the answer is not JSON of the right form")
+		}
+		return nil
+	})
 }
 
 // decodeObject does not ask for application/json: metadata often is a file on a static host, which
@@ -435,69 +423,61 @@ func decodeObject(body []byte, v any) error {
 	return json.Unmarshal(body, v)
 }
 
-// post sends body to an endpoint of an authorization server, and what that answers to read. Errors
-// begin with the endpoint's name, and repeat none of the secrets.
-func (d *discoverer) post(
-	ctx context.Context, name, address string, header http.Header, body []byte, secrets []string,
-	read func(status int, body []byte) error,
+// authRequest is a request to an authorization server, or for metadata: without a body a GET, which
+// follows redirects.
+type authRequest struct {
+	name, address string
+	header        http.Header
+	body          []byte
+	secrets       []string // in it
+}
+
+// send hands what is answered to read. Errors begin with the name of the request and hold neither
+// the query, nor what the server sent, nor one of the secrets.
+func (d *discoverer) send(
+	ctx context.Context, r authRequest, read func(status int, body []byte) error,
 ) error {
-	endpoint, err := checkEndpoint(address, d.allowHTTP)
+	u, err := checkEndpoint(r.address, d.allowHTTP)
 	if err != nil {
-		return fmt.Errorf("%s %w", name, err)
+		return fmt.Errorf("%s %w", r.name, err)
 	}
-	req, err := http.NewRequest(http.MethodPost, endpoint.String(), bytes.NewReader(body))
+	method, timeout, redirect := http.MethodPost, postTimeout, noRedirect
+	if r.body == nil {
+		method, timeout, redirect = http.MethodGet, fetchTimeout, d.checkRedirect
+	}
+	req, err := http.NewRequest(method, u.String(), bytes.NewReader(r.body))
 	if err != nil {
 		return err
 	}
-	req.Header = header
+	req.Header = r.header
 	req.Header.Set("User-Agent", userAgent())
-	status, answer, err := boundedRequest(ctx, d.http, req, postTimeout, noRedirect)
+	status, answer, err := boundedRequest(ctx, d.http, req, timeout, redirect)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", r.name, err)
 	}
 	if err = read(status, answer); err == nil {
 		return nil
 	}
 	var refused *oauthError
 	if errors.As(err, &refused) {
-		refused.hide(secrets)
+		refused.hide(r.secrets)
 	}
-	return fmt.Errorf("%s of %s: %w", name, excerpt(endpoint.Host), err)
+	return fmt.Errorf("%s of %s: %w", r.name, excerpt(u.Host), err)
 }
 
-// redirectPolicy is the CheckRedirect of every client that fetches metadata.
-func redirectPolicy(allowHTTP bool) func(*http.Request, []*http.Request) error {
-	return func(req *http.Request, via []*http.Request) error {
-		// net/http puts the last URL there, and its query may be a secret.
-		req.Header.Del("Referer")
-		if len(via) > maxMetadataHops {
-			return errors.New("too many redirects")
-		}
-		if _, err := checkEndpoint(req.URL.String(), allowHTTP); err != nil {
-			return fmt.Errorf("the redirect's target %w", err)
-		}
-		if !sameOrigin(req.URL, via[0].URL) {
-			return fmt.Errorf("the redirect's target is elsewhere, at %s", excerpt(req.URL.Host))
-		}
-		return nil
+// checkRedirect is for metadata.
+func (d *discoverer) checkRedirect(req *http.Request, via []*http.Request) error {
+	req.Header.Del("Referer") // net/http puts the last URL there, and its query may be a secret
+	if len(via) > maxMetadataHops {
+		return errors.New("too many redirects")
 	}
-}
-
-// statusError is an answer that is no success.
-type statusError struct {
-	host   string
-	status int
-}
-
-func (s statusError) Error() string { return fmt.Sprintf("%s: status %d", s.host, s.status) }
-
-// isAbsent reports whether err says that the document is not there. 408, 425 and 429 ask for
-// another time, not for another place.
-func isAbsent(err error) bool {
-	var s statusError
-	return errors.As(err, &s) && s.status >= 400 && s.status < 500 &&
-		s.status != http.StatusRequestTimeout && s.status != http.StatusTooEarly &&
-		s.status != http.StatusTooManyRequests
+	if _, err := checkEndpoint(req.URL.String(), d.allowHTTP); err != nil {
+		return fmt.Errorf("the redirect's target %w", err)
+	}
+	if !sameOrigin(req.URL, via[0].URL) {
+		return fmt.Errorf("the redirect's target is elsewhere, at %s", excerpt(req.URL.Host))
+	}
+	return nil
 }
 
 func alsoFailed(before, err error) error {
@@ -669,11 +649,11 @@ func (d *discoverer) register(
 			excerpt(strings.Join(methods, ", ")))
 	} else {
 		header := http.Header{"Content-Type": {"application/json"}}
-		read := func(status int, body []byte) (err error) {
+		r := authRequest{"registration endpoint", m.RegistrationEndpoint, header, body, nil}
+		err = d.send(ctx, r, func(status int, body []byte) (err error) {
 			c, err = registeredClient(status, body, m.TokenEndpointAuthMethods)
 			return err
-		}
-		err = d.post(ctx, "registration endpoint", m.RegistrationEndpoint, header, body, nil, read)
+		})
 	}
 	switch {
 	case err == nil:
@@ -733,11 +713,7 @@ func refusedRegistration(err error) (request, redirect bool) {
 	}
 	text := strings.ToLower(e.Error())
 	redirect = strings.Contains(text, "redirect")
-	switch e.status {
-	case http.StatusBadRequest, http.StatusUnprocessableEntity:
-		return true, redirect
-	case http.StatusForbidden: // Keycloak's policies
-		return redirect || strings.Contains(text, "scope"), redirect
-	}
-	return false, redirect
+	policy := redirect || strings.Contains(text, "scope") // Keycloak's
+	return e.status == http.StatusBadRequest || e.status == http.StatusUnprocessableEntity ||
+		e.status == http.StatusForbidden && policy, redirect
 }

@@ -95,7 +95,7 @@ func TestDoctorFindsAndChangesNothing(t *testing.T) {
 		"sign-in that failed": {0, []string{"-     last sign-in", "minutes ago: access_denied", "first thing to do: ask for access"}, func(u *testUser, s *fakeMCP) []string {
 			fatal(u.t, os.MkdirAll(u.cache, 0o700))
 			note := fmt.Sprintf(`{"entry":%q,"ended":%q,"error":"access_denied","hint":"ask for access"}`,
-				storeKey{server: s.url}.hash(), time.Now().Add(-5*time.Minute).Format(time.RFC3339))
+				storeKey{Server: s.url}.hash(), time.Now().Add(-5*time.Minute).Format(time.RFC3339))
 			fatal(u.t, os.WriteFile(strings.TrimSuffix(u.credentialsFile(s.url), "json")+"login", []byte(note), 0o600))
 			return nil
 		}},

@@ -547,7 +547,7 @@ func TestLeaderStopped(t *testing.T) {
 // holdLock takes a lock for a user's server until the test is over.
 func holdLock(t testing.TB, u *testUser, purpose string) {
 	t.Helper()
-	release, ok, err := openStore(u.cache, nil).tryLock(storeKey{server: u.env["TEST_SERVER"]}, purpose)
+	release, ok, err := openStore(u.cache, nil).tryLock(storeKey{Server: u.env["TEST_SERVER"]}, purpose)
 	if !ok || err != nil {
 		t.Fatalf("lock: %v, %v", ok, err)
 	}

@@ -81,9 +81,11 @@ func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tra
 }
 
 func newStoreKey(c *config) storeKey {
-	k := storeKey{server: c.server.String(), profile: c.profile, scope: c.scope, resource: c.resource}
+	k := storeKey{
+		Server: c.server.String(), Profile: c.profile, GivenScope: c.scope, GivenResource: c.resource,
+	}
 	if c.unattended() {
-		k.grant = c.grant
+		k.Grant = c.grant
 	}
 	return k
 }
@@ -398,6 +400,9 @@ func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) (err
 	t, err := o.refreshed(ctx, &c)
 	switch {
 	case err == nil:
+		if t.Scope == "" {
+			t.Scope = c.Token.Scope
+		}
 		c.Token = t
 		_ = o.keep(&c)
 		o.log.infof("refreshed the token for %s", o.cfg.server.Host)
@@ -460,9 +465,6 @@ func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
 	}
 	if t.Refresh == "" {
 		t.Refresh = c.Token.Refresh // RFC 6749, section 6: it stays when none is sent, as by Google
-	}
-	if t.Scope == "" {
-		t.Scope = c.Token.Scope
 	}
 	return t, nil
 }

@@ -611,7 +611,7 @@ func TestMaySignIn(t *testing.T) {
 	} {
 		st, _ := testStore(t, closedDir(t))
 		mustSave(t, st, testKey, &credentials{RequestedScope: "read", Client: client{ID: "id"}, Token: token{Access: "now"}})
-		o := &oauth{cfg: &config{server: parsedURL(t, testKey.server)}, key: testKey, store: st}
+		o := &oauth{cfg: &config{server: parsedURL(t, testKey.Server)}, key: testKey, store: st}
 		if test.ago != never {
 			test.last.Ended = time.Now().Add(-test.ago)
 			fatal(t, st.saveLogin(testKey, test.last))

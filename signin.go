@@ -241,9 +241,8 @@ func (o *oauth) scopes(
 func (o *oauth) newCredentials(old *credentials, found *authorization) (*credentials, error) {
 	m := &found.server
 	c := &credentials{
-		Server: o.key.server, Profile: o.key.profile, Grant: o.key.grant,
-		GivenScope: o.key.scope, GivenResource: o.key.resource,
-		Issuer: m.Issuer, TokenEndpoint: m.TokenEndpoint, RevocationEndpoint: m.RevocationEndpoint,
+		storeKey: o.key,
+		Issuer:   m.Issuer, TokenEndpoint: m.TokenEndpoint, RevocationEndpoint: m.RevocationEndpoint,
 		Resource: found.resource,
 	}
 	switch {

@@ -45,11 +45,8 @@ const (
 //
 // The version rises when an older program would misread the file. Such a program leaves it alone.
 type credentials struct {
-	Version            int    `json:"version"`
-	Server             string `json:"server"`
-	Profile            string `json:"profile,omitempty"`
-	GivenScope         string `json:"given_scope,omitempty"`    // --scope
-	GivenResource      string `json:"given_resource,omitempty"` // --resource
+	Version int `json:"version"`
+	storeKey
 	Issuer             string `json:"issuer,omitempty"`
 	TokenEndpoint      string `json:"token_endpoint,omitempty"`
 	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
@@ -57,7 +54,6 @@ type credentials struct {
 	RequestedScope     string `json:"requested_scope,omitempty"`  // for the union at step-up
 	RefusedScope       string `json:"refused_scope,omitempty"`    // what of it was refused
 	ScopeAtRefresh     bool   `json:"scope_at_refresh,omitempty"` // the endpoint wants it there
-	Grant              string `json:"grant,omitempty"`            // client_credentials, or a user's
 	Client             client `json:"client"`
 	Token              token  `json:"token"`
 }
@@ -109,22 +105,25 @@ type signInPage struct {
 	Note     string `json:"note,omitempty"`         // what the user should know first
 }
 
-// storeKey identifies cached credentials. grant is empty for a user's: a machine's token must not
-// replace a user's refresh token. scope and resource are those given on the command line: whoever
+// storeKey identifies cached credentials. Grant is empty for a user's: a machine's token must not
+// replace a user's refresh token. Scope and resource are those given on the command line: whoever
 // asks for less than another entry holds must not get that entry's token.
-type storeKey struct{ server, profile, grant, scope, resource string }
-
-func keyOf(c *credentials) storeKey {
-	return storeKey{c.Server, c.Profile, c.Grant, c.GivenScope, c.GivenResource}
+type storeKey struct {
+	Server        string `json:"server"`
+	Profile       string `json:"profile,omitempty"`
+	Grant         string `json:"grant,omitempty"`          // client_credentials
+	GivenScope    string `json:"given_scope,omitempty"`    // --scope
+	GivenResource string `json:"given_resource,omitempty"` // --resource
 }
 
 // id is the server's URL, #PROFILE, and a zero byte before each of the grant, scope=SCOPE and
 // resource=RESOURCE that are set. It is unambiguous: the URL never holds a fragment, and no
 // argument holds a zero byte.
 func (k storeKey) id() string {
-	id := k.server
+	id := k.Server
 	for _, part := range [][2]string{
-		{"#", k.profile}, {"\x00", k.grant}, {"\x00scope=", k.scope}, {"\x00resource=", k.resource},
+		{"#", k.Profile}, {"\x00", k.Grant}, {"\x00scope=", k.GivenScope},
+		{"\x00resource=", k.GivenResource},
 	} {
 		if part[1] != "" {
 			id += part[0] + part[1]
@@ -268,8 +267,7 @@ func (s *store) look(k storeKey) (*credentials, error) {
 // save writes the credentials under the key's name. It warns once about an error.
 func (s *store) save(k storeKey, c *credentials) error {
 	file := *c
-	file.Version, file.Server, file.Profile, file.Grant = storeVersion, k.server, k.profile, k.grant
-	file.GivenScope, file.GivenResource = k.scope, k.resource
+	file.Version, file.storeKey = storeVersion, k
 	return s.write(k.file(), &file)
 }
 
@@ -357,59 +355,46 @@ func (s *store) lock(ctx context.Context, k storeKey, purpose string) (release f
 		if ok || err != nil {
 			return release, err
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
+		sleep(ctx, wait)
 	}
 	return nil, ctx.Err()
 }
 
 // tryLock takes the lock of that purpose ("refresh", "login") if nobody holds it, in this process
-// or in another; ok reports that. If the directory cannot be used, it excludes only callers in this
-// process.
+// or in another; ok reports that. If there is nothing to lock with, it excludes only callers in this
+// process. It never removes a lock file: a process that has opened it already would lock the removed
+// file, the next one a new file of the same name, and both would hold the lock.
 func (s *store) tryLock(k storeKey, purpose string) (release func(), ok bool, err error) {
 	name := k.lock(purpose)
 	if _, taken := s.locked.LoadOrStore(name, true); taken {
 		return nil, false, nil
 	}
-	f, ok, err := s.kernelLock(name)
-	if !ok {
-		s.locked.Delete(name)
-		return nil, false, err
-	}
-	return sync.OnceFunc(func() {
-		if f != nil {
-			unlock(f)
-		}
-		s.locked.Delete(name)
-	}), true, nil
-}
-
-// kernelLock returns true and no file if there is nothing to lock with. It never removes a lock
-// file: a process that has opened it already would lock the removed file, the next one a new file
-// of the same name, and both would hold the lock.
-func (s *store) kernelLock(name string) (*os.File, bool, error) {
+	release = sync.OnceFunc(func() { s.locked.Delete(name) })
 	if s.usable() != nil {
-		return nil, true, nil
+		return release, true, nil
 	}
 	f, _, err := openPrivate(s.path(name), os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		if probe(s.dir) != nil { // the disk has filled up or became read-only
-			return nil, true, nil
+			return release, true, nil
 		}
+		release()
 		return nil, false, withHint(err, "remove %s", s.path(name))
 	}
-	ok, err := tryLock(f)
-	if ok {
-		return f, true, nil
+	if ok, err = tryLock(f); ok {
+		return sync.OnceFunc(func() {
+			unlock(f)
+			s.locked.Delete(name)
+		}), true, nil
 	}
 	f.Close()
 	if err != nil { // NFS without a lock service, some FUSE file systems
 		s.warnOnce("lock", "other processes may refresh or sign in at the same time: %v",
 			withHint(err, "set MCP_PROXY_CACHE_DIR to a directory on a local disk"))
+		return release, true, nil
 	}
-	return nil, err != nil, nil
+	release()
+	return nil, false, nil
 }
 
 var (
@@ -435,7 +420,7 @@ func (s *store) parse(name string) (*credentials, fs.FileInfo, error) {
 		return nil, seen, errNewer
 	case json.Unmarshal(data, c) != nil:
 		return nil, seen, errDamaged
-	case keyOf(c).file() != name:
+	case c.file() != name:
 		return nil, seen, errForeign
 	}
 	return c, seen, nil

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-var testKey = storeKey{server: "https://mcp.example.com/mcp"}
+var testKey = storeKey{Server: "https://mcp.example.com/mcp"}
 
 func testCredentials(n int) *credentials {
 	text := strings.Repeat(strconv.Itoa(n), 3000)
@@ -97,21 +97,21 @@ func TestStoreRoundTrip(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("reading made the directory: %v", err)
 	}
-	second := storeKey{testKey.server, "work", "g", "read", "https://mcp.example.com/"}
+	second := storeKey{testKey.Server, "work", "g", "read", "https://mcp.example.com/"}
 	mustSave(t, s, testKey, testCredentials(1))
 	mustSave(t, s, second, testCredentials(2))
 
 	other, _ := testStore(t, dir)
 	want := testCredentials(1)
-	want.Version, want.Server = storeVersion, testKey.server
+	want.Version, want.storeKey = storeVersion, testKey
 	if got := other.load(testKey); got == nil || *got != *want {
 		t.Errorf("got %.200v, want %.200v", got, want)
 	}
 	wantAccess(t, other.load(second), testCredentials(2))
 	without := second
-	without.scope = ""
+	without.GivenScope = ""
 	wantNothing(t, other.load(without))
-	if all, err := other.list(); err != nil || len(all) != 2 || keyOf(all[1]) != second {
+	if all, err := other.list(); err != nil || len(all) != 2 || all[1].storeKey != second {
 		t.Errorf("list: %d, %v", len(all), err)
 	}
 	if _, err := s.remove(testKey); err != nil {
@@ -134,15 +134,15 @@ func TestStoreNames(t *testing.T) {
 		key  storeKey
 		want string
 	}{
-		{storeKey{server: "https://a.example/~"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfg.json"},
-		{storeKey{server: "https://a.example/~", profile: "p"},
+		{storeKey{Server: "https://a.example/~"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfg.json"},
+		{storeKey{Server: "https://a.example/~", Profile: "p"},
 			"aHR0cHM6Ly9hLmV4YW1wbGUvfiNw.json"},
-		{storeKey{server: "https://a.example/~", grant: "g"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfgBn.json"},
-		{storeKey{server: "https://a.example/~", scope: "s"},
+		{storeKey{Server: "https://a.example/~", Grant: "g"}, "aHR0cHM6Ly9hLmV4YW1wbGUvfgBn.json"},
+		{storeKey{Server: "https://a.example/~", GivenScope: "s"},
 			"aHR0cHM6Ly9hLmV4YW1wbGUvfgBzY29wZT1z.json"},
-		{storeKey{server: "https://a.example/~", resource: "s"},
+		{storeKey{Server: "https://a.example/~", GivenResource: "s"},
 			"aHR0cHM6Ly9hLmV4YW1wbGUvfgByZXNvdXJjZT1z.json"},
-		{storeKey{server: long},
+		{storeKey{Server: long},
 			"d3809587910566a6a5093cf41bf7246dd12f0b46061c2b8285bb6a793a2f6370.json"},
 	} {
 		if got := test.key.file(); got != test.want {
@@ -150,14 +150,14 @@ func TestStoreNames(t *testing.T) {
 		}
 	}
 	s, _ := testStore(t, closedDir(t))
-	mustSave(t, s, storeKey{server: long}, testCredentials(1))
-	wantAccess(t, s.load(storeKey{server: long}), testCredentials(1))
+	mustSave(t, s, storeKey{Server: long}, testCredentials(1))
+	wantAccess(t, s.load(storeKey{Server: long}), testCredentials(1))
 }
 
 func TestStoreRefusals(t *testing.T) {
 	file := func(version int, k storeKey) string {
 		c := testCredentials(1)
-		c.Version, c.Server, c.Profile = version, k.server, k.profile
+		c.Version, c.storeKey = version, k
 		data, _ := json.Marshal(c)
 		return string(data)
 	}
@@ -176,13 +176,13 @@ func TestStoreRefusals(t *testing.T) {
 		{"negative version", file(-1, testKey), "is damaged", true},
 		{"newer version", `{"version":2,"server":["other types"]}`, "a newer mcp-proxy wrote it",
 			false},
-		{"another server", file(storeVersion, storeKey{server: "https://evil.example"}),
+		{"another server", file(storeVersion, storeKey{Server: "https://evil.example"}),
 			"another server or profile", false},
-		{"another profile", file(storeVersion, storeKey{server: testKey.server, profile: "p"}),
+		{"another profile", file(storeVersion, storeKey{Server: testKey.Server, Profile: "p"}),
 			"another server or profile", false},
 		{"ambiguous", file(storeVersion,
-			storeKey{server: "https://mcp.example.com",
-				profile: "/mcp"}), "another server or profile", false},
+			storeKey{Server: "https://mcp.example.com",
+				Profile: "/mcp"}), "another server or profile", false},
 		{"too large", good + strings.Repeat(" ", maxPrivateFile), "it is larger", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -324,7 +324,7 @@ func TestStoreLogin(t *testing.T) {
 		t.Errorf("list: %d, %v", len(all), err)
 	}
 	wantSaid(t, said(), "")
-	mixedUp := storeKey{server: "https://MCP.example.com/mcp"} // where file systems fold case
+	mixedUp := storeKey{Server: "https://MCP.example.com/mcp"} // where file systems fold case
 	fatal(t, os.Rename(s.path(testKey.login()), s.path(mixedUp.login())))
 	if got := s.loadLogin(mixedUp); got.PID != 0 {
 		t.Errorf("got another server's note %+v", got)
@@ -339,8 +339,8 @@ func TestStoreLogin(t *testing.T) {
 func TestStoreLocksFoldNoCase(t *testing.T) {
 	s, _ := testStore(t, closedDir(t))
 	for server := range map[string]bool{"https://a.example/1": true, "https://a.example/Y": true} {
-		name := storeKey{server: server}.lock(lockLogin)
-		release, ok, err := s.tryLock(storeKey{server: server}, lockLogin)
+		name := storeKey{Server: server}.lock(lockLogin)
+		release, ok, err := s.tryLock(storeKey{Server: server}, lockLogin)
 		if !ok || err != nil || name != strings.ToLower(name) {
 			t.Errorf("%s is %s: got %v, %v", server, name, ok, err)
 		}
@@ -390,7 +390,7 @@ func testExclusion(t *testing.T, one, other *store) {
 	for _, free := range []struct {
 		key     storeKey
 		purpose string
-	}{{testKey, "login"}, {storeKey{server: testKey.server, profile: "p"}, "refresh"}} {
+	}{{testKey, "login"}, {storeKey{Server: testKey.Server, Profile: "p"}, "refresh"}} {
 		release, ok, err := other.tryLock(free.key, free.purpose)
 		if !ok || err != nil {
 			t.Fatalf("%v: %v, %v", free, ok, err)
@@ -680,7 +680,7 @@ func FuzzStoreFile(f *testing.F) {
 			}
 			return
 		}
-		if c.Server != testKey.server || c.Profile != "" || c.Version != storeVersion {
+		if c.Server != testKey.Server || c.Profile != "" || c.Version != storeVersion {
 			t.Fatalf("loaded %+v", c)
 		}
 		mustSave(t, s, testKey, c)

@@ -159,9 +159,6 @@ func (o *oauth) machineToken(ctx context.Context, c *credentials) (token, error)
 	setGiven(form, "scope", c.scope())
 	t, err := o.requestToken(ctx, c, form, maxTokenAttempts)
 	t.Refresh = "" // RFC 6749, section 4.4.3: it should not be there, and is not needed
-	if err == nil && t.Scope == "" {
-		t.Scope = c.scope()
-	}
 	return t, err
 }
 
@@ -202,7 +199,8 @@ func (o *oauth) post(
 		for _, parameter := range confidential {
 			secrets = append(secrets, body.Get(parameter))
 		}
-		err = o.discover.post(ctx, name, address, header, []byte(body.Encode()), secrets, read)
+		r := authRequest{name, address, header, []byte(body.Encode()), secrets}
+		err = o.discover.send(ctx, r, read)
 		var refused *oauthError
 		isAnswer := errors.As(err, &refused)
 		switch {
@@ -314,11 +312,9 @@ func (e *oauthError) hide(secrets []string) {
 	}
 }
 
-// leastPiece is the shortest piece of a secret that is hidden; servers like to print its beginning.
-const leastPiece = 8 // bytes
-
 // repeats reports whether text holds a piece of a secret, plain or as a form has it.
 func repeats(text string, secrets []string) bool {
+	const leastPiece = 8 // bytes: servers like to print the beginning of a secret
 	for _, secret := range secrets {
 		for _, s := range []string{secret, url.QueryEscape(secret)} {
 			for size, i := min(leastPiece, len(s)), 0; size > 0 && i+size <= len(s); i++ {
@@ -472,23 +468,20 @@ func algorithmsFor(key crypto.Signer) []string {
 // parsePrivateKey takes the first private key of a PEM text. Its errors follow on the name of the
 // file.
 func parsePrivateKey(text []byte) (crypto.Signer, error) {
-	for {
-		block, rest := pem.Decode(text)
-		if block == nil {
+	var key any
+	for block, rest := pem.Decode(text); ; block, rest = pem.Decode(rest) {
+		var err error
+		switch {
+		case block == nil:
 			return nil, withHint(errors.New("holds no private key in PEM"),
 				"it begins with -----BEGIN PRIVATE KEY-----")
-		}
-		text = rest
-		var key any
-		var err error
-		switch block.Type {
-		case "PRIVATE KEY":
+		case block.Type == "PRIVATE KEY":
 			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-		case "EC PRIVATE KEY":
+		case block.Type == "EC PRIVATE KEY":
 			key, err = x509.ParseECPrivateKey(block.Bytes)
-		case "RSA PRIVATE KEY":
+		case block.Type == "RSA PRIVATE KEY":
 			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-		case "ENCRYPTED PRIVATE KEY":
+		case block.Type == "ENCRYPTED PRIVATE KEY":
 			return nil, withHint(errors.New("is encrypted"),
 				"openssl pkey -in FILE -out PLAIN, and keep that file to yourself")
 		default:
@@ -496,9 +489,8 @@ func parsePrivateKey(text []byte) (crypto.Signer, error) {
 		}
 		signer, ok := key.(crypto.Signer)
 		if err != nil || !ok || algorithmsFor(signer) == nil {
-			return nil, withHint(errors.New("holds no key that signs assertions"),
-				"an RSA key of %d bits or more, an EC key on P-256, P-384 or P-521, or an Ed25519 key",
-				minRSABits)
+			return nil, withHint(errors.New("holds no key that signs assertions"), "an RSA key of %d "+
+				"bits or more, an EC key on P-256, P-384 or P-521, or an Ed25519 key", minRSABits)
 		}
 		return signer, nil
 	}
