@@ -36,7 +36,7 @@ const (
 	pageTimeout       = 40 * time.Second // for the page to wait for the token
 	lingerEnded       = 30 * time.Second // for a page that is loaded again
 	lingerExpired     = 3 * time.Minute  // for a user who comes too late
-	makeWayTimeout    = 300 * time.Millisecond
+	makeWayTimeout    = time.Second
 	maxCallbackHeader = 64 << 10 // bytes
 )
 
@@ -95,14 +95,18 @@ func listenForGivenClient(exact *url.URL) (*callback, error) {
 		}
 		return cb, err
 	}
-	for port := firstGivenPort; port <= lastGivenPort; port++ {
+	return listenBetween(firstGivenPort, lastGivenPort)
+}
+
+func listenBetween(first, last int) (*callback, error) {
+	for port := first; port <= last; port++ {
 		host := net.JoinHostPort(localHost, strconv.Itoa(port))
-		exact = &url.URL{Scheme: "http", Host: host, Path: givenRedirectPath}
-		if cb, err := listenAt(exact); err == nil {
+		cb, err := listenAt(&url.URL{Scheme: "http", Host: host, Path: givenRedirectPath})
+		if err == nil {
 			return cb, nil
 		}
 	}
-	err := fmt.Errorf("the ports %d to %d on localhost are all in use", firstGivenPort, lastGivenPort)
+	err := fmt.Errorf("the ports %d to %d on localhost are all in use", first, last)
 	return nil, withHint(err, "end a program that uses one of them, or give --redirect-uri "+
 		"http://localhost:PORT"+givenRedirectPath)
 }

@@ -364,8 +364,8 @@ func TestPageStays(t *testing.T) {
 		timeout, says string
 		status        int
 	}{
-		"signed in": {"20s", "Signed in", http.StatusOK},
-		"expired":   {"1s", "This sign-in has expired. Start again", http.StatusGone},
+		"signed in": {"5m", "Signed in", http.StatusOK},
+		"expired":   {soonOver, "This sign-in has expired. Start again", http.StatusGone},
 	} {
 		test := test
 		t.Run(name, func(t *testing.T) {
@@ -587,19 +587,18 @@ func TestFirstFreePort(t *testing.T) {
 // All ports taken: the error names them, and the way out. Not parallel: others
 // need these ports.
 func TestAllPortsTaken(t *testing.T) {
-	for port := firstGivenPort; port <= lastGivenPort; port++ {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil { // else somebody has it already
-			defer l.Close()
-		}
-	}
-	cb, err := listenForGivenClient(nil)
+	t.Parallel()
+	port := freePort(t) // those of given clients may be another program's
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	fatal(t, err)
+	defer l.Close()
+	cb, err := listenBetween(port, port)
 	if err == nil {
 		cb.close()
 		t.Fatalf("got %s, want an error", cb.redirect)
 	}
 	const flag = "--redirect-uri http://localhost:PORT/oauth2callback"
-	if !strings.Contains(err.Error(), "3000 to 3010") || !strings.Contains(hintOf(err), flag) {
+	if !strings.Contains(err.Error(), fmt.Sprintf("the ports %d to %d", port, port)) || !strings.Contains(hintOf(err), flag) {
 		t.Errorf("got %q, hint %q", err, hintOf(err))
 	}
 }

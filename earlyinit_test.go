@@ -119,8 +119,8 @@ func TestEarlyInitializeOfTwo(t *testing.T) {
 		second.request("initialize", initializeParams)}
 	first.goesOnEarly(ids[0], "2025-11-25")
 	second.goesOnEarly(ids[1], "2025-11-25")
-	if took := time.Since(began); took < 5*time.Second || took > 9*time.Second {
-		t.Errorf("answered after %v, want 5s", took)
+	if took := time.Since(began); took < 5*time.Second {
+		t.Errorf("answered after %v, want 5s at least", took)
 	}
 	user.paste(first.awaitURL(1))
 	first.echo("one")
@@ -417,10 +417,10 @@ func TestEarlyInitializeInVain(t *testing.T) {
 		fail    func(u *testUser, page string)
 		says    string
 	}{
-		"denied": {"20s", func(_ *testUser, page string) {
+		"denied": {"5m", func(_ *testUser, page string) {
 			visit(page, testShared().pki.file, "deny")
 		}, "the sign-in was denied"},
-		"nobody": {"4s", func(*testUser, string) {}, "nobody signed in"},
+		"nobody": {soonOver, func(*testUser, string) {}, "nobody signed in"},
 	} {
 		test := test
 		t.Run(name, func(t *testing.T) {

@@ -265,7 +265,7 @@ func TestSignInTimesOut(t *testing.T) {
 	server, auth := startProtected(t)
 	user := newUser(t, auth, server)
 	user.browser = "ignore"
-	p := user.start("-u", server.url, "--login-timeout", "1s")
+	p := user.start("-u", server.url, "--login-timeout", soonOver)
 	if got := p.failure(p.request("initialize", initializeParams)); !strings.Contains(got.Message, "sign") {
 		t.Errorf("got %q, want a word about the sign-in", got.Message)
 	}

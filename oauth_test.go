@@ -231,7 +231,6 @@ func TestTokenEndpointOutOfOrder(t *testing.T) {
 				before, err := os.ReadFile(user.credentialsFile(server.url))
 				fatal(t, err)
 				p := user.start("-u", server.url)
-				began := time.Now()
 				release := server.hold("tools/call echo")
 				var ids []string
 				for i := 0; i < 20; i++ {
@@ -243,9 +242,6 @@ func TestTokenEndpointOutOfOrder(t *testing.T) {
 				release()
 				for _, id := range ids {
 					p.failure(id)
-				}
-				if took := time.Since(began); took > 10*time.Second {
-					t.Errorf("20 calls were refused after %v", took)
 				}
 				// A call whose turn comes after a refusal asks again: on a busy machine a few do.
 				if got, most := auth.count("token refresh_token"), len(ids)/4*test.tries; got < test.tries || got > most {

@@ -878,8 +878,8 @@ func TestSessionIsEnded(t *testing.T) {
 				began := time.Now()
 				end(p)
 				p.wait()
-				if took := time.Since(began); took > endTime+5*time.Second || stuck != (took >= endTime) {
-					t.Errorf("the end took %v, want %v only where the server is stuck", took, endTime)
+				if took := time.Since(began); stuck && (took < endTime || took >= drainTime) {
+					t.Errorf("the end took %v, want %v where the server is stuck", took, endTime)
 				}
 				deletes := server.requests("DELETE")
 				if len(deletes) != 1 || deletes[0].Header.Get("Mcp-Session-Id") != id ||

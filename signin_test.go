@@ -641,7 +641,7 @@ func TestBindingOutlivesFailedSignIn(t *testing.T) {
 	})
 	old.expireAccess()
 	args := []string{"-u", server.url, "--client-id", id, "--redirect-uri", redirect}
-	p := user.start(append(args, "--login-timeout", "1s")...)
+	p := user.start(append(args, "--login-timeout", soonOver)...)
 	p.failure(p.request("initialize", initializeParams))
 	server.move(now)
 	p = user.start(args...)
@@ -740,7 +740,7 @@ func TestForgottenRegistrationThatNobodyTells(t *testing.T) {
 	user := newUser(t, auth, server)
 	user.remember(server, func(doc map[string]any) { delete(doc["token"].(map[string]any), "refresh_token") })
 	auth.forgetClients()
-	p := user.start("-u", server.url, "--login-timeout", "1s")
+	p := user.start("-u", server.url, "--login-timeout", soonOver)
 	p.failure(p.request("initialize", initializeParams))
 	p = user.start("-u", server.url)
 	id := p.request("initialize", initializeParams)
@@ -1046,7 +1046,7 @@ func TestNobodySignsIn(t *testing.T) {
 	user.browser = "ignore"
 	before, err := os.ReadFile(user.credentialsFile(server.url))
 	fatal(t, err)
-	if _, stderr, exit := user.run("login", "-u", server.url, "--login-timeout", "1s"); exit != 2 || !strings.Contains(stderr, "nobody signed in") {
+	if _, stderr, exit := user.run("login", "-u", server.url, "--login-timeout", soonOver); exit != 2 || !strings.Contains(stderr, "nobody signed in") {
 		t.Errorf("login: got %d %q", exit, stderr)
 	}
 	after, err := os.ReadFile(user.credentialsFile(server.url))
@@ -1239,7 +1239,7 @@ func TestScopeCost(t *testing.T) {
 	}
 	began := time.Now()
 	all := unionScope(b.String(), b.String())
-	if withoutScope(all, b.String()) != "" || time.Since(began) > 10*time.Second {
+	if withoutScope(all, b.String()) != "" || time.Since(began) >= testPatience {
 		t.Errorf("%d bytes took %v", b.Len(), time.Since(began))
 	}
 }
