@@ -448,8 +448,9 @@ func (cb *callback) endPage(err error) page {
 		return page{status: http.StatusForbidden, title: "Sign-in cancelled",
 			text: "Nothing was changed.", command: cb.retry}
 	}
+	what := strings.TrimRight(excerpt(err.Error()), ".")
 	return page{status: http.StatusForbidden, title: "Sign-in failed",
-		text: "What happened: " + excerpt(err.Error()) + ".", command: cb.retry}
+		text: "What happened: " + what + ".", command: cb.retry}
 }
 
 // html/template would add a sixth to the size of the binary.
@@ -462,6 +463,7 @@ const pageHTML = `<!DOCTYPE html>
 <style>
 body { font: 1.05rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 body { max-width: 32rem; margin: 18vh auto 0; padding: 0 1.5rem; }
+code span { display: inline-block; }
 </style>
 <h1><span style="color: %[2]s" aria-hidden="true">%[3]s</span> %[1]s</h1>
 <p>%[4]s</p>
@@ -488,8 +490,9 @@ func (p page) write(w http.ResponseWriter, r *http.Request) {
 		color, mark = "#2da44e", "✓"
 	}
 	if p.command != "" {
-		command = "<p>Try again from your application, or run this in a terminal:</p>\n<p><code>" +
-			html.EscapeString(p.command) + "</code></p>\n"
+		words := strings.ReplaceAll(html.EscapeString(p.command), " ", "</span> <span>")
+		command = "<p>Try again from your application, or run this in a terminal:</p>\n<p><code><span>" +
+			words + "</span></code></p>\n"
 	}
 	fmt.Fprintf(w, pageHTML, html.EscapeString(p.title), color, mark, html.EscapeString(p.text),
 		command)

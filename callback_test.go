@@ -624,6 +624,11 @@ func TestRedirectURITaken(t *testing.T) {
 	}
 }
 
+// pageCommand is how a page shows what to type.
+func pageCommand(line string) string {
+	return "<code><span>" + strings.ReplaceAll(line, " ", "</span> <span>") + "</span></code>"
+}
+
 // The page says what happened in plain, escaped words, runs nothing, and is
 // kept nowhere.
 func TestPage(t *testing.T) {
@@ -641,7 +646,7 @@ func TestPage(t *testing.T) {
 			t.Errorf("page: got %q in %q", bad, page.Body)
 		}
 	}
-	command := "<code>mcp-proxy login -u " + server.url + "</code>"
+	command := pageCommand("mcp-proxy login -u " + server.url)
 	if !strings.Contains(page.Body, "&lt;script&gt;") || !strings.Contains(page.Body, command) {
 		t.Errorf("page: got %q, want the error, escaped, and what to type", page.Body)
 	}

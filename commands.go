@@ -310,28 +310,22 @@ func shownServer(u *url.URL) string {
 	return address
 }
 
-// typed is one of our commands for this server and account, as it is to be typed.
+// typed is one of our commands for this server and account, as it is to be typed: with the flags
+// that were given, for without them it would fail in another way.
 func (c *config) typed(command string) string {
-	line := "mcp-proxy " + command
-	add := func(flag, value string) {
-		if value != "" {
-			line += flag + quoted(runtime.GOOS, value)
+	words := c.entry
+	if words == nil || command == "logout" { // mcp-remote's words; what forgets whatever there is
+		words = []string{"-u", shownServer(c.server)}
+		for _, f := range [][2]string{{"--profile", c.profile}, {"--scope", c.scope},
+			{"--resource", c.resource}} {
+			if f[1] != "" && (command != "logout" || f[0] == "--profile") {
+				words = append(words, f[:]...)
+			}
 		}
 	}
-	add(" -u ", shownServer(c.server))
-	add(" --profile ", c.profile)
-	if command == "logout" { // it forgets whatever there is
-		return line
-	}
-	add(" --scope ", c.scope)
-	add(" --resource ", c.resource)
-	switch {
-	case c.device:
-		line += " --device"
-	case c.unattended():
-		add(" --grant ", c.grant)
-		add(" -i ", c.clientID)
-		line += map[bool]string{true: " --private-key FILE", false: " -s env:SECRET"}[c.privateKey != nil]
+	line := "mcp-proxy " + command
+	for _, w := range words {
+		line += " " + quoted(runtime.GOOS, w)
 	}
 	return line
 }

@@ -283,13 +283,13 @@ func TestStatusOfOneServer(t *testing.T) {
 func TestEntryForTheClient(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ args, want string }{
-		{"https://a.example/mcp --no-browser --login-timeout 5s", "--url https://a.example/mcp"},
-		{"-u https://a.example/mcp?key=hunter2 --device", "--url https://a.example/mcp?… --device"},
-		{"https://a.example/mcp 77 --profile work", "--url https://a.example/mcp 77 --profile work"},
+		{"https://a.example/mcp --no-browser --login-timeout 5s", "-u https://a.example/mcp"},
+		{"-u https://a.example/mcp?key=hunter2 --device", "-u https://a.example/mcp?… --device"},
+		{"https://a.example/mcp 77 --profile work", "-u https://a.example/mcp 77 --profile work"},
 		{"-u https://a.example/mcp -i x -s hunter2 -H A:hunter2",
-			"--url https://a.example/mcp --client-id x --client-secret env:NAME --header env:NAME"},
+			"-u https://a.example/mcp -i x -s env:NAME -H env:NAME"},
 		{"-u https://a.example/mcp -i x -s env:S -H A:${S} --scope a",
-			"--url https://a.example/mcp --client-id x --client-secret env:S --header A:${S} --scope a"},
+			"-u https://a.example/mcp -i x -s env:S -H A:${S} --scope a"},
 		{"mcp-remote https://a.example/mcp", ""},
 	} {
 		c, err := parseArgs(append([]string{"login"}, strings.Fields(test.args)...), func(string) string { return "" })
@@ -434,13 +434,14 @@ func TestHintsNameTheAccount(t *testing.T) {
 	}
 }
 
-// Nor does it lead to a user where a machine wants a token, or to another way
-// of signing in.
-func TestHintsNameTheGrant(t *testing.T) {
+// Nor does it lead to a user where a machine wants a token, to another way of signing in, or to a
+// server that wants what was left out.
+func TestHintsNameTheFlags(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
 		"--device": " --device",
-		"--grant client_credentials -i x -s env:S": " --grant client_credentials -i x -s env:SECRET",
+		"--grant client_credentials -i x -s env:S":                   " --grant client_credentials -i x -s env:S",
+		"-i x -s hunter2 --no-browser --auth-param a=b --allow-http": " -i x -s env:NAME --auth-param 'a=b' --allow-http",
 	} {
 		user := newUser(t)
 		user.env["S"] = "hunter2"

@@ -283,6 +283,9 @@ func entryArguments(o *option, value string) []string {
 	case name == "url" && isQuery:
 		value = start + "?…"
 	}
+	if short, _, ok := strings.Cut(o.names, " "); ok {
+		return []string{"-" + short, value}
+	}
 	return []string{"--" + o.name(), value}
 }
 

@@ -389,7 +389,7 @@ func TestOneWindowAMinute(t *testing.T) {
 	p := user.start("-u", server.url)
 	p.failure(p.request("initialize", initializeParams))
 	user.awaitEnd(p)
-	command := "<code>mcp-proxy login -u " + server.url + "</code>"
+	command := pageCommand("mcp-proxy login -u " + server.url)
 	page := user.lastPage().Body
 	for _, want := range []string{"Sign-in cancelled", "Nothing was changed.", command} {
 		if !strings.Contains(page, want) {

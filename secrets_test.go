@@ -289,7 +289,7 @@ func TestSignInNamesNoQuery(t *testing.T) {
 	note, err := os.ReadFile(strings.TrimSuffix(user.credentialsFile(keyed), ".json") + ".login")
 	fatal(t, err)
 	page := user.lastPage()
-	if !strings.Contains(page.Body, "mcp-proxy login -u") || !strings.Contains(string(note), "access_denied") {
+	if !strings.Contains(page.Body, "<span>login</span>") || !strings.Contains(string(note), "access_denied") {
 		t.Errorf("got the page %q and the note %s", page.Body, note)
 	}
 	for where, text := range map[string]string{
