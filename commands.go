@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -72,12 +71,6 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 	}
 	a.log.notice(strings.TrimSuffix(b.String(), "\n"))
 	return nil
-}
-
-func otherScheme(host string, h http.Header) error {
-	scheme, _, _ := strings.Cut(h.Get("WWW-Authenticate"), " ")
-	return withHint(authErrorf("%s wants %s, which is not OAuth", host, excerpt(scheme)),
-		"give it with -H 'Authorization: …'")
 }
 
 // signInHere gets a token in this process.

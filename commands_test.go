@@ -481,3 +481,29 @@ func TestLoginInContainer(t *testing.T) {
 		p.awaitStderr(hint)
 	}
 }
+
+// What a server wants that is not OAuth is said in the same words by all.
+func TestAnotherScheme(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	basic := func(w http.ResponseWriter, _ *fakeRequest) bool {
+		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	}
+	server.on("initialize", basic)
+	server.on("ping", basic)
+	const want = " wants Basic, which is not OAuth"
+	user := newUser(t)
+	p := user.start("-u", server.url)
+	got := p.failure(p.request("initialize", initializeParams)).Message
+	if !strings.Contains(got, want+"; hint: give it with -H 'Authorization: …'") {
+		t.Errorf("serving: got %q", got)
+	}
+	for _, command := range []string{"login", "doctor"} {
+		stdout, stderr, exit := user.run(command, "-u", server.url)
+		if exit != 2 || !strings.Contains(stdout+stderr, want) {
+			t.Errorf("%s: got exit code %d, %q", command, exit, stdout+stderr)
+		}
+	}
+}

@@ -559,6 +559,13 @@ func parseChallenge(h http.Header) (c challenge, ok bool) {
 	return c, ok
 }
 
+// otherScheme is for a challenge that is not ok.
+func otherScheme(host string, h http.Header) error {
+	scheme, _, _ := strings.Cut(h.Get("WWW-Authenticate"), " ")
+	return withHint(authErrorf("%s wants %s, which is not OAuth", host, excerpt(scheme)),
+		"give it with -H 'Authorization: …'")
+}
+
 type authChallenge struct {
 	scheme string            // lower case
 	params map[string]string // names in lower case; the first of a name wins

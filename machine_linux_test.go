@@ -728,7 +728,7 @@ func TestStartedByHand(t *testing.T) {
 		exit int
 	}{
 		{nil, "what works, and what would help", 1},
-		{[]string{"-u", "https://mcp.example.invalid/mcp"}, "mcp-proxy: waiting for an MCP client on stdin, Ctrl-C ends", 0},
+		{[]string{"-u", "https://mcp.example.invalid/mcp"}, "mcp-proxy: waiting for an MCP client; Ctrl-C ends; for people: login, doctor\n", 0},
 	} {
 		user := newUser(t)
 		keyboard, stdin := openTerminal(t)

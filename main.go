@@ -206,8 +206,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return a.doctor(ctx, stdout)
 	}
 	if isTerminal(stdin) {
-		log.notice("mcp-proxy: waiting for an MCP client on stdin, Ctrl-C ends; " +
-			"the commands login and doctor are for people")
+		log.notice("mcp-proxy: waiting for an MCP client; Ctrl-C ends; for people: login, doctor")
 	}
 	return a.serve(ctx, stdin, stdout)
 }

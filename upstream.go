@@ -511,6 +511,10 @@ func (u *upstream) refusal(resp *http.Response) *serverRefusal {
 		}
 	case status == http.StatusUnauthorized:
 		hint = "the server refuses the token; " + u.auth.cfg.typed("login") + " signs in anew"
+		if _, ok := parseChallenge(resp.Header); !ok {
+			other := otherScheme(u.server.Host, resp.Header)
+			text, hint = "mcp-proxy: "+other.Error(), hintOf(other)
+		}
 	}
 	if mediaType(resp) == "text/plain" && u.isHarmless(body, resp.Request) {
 		text += ": " + excerpt(body)
