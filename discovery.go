@@ -362,7 +362,11 @@ func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 		if endpoint.url == "" && !endpoint.required {
 			continue
 		}
-		if _, err := checkEndpoint(endpoint.url, allowHTTP); err != nil {
+		_, err := checkEndpoint(endpoint.url, allowHTTP)
+		switch {
+		case err != nil && m.vouched: // the user knows which document, and it may name no issuer
+			return fmt.Errorf("%s %w", endpoint.name, err)
+		case err != nil:
 			return fmt.Errorf("%s of issuer %q %w", endpoint.name, excerpt(issuer), err)
 		}
 	}

@@ -447,7 +447,8 @@ func TestAuthMetadata(t *testing.T) {
 		t.Parallel()
 		user := newUser(t)
 		for text, want := range map[string]string{
-			"no JSON": "is no JSON object", `{"token_endpoint":"https://as/t"}`: "authorization_endpoint", `{"authorization_endpoint":"https://as/a"}`: "token_endpoint",
+			"no JSON": "is no JSON object", `{"token_endpoint":"https://as/t"}`: "-metadata: authorization_endpoint is missing\n",
+			`{"authorization_endpoint":"https://as/a"}`:                                       "-metadata: token_endpoint is missing\n",
 			`{"authorization_endpoint":"http://127.0.0.1/a","token_endpoint":"https://as/t"}`: "is not https",
 		} {
 			fatal(t, os.WriteFile(filepath.Join(user.dir, "as.json"), []byte(text), 0o600))

@@ -101,7 +101,7 @@ func (u *upstream) exchange(
 			return nil, ctx.Err()
 		case err != nil:
 			if !notSent(err) || a.sends >= maxSends {
-				return nil, networkError(u.server.Host, err)
+				return nil, u.cutOff(err)
 			}
 		case u.auth != nil && (resp.StatusCode == http.StatusUnauthorized ||
 			resp.StatusCode == http.StatusForbidden):
@@ -269,7 +269,19 @@ func isEvents(body *bufio.Reader) bool {
 	return false
 }
 
-var errStreamEnded = errors.New("ended the stream before the answer")
+// mayRun keeps a client from sending again what is done already.
+const mayRun = "the call may still be running at the server"
+
+var errStreamEnded = withHint(errors.New("ended the stream before the answer"), "%s", mayRun)
+
+// cutOff is a request that was not answered to its end.
+func (u *upstream) cutOff(err error) error {
+	failed := networkError(u.server.Host, err)
+	if notSent(err) || hintOf(failed) != "" {
+		return failed
+	}
+	return withHint(failed, "%s", mayRun)
+}
 
 // acceptedOnly is a 202 without an answer, which may come on another stream.
 type acceptedOnly struct{ error }
@@ -307,9 +319,10 @@ func (u *upstream) relay(ctx context.Context, c *call, resp *http.Response, at *
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil && len(d.raw) == 0:
-		return networkError(u.server.Host, err)
+		return u.cutOff(err)
 	case err != nil:
-		return fmt.Errorf("the answer of %s broke off in the middle", u.server.Host)
+		err = fmt.Errorf("the answer of %s broke off in the middle", u.server.Host)
+		return withHint(err, "%s", mayRun)
 	case len(d.raw) == 0 && status != http.StatusAccepted:
 		return u.badAnswer(status, "and gave no answer")
 	}

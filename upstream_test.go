@@ -1195,3 +1195,42 @@ func FuzzRetryAfter(f *testing.F) {
 		}
 	})
 }
+
+// Who is told that a call was cut off is told that it may still be running, but not of one that
+// never reached the server.
+func TestCutOff(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		server := startModern(t, protocol)
+		p := startProxy(t, "-u", server.url)
+		for name, answer := range map[string]fakeAnswer{
+			"before the answer": func(http.ResponseWriter, *fakeRequest) bool { panic(http.ErrAbortHandler) },
+			"before the body": func(w http.ResponseWriter, _ *fakeRequest) bool {
+				w.Header().Set("Content-Type", "application/json")
+				http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			},
+			"within the body": func(w http.ResponseWriter, _ *fakeRequest) bool {
+				io.WriteString(w, `{"jsonrpc":"2.0","id":`)
+				http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			},
+			"stream": says(200, "text/event-stream", ": hello\n\n"),
+			"within a stream": func(w http.ResponseWriter, _ *fakeRequest) bool {
+				startEvents(w).send(": hello")
+				panic(http.ErrAbortHandler)
+			},
+		} {
+			server.reply("tools/call "+name, answer)
+			got := p.failure(p.modern("tools/call", fmt.Sprintf(`"name":%q`, name))).Message
+			if !strings.HasSuffix(got, "; hint: the call may still be running at the server") {
+				t.Errorf("%s: %s: got %q", protocol, name, got)
+			}
+		}
+		p.closeStdin()
+	}
+	p := startProxy(t, "-u", fmt.Sprintf("https://127.0.0.1:%d/mcp", freePort(t)))
+	if got := p.failure(p.modern("tools/call", `"name":"x"`)).Message; strings.Contains(got, "still be running") {
+		t.Errorf("not sent: got %q", got)
+	}
+}
