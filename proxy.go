@@ -195,7 +195,7 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 			defer span.end()
 			if err := p.deliver(ctx, m, delivered, opened); err != nil && ctx.Err() == nil {
 				span.fail("delivery")
-				p.log.warnf("%s was not delivered: %v", nameOf(m), err)
+				p.calls.complain(nameOf(m)+" was not delivered: ", err)
 			}
 		})
 		if !started {
@@ -487,6 +487,7 @@ type calls struct {
 
 	pending  sync.WaitGroup // messages not yet answered or delivered
 	routines sync.WaitGroup // goroutines that work for the proxy
+	said     atomic.Value   // the cause of a failure, on stderr; "" once a call was answered
 
 	mu       sync.Mutex // guards what follows, and call.loose
 	open     map[string]*call
@@ -693,14 +694,26 @@ func (c *call) fail(err error) {
 	}
 	answer := asRPCError(err)
 	c.span.fail(strconv.Itoa(answer.Code))
-	text := strings.TrimPrefix(err.Error(), "mcp-proxy: ")
-	if hint := hintOf(err); hint != "" {
-		// Nothing else may reach the user.
-		c.calls.log.report(withHint(errors.New(text), "%s", hint))
-	} else {
-		c.calls.log.warnf("%s: %s", nameOf(c.m), text)
+	name := ""
+	if hintOf(err) == "" {
+		name = nameOf(c.m) + ": "
 	}
+	c.calls.complain(name, err)
 	c.calls.out.write(errorAnswer(c.m.id, answer))
+}
+
+// complain says on stderr why a message failed, which may be all that reaches the user. One cause is
+// said once until a call is answered: it fails all that a host sends.
+func (s *calls) complain(name string, err error) {
+	text, hint := strings.TrimPrefix(err.Error(), "mcp-proxy: "), hintOf(err)
+	switch last := s.said.Swap(text); {
+	case last == text:
+		s.log.debugf("%s%s", name, text)
+	case hint != "":
+		s.log.report(withHint(errors.New(name+text), "%s", hint))
+	default:
+		s.log.warnf("%s%s", name, text)
+	}
 }
 
 // answer hands the server's answer to the client, under the client's own id.
@@ -708,6 +721,7 @@ func (c *call) answer(d *document) {
 	if !c.settle() {
 		return
 	}
+	c.calls.said.Store("")
 	if c.opened != nil && d.result != nil {
 		c.opened(d)
 	}

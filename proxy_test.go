@@ -326,3 +326,36 @@ func TestClosedStdoutEndsTheProgram(t *testing.T) {
 	p.send(`{"jsonrpc":"2.0","id":99,"method":"ping"}`)
 	p.wait()
 }
+
+// One cause is said once, whatever it fails; and again when it is back after an answer.
+func TestCauseIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	server := startModern(t)
+	p := startProxy(t, "-u", server.url)
+	out := true
+	server.on("tools/call echo", func(w http.ResponseWriter, r *fakeRequest) bool {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		return out && says(http.StatusBadGateway, "text/html", "<p>oops")(w, r)
+	})
+	fails := func() { p.failure(p.modernEcho("x")) }
+	fails()
+	fails()
+	server.change(func() { out = false })
+	p.echoed(p.modernEcho("x"), "x")
+	server.change(func() { out = true })
+	fails()
+	if got := linesWith(p.stderr(), "502"); got != 2 {
+		t.Errorf("said %d times, want twice: %s", got, p.stderr())
+	}
+
+	p = startProxy(t, "-u", fmt.Sprintf("https://127.0.0.1:%d/mcp", freePort(t)))
+	p.failure(p.request("initialize", initializeParams))
+	p.notify("notifications/initialized", "")
+	p.failure(p.request("tools/list", ""))
+	p.closeStdin()
+	p.wait()
+	if got := linesWith(p.stderr(), "dial"); got != 1 {
+		t.Errorf("said %d times, want once: %s", got, p.stderr())
+	}
+}

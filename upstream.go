@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 )
@@ -41,6 +42,7 @@ type upstream struct {
 	auth    *oauth // nil: the user gave an Authorization header
 	log     *logger
 	calls   *calls
+	moved   atomic.Pointer[url.URL] // where the server is for good; nil: at its URL
 }
 
 // attempts bounds what one message may cause.
@@ -140,7 +142,14 @@ func (u *upstream) do(req *http.Request, token string) (*http.Response, error) {
 	if req.Header["User-Agent"] == nil {
 		req.Header.Set("User-Agent", userAgent())
 	}
+	isServer := req.URL == u.server
+	if to := u.moved.Load(); to != nil && isServer {
+		req.URL, req.Host = to, to.Host
+	}
 	resp, err := u.client.Do(req)
+	if err == nil && isServer && resp.StatusCode < 300 && movedForGood(resp) {
+		u.moved.Store(resp.Request.URL)
+	}
 	if err != nil || u.auth == nil {
 		return resp, err
 	}
@@ -149,6 +158,19 @@ func (u *upstream) do(req *http.Request, token string) (*http.Response, error) {
 		u.auth.took(token)
 	}
 	return resp, nil
+}
+
+// movedForGood reports whether an answer came by permanent redirects alone (RFC 9110, sections
+// 15.4.2 and 15.4.9). Frameworks send them for a missing slash.
+func movedForGood(resp *http.Response) bool {
+	last := resp.Request
+	for ; last.Response != nil; last = last.Response.Request {
+		status := last.Response.StatusCode
+		if status != http.StatusMovedPermanently && status != http.StatusPermanentRedirect {
+			return false
+		}
+	}
+	return last != resp.Request
 }
 
 func backoff(attempt int) time.Duration { return firstBackoff << (attempt - 1) }
