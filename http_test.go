@@ -348,9 +348,10 @@ func TestNotThroughProxy(t *testing.T) {
 			t.Parallel()
 			server, proxy, _ := throughProxy(t)
 			user := newUser(t)
-			for _, variable := range []string{"HTTPS_PROXY", "ALL_PROXY", "HTTP_PROXY"} {
+			for _, variable := range []string{"HTTPS_PROXY", "ALL_PROXY"} {
 				user.env[variable] = "http://" + proxy.listener.Addr().String()
 			}
+			user.env["HTTP_PROXY"] = "http://me:100%@proxy" // no URL: http goes to loopback alone
 			user.env["NO_PROXY"] = "example.com,mcp.test"
 			p := user.start("-u", strings.Replace(server.url, "127.0.0.1", host, 1))
 			p.answer(p.request("initialize", initializeParams)) // mcp.test cannot be resolved
