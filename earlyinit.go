@@ -60,7 +60,7 @@ func (e *earlyInit) await(ctx context.Context, m *message, o *call) (result []by
 		return nil, nil
 	}
 	var shown chan struct{}
-	if m.method == "ping" && !o.isDone() {
+	if m.method == "ping" && !o.settled.Load() { // once it is, the host may have its answer
 		shown = e.shown
 	}
 	select {
