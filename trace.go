@@ -10,29 +10,27 @@ package main
 //	    {"key":"service.name","value":{"stringValue":"mcp-proxy"}},…]},
 //	  "scopeSpans":[{"scope":{"name":"mcp-proxy","version":"…"},"spans":[{
 //	    "traceId":"32 hex digits","spanId":"16 hex digits","parentSpanId":"16 hex digits",
-//	    "flags":257,"name":"tools/call search","kind":2,
-//	    "startTimeUnixNano":"…","endTimeUnixNano":"…",
+//	    "flags":257,"name":"tools/call search","kind":2,"startTimeUnixNano":"…",
 //	    "attributes":[{"key":"mcp.method.name","value":{"stringValue":"tools/call"}},…],
-//	    "status":{"code":2}}]}]}]}
+//	    "endTimeUnixNano":"…","status":{"code":2}}]}]}]}
 //
 // Ids are hex, enumerations integers and 64-bit integers strings, as OTLP/JSON demands
 // (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding).
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
-	"unicode/utf8"
 )
 
 // An attribute is one of the constants below and nothing else: that is the redaction. There is no
@@ -94,9 +92,8 @@ type tracer struct {
 	log   *logger
 	head  string // of every line, up to the span
 
-	ended   chan *span
-	dropped atomic.Int64 // spans that found the channel full
-	stop    chan struct{}
+	ended   chan []byte // lines
+	stop    context.CancelFunc
 	stopped chan struct{}
 
 	// Only the writing goroutine uses these.
@@ -107,22 +104,18 @@ type tracer struct {
 // newTracer does no I/O: a program that ends without a span leaves no file. The head names the
 // program and the process, but neither the host nor the command line: that may hold secrets.
 func newTracer(path, version string, log *logger) *tracer {
-	quoted := appendString(nil, version)
+	ctx, stop := context.WithCancel(context.Background())
 	t := &tracer{
-		path:  path,
-		limit: maxTraceFile,
-		log:   log,
+		path: path, limit: maxTraceFile, log: log, ended: make(chan []byte, maxTraceQueue), stop: stop,
 		head: fmt.Sprintf(`{"resourceSpans":[{"resource":{"attributes":[`+
 			`{"key":"service.name","value":{"stringValue":"mcp-proxy"}},`+
 			`{"key":"service.version","value":{"stringValue":%s}},`+
 			`{"key":"process.pid","value":{"intValue":"%d"}}]},`+
-			`"scopeSpans":[{"scope":{"name":"mcp-proxy","version":%s},"spans":[{"traceId":"`,
-			quoted, os.Getpid(), quoted),
-		ended:   make(chan *span, maxTraceQueue),
-		stop:    make(chan struct{}),
+			`"scopeSpans":[{"scope":{"name":"mcp-proxy","version":%[1]s},"spans":[{`,
+			quote(version), os.Getpid()),
 		stopped: make(chan struct{}),
 	}
-	go t.run()
+	go t.run(ctx)
 	return t
 }
 
@@ -144,50 +137,44 @@ const (
 )
 
 // A span is one timed step. Its methods may be called from any goroutine; what comes after end
-// has no effect. A nil *span does nothing.
+// has no effect. A nil *span does nothing. Without a tracer it is a parent in another process.
 type span struct {
 	spanContext
-	parent [8]byte // zero: none
-	remote bool    // the parent is in another process
-	shared bool    // so is the root: the trace is the caller's
-	kind   spanKind
+	shared bool // the trace is the caller's
 	tracer *tracer
-	name   string
 	start  time.Time
 
-	mu     sync.Mutex // guards what follows, which end makes final
-	attrs  []spanAttribute
+	mu     sync.Mutex // guards what follows
+	line   []byte     // of the file, as far as it is known; nil once the span has ended
 	failed bool
-	ended  bool
-	took   time.Duration
 }
 
-type spanAttribute struct {
-	key   attribute
-	value string
-	isInt bool
-}
+type spanKey struct{} // of a *span in a context
 
-type spanKey struct{}   // of a *span in a context
-type remoteKey struct{} // of a spanContext in a context
-
-// start begins a span below the span in ctx, else below the remote parent in ctx, else a trace.
+// start begins a span below the span in ctx, else a trace.
 func (t *tracer) start(ctx context.Context, name string, kind spanKind) (context.Context, *span) {
 	if t == nil {
 		return ctx, nil
 	}
-	s := &span{tracer: t, name: traceString(name), kind: kind, start: time.Now()}
-	s.attrs = make([]spanAttribute, 0, 10)
-	if parent := spanOf(ctx); parent != nil {
-		s.spanContext, s.parent, s.shared = parent.spanContext, parent.span, parent.shared
-	} else if parent, ok := ctx.Value(remoteKey{}).(spanContext); ok {
-		s.spanContext, s.parent, s.remote, s.shared = parent, parent.span, true, true
+	s := &span{tracer: t, start: time.Now()}
+	parent, flags := "", flagKnowsRemote
+	if p := spanOf(ctx); p != nil {
+		s.spanContext, s.shared = p.spanContext, p.shared
+		parent = hex.EncodeToString(s.span[:])
+		if p.tracer == nil {
+			flags |= flagRemote
+		}
 	} else {
 		binary.BigEndian.PutUint64(s.trace[:8], rand.Uint64()) // unique, not secret
 		binary.BigEndian.PutUint64(s.trace[8:], rand.Uint64())
 		s.flags = flagSampled
 	}
 	binary.BigEndian.PutUint64(s.span[:], rand.Uint64())
+	s.line = appendAll(make([]byte, 0, 1280), t.head, `"traceId":"`, hex.EncodeToString(s.trace[:]),
+		`","spanId":"`, hex.EncodeToString(s.span[:]), `","parentSpanId":"`, parent,
+		`","flags":`, strconv.Itoa(flags|int(s.flags)), `,"kind":`, strconv.Itoa(int(kind)),
+		`,"startTimeUnixNano":"`, strconv.FormatInt(s.start.UnixNano(), 10),
+		`","name":`, traceString(name), `,"attributes":[`)
 	return context.WithValue(ctx, spanKey{}, s), s
 }
 
@@ -195,7 +182,7 @@ func (t *tracer) start(ctx context.Context, name string, kind spanKind) (context
 // is not valid is ignored, and a new trace begins.
 func withRemoteParent(ctx context.Context, traceparent string) context.Context {
 	if parent, ok := parseTraceparent(traceparent); ok {
-		return context.WithValue(ctx, remoteKey{}, parent)
+		return context.WithValue(ctx, spanKey{}, &span{spanContext: parent, shared: true})
 	}
 	return ctx
 }
@@ -205,15 +192,12 @@ func withRemoteParent(ctx context.Context, traceparent string) context.Context {
 // we do not know, after a further dash.
 func parseTraceparent(s string) (c spanContext, ok bool) {
 	const length = 2 + 1 + 32 + 1 + 16 + 1 + 2
-	if len(s) < length || s[2] != '-' || s[35] != '-' || s[52] != '-' {
-		return c, false
-	}
-	if len(s) > length && (s[:2] == "00" || s[length] != '-') ||
-		strings.ToLower(s[:length]) != s[:length] {
-		return c, false
-	}
-	raw, err := hex.DecodeString(s[:2] + s[3:35] + s[36:52] + s[53:55])
-	if err != nil || raw[0] == 0xff {
+	head := s[:min(len(s), length)]
+	raw, err := hex.DecodeString(strings.ReplaceAll(head, "-", ""))
+	switch {
+	case err != nil || len(raw) != 1+16+8+1 || raw[0] == 0xff,
+		fmt.Sprintf("%x-%x-%x-%x", raw[:1], raw[1:17], raw[17:25], raw[25:]) != head,
+		len(s) > length && (raw[0] == 0 || s[length] != '-'):
 		return c, false
 	}
 	copy(c.trace[:], raw[1:17])
@@ -238,13 +222,16 @@ func (s *span) traceparent() string {
 	return fmt.Sprintf("00-%x-%x-%02x", s.trace, s.span, s.flags)
 }
 
+// setString adds an attribute. A key is set once: the keys of a span are unique.
 func (s *span) setString(key attribute, v string) {
-	s.set(spanAttribute{key: key, value: v})
+	if s != nil {
+		s.set(key, `stringValue":`, traceString(v))
+	}
 }
 
 func (s *span) setInt(key attribute, v int) {
-	if s != nil { // which formats no number
-		s.set(spanAttribute{key: key, value: strconv.Itoa(v), isInt: true})
+	if s != nil {
+		s.set(key, `intValue":`, `"`+strconv.Itoa(v)+`"`)
 	}
 }
 
@@ -256,24 +243,12 @@ func (s *span) setHash(key hashedAttribute, v string) {
 	}
 }
 
-// set replaces the attribute of that key: the keys of a span are unique.
-func (s *span) set(a spanAttribute) {
-	if s == nil {
-		return
-	}
-	a.value = traceString(a.value)
+func (s *span) set(key attribute, kind, value string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
-		return
+	if s.line != nil {
+		s.line = appendAll(s.line, `{"key":"`, string(key), `","value":{"`, kind, value, "}},")
 	}
-	for i := range s.attrs {
-		if s.attrs[i].key == a.key {
-			s.attrs[i] = a
-			return
-		}
-	}
-	s.attrs = append(s.attrs, a)
 }
 
 // fail marks the span as an error of a kind: one of a small set of names, an HTTP status or a
@@ -285,9 +260,7 @@ func (s *span) fail(errorType string) {
 	s.setString(attrErrorType, errorType)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.ended {
-		s.failed = true
-	}
+	s.failed = true
 }
 
 // An errorKind gives an error the error.type of the spans that fail by it.
@@ -313,89 +286,40 @@ func (s *span) end() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.line == nil {
 		return
 	}
-	s.ended, s.took = true, time.Since(s.start) // monotonic: the wall clock may be set meanwhile
-	select {
-	case s.tracer.ended <- s:
-	default:
-		s.tracer.dropped.Add(1)
-	}
-}
-
-// appendLine is for a span that has ended.
-func (s *span) appendLine(b []byte) []byte {
-	b = append(b, s.tracer.head...)
-	b = appendHex(b, s.trace[:])
-	b = append(b, `","spanId":"`...)
-	b = appendHex(b, s.span[:])
-	flags := int64(s.flags) | flagKnowsRemote
-	if s.parent != [8]byte{} {
-		b = append(b, `","parentSpanId":"`...)
-		b = appendHex(b, s.parent[:])
-	}
-	if s.remote {
-		flags |= flagRemote
-	}
-	b = append(b, `","flags":`...)
-	b = strconv.AppendInt(b, flags, 10)
-	b = append(b, `,"name":`...)
-	b = appendString(b, s.name)
-	b = append(b, `,"kind":`...)
-	b = strconv.AppendInt(b, int64(s.kind), 10)
-	b = append(b, `,"startTimeUnixNano":"`...)
-	b = strconv.AppendInt(b, s.start.UnixNano(), 10)
-	b = append(b, `","endTimeUnixNano":"`...)
-	b = strconv.AppendInt(b, s.start.UnixNano()+int64(s.took), 10)
-	b = append(b, `","attributes":[`...)
-	for i, a := range s.attrs {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(append(b, `{"key":"`...), a.key...)
-		if a.isInt {
-			b = append(append(append(b, `","value":{"intValue":"`...), a.value...), `"}}`...)
-		} else {
-			b = append(appendString(append(b, `","value":{"stringValue":`...), a.value), `}}`...)
-		}
-	}
-	b = append(b, `],"status":{`...)
+	status := ""
 	if s.failed {
-		b = append(b, `"code":2`...) // STATUS_CODE_ERROR
+		status = `"code":2` // STATUS_CODE_ERROR
 	}
-	return append(b, "}}]}]}]}\n"...)
+	took := time.Since(s.start) // monotonic: the wall clock may be set meanwhile
+	line := appendAll(bytes.TrimSuffix(s.line, []byte(",")), `],"endTimeUnixNano":"`,
+		strconv.FormatInt(s.start.Add(took).UnixNano(), 10), `","status":{`, status, "}}]}]}]}\n")
+	s.line = nil
+	select {
+	case s.tracer.ended <- line:
+	default: // it is lost
+	}
 }
 
-func appendHex(b, id []byte) []byte {
-	const digits = "0123456789abcdef"
-	for _, c := range id {
-		b = append(b, digits[c>>4], digits[c&15])
+// traceString is a string as JSON, or as much of it as may be written.
+func traceString(s string) string {
+	if len(s) > maxTraceString {
+		s = strings.ToValidUTF8(s[:maxTraceString], "") // no half character at the end
+	}
+	special := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
+	if strings.IndexFunc(s, special) >= 0 {
+		return string(quote(s))
+	}
+	return `"` + s + `"`
+}
+
+func appendAll(b []byte, parts ...string) []byte {
+	for _, part := range parts {
+		b = append(b, part...)
 	}
 	return b
-}
-
-// traceString cuts s to maxTraceString bytes. The copy lets go of what it was cut from.
-func traceString(s string) string {
-	if len(s) <= maxTraceString {
-		return s
-	}
-	n := maxTraceString
-	for n > maxTraceString-utf8.UTFMax && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return strings.Clone(s[:n])
-}
-
-// appendString appends s as a JSON string of valid UTF-8.
-func appendString(b []byte, s string) []byte {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
-			quoted, _ := json.Marshal(s) // no string fails; what is not UTF-8 becomes U+FFFD
-			return append(b, quoted...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
 }
 
 // close writes the spans that have ended, if that takes no longer than traceCloseBound.
@@ -403,39 +327,26 @@ func (t *tracer) close() {
 	if t == nil {
 		return
 	}
-	if n := t.dropped.Load(); n > 0 {
-		t.log.debugf("%d spans were lost: they came faster than they could be written", n)
-	}
-	close(t.stop)
-	bound := time.NewTimer(traceCloseBound)
-	defer bound.Stop()
+	t.stop()
 	select {
 	case <-t.stopped:
-	case <-bound.C:
-		t.log.debugf("the last traces could not be written in time")
+	case <-time.After(traceCloseBound):
 	}
 }
 
 // run sleeps without a timer until a span has ended, then a little longer, so that many spans are
 // one write. The channel holds what comes meanwhile.
-func (t *tracer) run() {
+func (t *tracer) run(ctx context.Context) {
 	defer close(t.stopped)
 	for going := true; going; {
 		var lines []byte
 		select {
-		case s := <-t.ended:
-			lines = s.appendLine(nil)
-		case <-t.stop:
+		case lines = <-t.ended:
+		case <-ctx.Done():
 		}
-		delay := time.NewTimer(traceDelay)
-		select {
-		case <-delay.C:
-		case <-t.stop:
-			going = false
-		}
-		delay.Stop()
+		going = sleep(ctx, traceDelay)
 		for n := len(t.ended); n > 0; n-- {
-			if lines = (<-t.ended).appendLine(lines); len(lines) >= maxTraceBatch {
+			if lines = append(lines, <-t.ended...); len(lines) >= maxTraceBatch {
 				t.write(lines)
 				lines = lines[:0]
 			}
@@ -459,31 +370,24 @@ func (t *tracer) write(lines []byte) {
 // append opens the file anew each time: it always finds the current one, whoever rotated it, and
 // Windows can rename it, which it does not do with an open file.
 func (t *tracer) append(lines []byte) error {
-	const flags = os.O_WRONLY | os.O_APPEND | os.O_CREATE
-	f, info, err := openPrivate(t.path, flags)
-	if err == nil && info.Size() >= t.limit {
-		f.Close()
-		rotation := t.rotate()
-		f, info, err = openPrivate(t.path, flags)
-		if err == nil && rotation != nil && info.Size() >= t.limit+rotationSlack {
-			f.Close()
-			return fmt.Errorf("the file is full: %w", rotation)
-		}
+	var rotation error
+	if info, err := os.Lstat(t.path); err == nil && info.Size() >= t.limit {
+		rotation = t.rotate()
 	}
+	f, info, err := openPrivate(t.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE)
 	if err != nil {
 		return err
+	}
+	if rotation != nil && info.Size() >= t.limit+rotationSlack {
+		f.Close()
+		return fmt.Errorf("the file is full: %w", rotation)
 	}
 	if t.torn {
 		lines = append([]byte{'\n'}, lines...)
 	}
 	n, err := f.Write(lines)
-	if n > 0 {
-		t.torn = lines[n-1] != '\n'
-	}
-	if closing := f.Close(); err == nil {
-		err = closing
-	}
-	return err
+	t.torn = n > 0 && lines[n-1] != '\n' || n == 0 && t.torn
+	return errors.Join(err, f.Close())
 }
 
 // rotate makes the full file the only old one. Several processes find it full at the same time;
