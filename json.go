@@ -10,16 +10,13 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/bits"
 	"strings"
 	"unicode/utf8"
 )
 
-var (
-	errNotJSON   = errors.New("not valid JSON")
-	errNotObject = errors.New("not a JSON object")
-	errTooLong   = errors.New("longer than the limit")
-)
+var errTooLong = errors.New("longer than the limit")
 
 const (
 	maxNesting    = 10000   // as in encoding/json
@@ -28,53 +25,45 @@ const (
 	byteOrderMark = "\xef\xbb\xbf"
 )
 
-// A visitor is called for each member of an object, with its key as it is written, or for each
-// element of an array, with a nil key. The value is text[start:end].
-type visitor func(key []byte, start, end int)
-
-// scan is for a text that is known to be valid.
-func scan(text []byte, visit visitor) { (&scanner{text: text}).scan(visit) }
+// scan reports whether the text is one valid JSON value: it accepts what json.Valid accepts. The
+// members of that object, with their keys as they are written, or the elements of that array, with
+// nil keys, are given to visit as they come, also if the text turns out not to be valid after them.
+// The value is text[start:end].
+func scan(text []byte, visit func(key []byte, start, end int)) bool {
+	s := scanner(text)
+	end := s.skip(s.skipWhite(0), 0, visit)
+	return end >= 0 && s.skipWhite(end) == len(text)
+}
 
 // A scanner walks a text once: each pass over a large one costs a tenth of its time.
-type scanner struct {
-	text  []byte
-	wide  uint64 // has a high bit if a string has a byte beyond ASCII
-	lines bool   // there is white space other than blanks
-}
-
-// scan reports whether the text is one valid JSON value: it accepts what json.Valid accepts. The
-// members or elements of that value, but not those of nested ones, are given to visit as they come,
-// also if the text turns out not to be valid after them.
-func (s *scanner) scan(visit visitor) bool {
-	end := s.skip(s.skipWhite(0), 0, visit)
-	return end >= 0 && s.skipWhite(end) == len(s.text)
-}
+type scanner []byte
 
 // at returns the byte at i, 0 behind the end of the text.
-func (s *scanner) at(i int) byte {
-	if i < len(s.text) {
-		return s.text[i]
+func (s scanner) at(i int) byte {
+	if i < len(s) {
+		return s[i]
 	}
 	return 0
 }
 
 // skip returns the end of the value that begins at i, and -1 if no valid one does.
-func (s *scanner) skip(i, depth int, visit visitor) int {
-	if depth > maxNesting {
-		return -1
-	}
+func (s scanner) skip(i, depth int, visit func(key []byte, start, end int)) int {
 	switch c := s.at(i); c {
 	case '"':
 		return s.skipString(i)
-	case 't':
-		return s.skipWord(i, "true")
-	case 'f':
-		return s.skipWord(i, "false")
-	case 'n':
-		return s.skipWord(i, "null")
+	case 't', 'f', 'n':
+		for _, word := range []string{"true", "false", "null"} {
+			if bytes.HasPrefix(s[i:], []byte(word)) {
+				return i + len(word)
+			}
+		}
+		return -1
 	case '{', '[':
+		if depth == maxNesting {
+			return -1
+		}
 		closing := c + 2 // in ASCII
-		if i = s.skipWhite(i + 1); s.at(i) == closing && depth < maxNesting {
+		if i = s.skipWhite(i + 1); s.at(i) == closing {
 			return i + 1
 		}
 		for {
@@ -84,7 +73,7 @@ func (s *scanner) skip(i, depth int, visit visitor) int {
 				if end < 0 {
 					return -1
 				}
-				key = s.text[i:end]
+				key = s[i:end]
 				if i = s.skipWhite(end); s.at(i) != ':' {
 					return -1
 				}
@@ -111,35 +100,19 @@ func (s *scanner) skip(i, depth int, visit visitor) int {
 	return s.skipNumber(i)
 }
 
-func (s *scanner) skipWhite(i int) int {
-	for ; i < len(s.text) && s.text[i] <= ' '; i++ {
-		switch s.text[i] {
-		case '\n', '\r', '\t':
-			s.lines = true
-		case ' ':
-		default:
-			return i
-		}
+func (s scanner) skipWhite(i int) int {
+	for i < len(s) && s[i] <= ' ' && strings.IndexByte(white, s[i]) >= 0 {
+		i++
 	}
 	return i
 }
 
-func (s *scanner) skipWord(i int, word string) int {
-	end := i + len(word)
-	if end > len(s.text) || string(s.text[i:end]) != word {
-		return -1
-	}
-	return end
-}
-
-func (s *scanner) skipString(i int) int {
+func (s scanner) skipString(i int) int {
 	if s.at(i) != '"' {
 		return -1
 	}
 	for i++; ; i += 2 {
-		n, wide := plainLen(s.text[i:])
-		s.wide |= wide
-		i += n
+		i += plainLen(s[i:])
 		switch s.at(i) {
 		case '"':
 			return i + 1
@@ -160,34 +133,31 @@ func (s *scanner) skipString(i int) int {
 }
 
 // plainLen counts the leading bytes of p up to the first quote, backslash or control byte, eight at
-// a time; wide has a high bit if one of them is beyond ASCII. Each term has the high bit of a byte
-// set where that byte is below 1 or below 0x20; a borrow can spoil only the bytes above the first
-// hit, which are not looked at.
-func plainLen(p []byte) (n int, wide uint64) {
+// a time. Each term has the high bit of a byte set where that byte is below 1 or below 0x20; a
+// borrow can spoil only the bytes above the first hit, which are not looked at.
+func plainLen(p []byte) (n int) {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	for ; len(p)-n >= 8; n += 8 {
 		w := binary.LittleEndian.Uint64(p[n:])
 		quote, backslash := w^ones*'"', w^ones*'\\'
 		hits := ((quote-ones)&^quote | (backslash-ones)&^backslash | (w-ones*' ')&^w) & highs
 		if hits != 0 {
-			before := bits.TrailingZeros64(hits) &^ 7
-			return n + before/8, (wide | w<<(63-before)<<1) & highs
+			return n + bits.TrailingZeros64(hits)/8
 		}
-		wide |= w
 	}
-	for ; n < len(p) && p[n] != '"' && p[n] != '\\' && p[n] >= ' '; n++ {
-		wide |= uint64(p[n])
+	for n < len(p) && p[n] != '"' && p[n] != '\\' && p[n] >= ' ' {
+		n++
 	}
-	return n, wide & highs
+	return n
 }
 
-func (s *scanner) skipNumber(i int) int {
+func (s scanner) skipNumber(i int) int {
 	end, plain := i, s.at(i) != '0'
-	for end < len(s.text) && strings.IndexByte("0123456789+-.eE", s.text[end]) >= 0 {
-		plain = plain && isDigit(s.text[end])
+	for end < len(s) && strings.IndexByte("0123456789+-.eE", s[end]) >= 0 {
+		plain = plain && isDigit(s[end])
 		end++
 	}
-	if end == i || !plain && !json.Valid(s.text[i:end]) {
+	if end == i || !plain && !json.Valid(s[i:end]) {
 		return -1
 	}
 	return end
@@ -234,18 +204,16 @@ func each(raw []byte, do func(element []byte)) {
 // withMember returns an object in valid JSON whose member name has a raw value: in the place of
 // what it had, else last.
 func withMember(object []byte, name string, value []byte) []byte {
-	start, end := place(object, name)
-	out := make([]byte, 0, len(object)+len(name)+len(value)+8) // and a line end
-	if end > 0 {
-		return append(append(append(out, object[:start]...), value...), object[end:]...)
+	if start, end := place(object, name); end > 0 {
+		return bytes.Join([][]byte{object[:start], value, object[end:]}, nil)
 	}
-	object = bytes.TrimRight(object, white)
-	out = append(out, bytes.TrimRight(object[:len(object)-1], white)...)
-	if out[len(out)-1] != '{' {
-		out = append(out, ',')
+	head := bytes.TrimRight(object, white)
+	head = bytes.TrimRight(head[:len(head)-1], white)
+	comma := ","
+	if head[len(head)-1] == '{' {
+		comma = ""
 	}
-	out = append(append(out, quote(name)...), ':')
-	return append(append(out, value...), '}')
+	return fmt.Appendf(nil, "%s%s%s:%s}", head, comma, quote(name), value)
 }
 
 // without returns an object in valid JSON without one of its members.
@@ -286,12 +254,9 @@ func unquote(raw []byte) (string, bool) {
 	return s, true
 }
 
-// quote writes a string as JSON.
+// quote writes a string as JSON. What is not UTF-8 becomes U+FFFD.
 func quote(s string) []byte {
-	raw, err := json.Marshal(s)
-	if err != nil { // a string always can be
-		panic(err)
-	}
+	raw, _ := json.Marshal(s) // no string fails
 	return raw
 }
 
@@ -301,7 +266,7 @@ type document struct {
 	raw                                        []byte
 	id, method, params, result, error, jsonrpc []byte
 
-	err error // errNotJSON, errNotObject or nil
+	kind byte // the first byte of the value, '{' of an object; 0 if the text is not valid JSON
 }
 
 // newDocument reads a text. White space and a byte order mark around it are left out, CR and LF in
@@ -309,62 +274,16 @@ type document struct {
 // JSON. Bytes that are not UTF-8 become U+FFFD: clients in Python end the session over one.
 func newDocument(text []byte) *document {
 	text = bytes.Trim(bytes.TrimPrefix(text, []byte(byteOrderMark)), white)
-	s := scanner{text: text}
-	d := s.document()
-	if d.err == errNotJSON {
+	d := readMembers(text)
+	if d.kind == 0 {
 		return d
 	}
-	if s.lines {
-		toSpaces(text, '\n')
-		toSpaces(text, '\r')
-	}
-	if s.wide != 0 && !utf8.Valid(text) {
+	toSpaces(text, '\n')
+	toSpaces(text, '\r')
+	if !utf8.Valid(text) {
 		return readMembers(bytes.ToValidUTF8(text, []byte("\ufffd")))
 	}
 	return d
-}
-
-// readMembers reads a text that stays as it is.
-func readMembers(text []byte) *document { return (&scanner{text: text}).document() }
-
-func (s *scanner) document() *document {
-	d := &document{raw: s.text}
-	valid := s.scan(func(key []byte, start, end int) {
-		if key == nil {
-			return
-		}
-		name, value := key[1:len(key)-1], s.text[start:end:end]
-		if bytes.IndexByte(name, '\\') >= 0 {
-			decoded, _ := unquote(key)
-			name = []byte(decoded)
-		}
-		switch string(name) {
-		case "id":
-			d.id = value
-		case "method":
-			d.method = value
-		case "params":
-			d.params = value
-		case "result":
-			d.result = value
-		case "error":
-			d.error = value
-		case "jsonrpc":
-			d.jsonrpc = value
-		}
-	})
-	switch {
-	case !valid:
-		*d = document{raw: s.text, err: errNotJSON}
-	case s.at(s.skipWhite(0)) != '{':
-		d.err = errNotObject
-	}
-	return d
-}
-
-// isBatch reports whether the text is a valid array.
-func (d *document) isBatch() bool {
-	return d.err == errNotObject && bytes.TrimLeft(d.raw, white)[0] == '['
 }
 
 func toSpaces(p []byte, c byte) {
@@ -372,4 +291,32 @@ func toSpaces(p []byte, c byte) {
 		p[i] = ' '
 		p = p[i+1:]
 	}
+}
+
+// readMembers reads a text that stays as it is.
+func readMembers(text []byte) *document {
+	d := &document{raw: text}
+	members := [...]struct {
+		name  string
+		value *[]byte
+	}{
+		{`"id"`, &d.id}, {`"method"`, &d.method}, {`"params"`, &d.params}, {`"result"`, &d.result},
+		{`"error"`, &d.error}, {`"jsonrpc"`, &d.jsonrpc},
+	}
+	valid := scan(text, func(key []byte, start, end int) {
+		if bytes.IndexByte(key, '\\') >= 0 {
+			name, _ := unquote(key)
+			key = quote(name)
+		}
+		for _, m := range members {
+			if string(key) == m.name {
+				*m.value = text[start:end:end]
+			}
+		}
+	})
+	if !valid {
+		return &document{raw: text}
+	}
+	d.kind = bytes.TrimLeft(text, white)[0]
+	return d
 }

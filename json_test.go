@@ -39,16 +39,15 @@ func decodeMembers(t *testing.T, text string) map[string]json.RawMessage {
 func checkText(t *testing.T, text string) {
 	t.Helper()
 	d := readMembers([]byte(text))
-	if got, want := d.err != errNotJSON, json.Valid([]byte(text)); got != want {
-		t.Fatalf("%.100q: got valid %v (%v), want %v", text, got, d.err, want)
+	if got, want := d.kind != 0, json.Valid([]byte(text)); got != want {
+		t.Fatalf("%.100q: got valid %v, want %v", text, got, want)
 	}
 	members := map[string]json.RawMessage{}
-	if d.err != errNotJSON {
-		first := strings.TrimLeft(text, white)[0]
-		if (d.err == nil) != (first == '{') || d.isBatch() != (first == '[') {
-			t.Fatalf("%.100q: got error %v, batch %v", text, d.err, d.isBatch())
+	if d.kind != 0 {
+		if first := strings.TrimLeft(text, white)[0]; d.kind != first {
+			t.Fatalf("%.100q: got kind %q, want %q", text, d.kind, first)
 		}
-		if d.err == nil {
+		if d.kind == '{' {
 			members = decodeMembers(t, text)
 		}
 	}
@@ -79,22 +78,22 @@ func TestReadMembers(t *testing.T) {
 func TestNewDocument(t *testing.T) {
 	for _, tt := range []struct {
 		text, want string
-		err        error
+		kind       byte
 	}{
-		{"{}", "{}", nil},
-		{"\r\n{ \n}\r\n\n", "{  }", nil},
-		{"{\"a\":\r\n1}", `{"a":  1}`, nil},
-		{byteOrderMark + " {}", "{}", nil},
-		{"{\"a\":\"\xff\xfeé\xe2\x80\"}", "{\"a\":\"\ufffdé\ufffd\"}", nil},
-		{" /messages?id=1 \n", "/messages?id=1", errNotJSON},
-		{" [{}]", "[{}]", errNotObject},
-		{"7", "7", errNotObject},
-		{"", "", errNotJSON},
-		{" \n", "", errNotJSON},
+		{"{}", "{}", '{'},
+		{"\r\n{ \n}\r\n\n", "{  }", '{'},
+		{"{\"a\":\r\n1}", `{"a":  1}`, '{'},
+		{byteOrderMark + " {}", "{}", '{'},
+		{"{\"a\":\"\xff\xfeé\xe2\x80\"}", "{\"a\":\"\ufffdé\ufffd\"}", '{'},
+		{" /messages?id=1 \n", "/messages?id=1", 0},
+		{" [{}]", "[{}]", '['},
+		{"7", "7", '7'},
+		{"", "", 0},
+		{" \n", "", 0},
 	} {
 		d := newDocument([]byte(tt.text))
-		if string(d.raw) != tt.want || d.err != tt.err {
-			t.Errorf("%q: got %q, %v, want %q, %v", tt.text, d.raw, d.err, tt.want, tt.err)
+		if string(d.raw) != tt.want || d.kind != tt.kind {
+			t.Errorf("%q: got %q, %q, want %q, %q", tt.text, d.raw, d.kind, tt.want, tt.kind)
 		}
 	}
 }
@@ -205,10 +204,10 @@ func FuzzDocument(f *testing.F) {
 		want := strings.ToValidUTF8(strings.Trim(strings.TrimPrefix(text, byteOrderMark), white), "\ufffd")
 		valid := json.Valid([]byte(want))
 		want = strings.NewReplacer("\r", " ", "\n", " ").Replace(want)
-		if (d.err != errNotJSON) != valid || valid && string(d.raw) != want {
-			t.Fatalf("%q: got %q, %v, want %q", text, d.raw, d.err, want)
+		if (d.kind != 0) != valid || valid && string(d.raw) != want {
+			t.Fatalf("%q: got %q, %q, want %q", text, d.raw, d.kind, want)
 		}
-		if d.err != nil {
+		if d.kind != '{' {
 			return
 		}
 		members := decodeMembers(t, string(withMember(d.raw, "id", []byte(`"new"`))))
@@ -262,7 +261,7 @@ func benchmarkScan(b *testing.B, text string) {
 	b.SetBytes(int64(len(raw)))
 	b.ReportAllocs()
 	for i := 0; i < b.N; i++ {
-		if readMembers(raw).err != errNotObject {
+		if readMembers(raw).kind != '[' {
 			b.Fatal("it is valid")
 		}
 	}
@@ -281,7 +280,7 @@ func BenchmarkScanSmall(b *testing.B) {
 	raw := []byte(`{"jsonrpc":"2.0","id":17,"method":"tools/call","params":{"name":"echo","arguments":{"message":"hello"}}}`)
 	b.ReportAllocs()
 	for i := 0; i < b.N; i++ {
-		if readMembers(raw).err != nil {
+		if readMembers(raw).kind != '{' {
 			b.Fatal("it is valid")
 		}
 	}

@@ -174,7 +174,7 @@ func (s *session) notify(ctx context.Context, m *message) error {
 		case mediaType(resp) == eventStream:
 			// A server may say something of its own even there, and holds up no message with it.
 			s.calls.start(func() {
-				defer hangUp(resp.Body, lingerTime).Stop()
+				defer hangUp(resp.Body).Stop()
 				err := s.events(context.Background(), nil, resp.Body, &cursor{})
 				s.log.debugf("stream that answers a notification: %v", err)
 			})

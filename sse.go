@@ -9,7 +9,6 @@ import (
 	"bytes"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -46,62 +45,49 @@ func newEventReader(r io.Reader, limit int) *eventReader {
 // underlying reader's; an event that is incomplete by then is discarded, as the standard says.
 func (r *eventReader) next() (*event, error) {
 	ev := &event{name: "message", id: r.lastID, retry: -1}
-	counts := false
-	for {
+	for counts := false; ; {
 		line, err := r.line()
 		if err != nil {
 			return nil, err
 		}
-		if len(line) > 0 {
-			field, value, _ := bytes.Cut(line, []byte(":"))
-			known, err := r.apply(ev, string(field), bytes.TrimPrefix(value, []byte(" ")))
-			if err != nil {
-				return nil, err
-			}
-			counts = counts || known
-		} else if counts {
+		if len(line) == 0 && counts {
 			r.lastID = ev.id
 			return ev, nil
 		}
-	}
-}
-
-// apply gives the event a field and reports whether it is one that counts.
-func (r *eventReader) apply(ev *event, field string, value []byte) (known bool, err error) {
-	switch field {
-	case "data":
-		switch {
-		case ev.data != nil:
-			ev.data = append(append(ev.data, '\n'), value...)
-		case value != nil:
-			ev.data = value
+		field, value, _ := bytes.Cut(line, []byte(":"))
+		value = bytes.TrimPrefix(value, []byte(" "))
+		isData := string(field) == "data"
+		if isData && ev.data != nil {
+			value = append(append(ev.data, '\n'), value...)
+		}
+		if isData && len(value) > r.limit || !isData && len(value) > maxFieldValue {
+			return nil, errTooLong
+		}
+		switch string(field) {
+		case "data":
+			if ev.data = value; value == nil {
+				ev.data = []byte{}
+			}
+		case "event":
+			if ev.name = string(value); ev.name == "" {
+				ev.name = "message"
+			}
+		case "id":
+			if bytes.IndexByte(value, 0) >= 0 {
+				continue
+			}
+			ev.id, ev.hasID = string(value), true
+		case "retry":
+			if len(value) == 0 || len(bytes.Trim(value, "0123456789")) > 0 {
+				continue
+			}
+			ms, _ := strconv.ParseUint(string(value), 10, 64) // out of range it is the largest number
+			ev.retry = time.Duration(min(ms, uint64(maxRetry/time.Millisecond))) * time.Millisecond
 		default:
-			ev.data = []byte{}
+			continue
 		}
-		if len(ev.data) > r.limit {
-			return false, errTooLong
-		}
-		return true, nil
-	case "event", "id", "retry":
-		if len(value) > maxFieldValue {
-			return false, errTooLong
-		}
+		counts = true
 	}
-	text := string(value)
-	switch {
-	case field == "event":
-		if ev.name = text; text == "" {
-			ev.name = "message"
-		}
-	case field == "id" && !strings.Contains(text, "\x00"):
-		ev.id, ev.hasID = text, true
-	case field == "retry" && text != "" && strings.Trim(text, "0123456789") == "":
-		ms, _ := strconv.ParseUint(text, 10, 64) // out of range it is the largest number
-		ev.retry = time.Duration(min(ms, uint64(maxRetry/time.Millisecond))) * time.Millisecond
-	default:
-		return false, nil
-	}
-	return true, nil
 }
 
 // line returns the next line without its end, in memory of its own. A CR ends it at once: waiting
@@ -120,7 +106,12 @@ func (r *eventReader) line() ([]byte, error) {
 				continue
 			}
 		}
-		n := lineLen(p)
+		n := len(p)
+		for _, end := range []byte("\n\r") {
+			if i := bytes.IndexByte(p[:n], end); i >= 0 {
+				n = i
+			}
+		}
 		if err := c.add(p[:n]); err != nil {
 			return nil, err
 		}
@@ -135,15 +126,4 @@ func (r *eventReader) line() ([]byte, error) {
 		line, r.begun = bytes.TrimPrefix(line, []byte(byteOrderMark)), true
 	}
 	return line, nil
-}
-
-// lineLen counts the bytes of p before the first CR or LF.
-func lineLen(p []byte) int {
-	if i := bytes.IndexByte(p, '\n'); i >= 0 {
-		p = p[:i]
-	}
-	if i := bytes.IndexByte(p, '\r'); i >= 0 {
-		p = p[:i]
-	}
-	return len(p)
 }

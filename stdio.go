@@ -78,10 +78,7 @@ func errorAnswer(id []byte, e *rpcError) []byte {
 	if id == nil {
 		id = []byte("null")
 	}
-	object, err := json.Marshal(e)
-	if err != nil { // data holds numbers and strings only
-		panic(err)
-	}
+	object, _ := json.Marshal(e) // data holds numbers and strings only
 	// The id goes back as it was written: Marshal would escape what it likes to.
 	return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"error":%s}`, id, object)
 }
@@ -89,42 +86,34 @@ func errorAnswer(id []byte, e *rpcError) []byte {
 // parseMessage says what a line is. The error says why it is not a JSON-RPC message; it is answered
 // under the id, if one can be read.
 func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
-	invalid := func(why string) *rpcError {
-		return &rpcError{Code: codeInvalidRequest, Message: "invalid request: " + why}
-	}
 	top := readMembers(line)
-	switch {
-	case top.err == errNotJSON:
-		return nil, nil, &rpcError{Code: codeParse, Message: "parse error: the line is not JSON"}
-	case top.isBatch():
-		// Batches are gone since revision 2025-06-18.
-		return nil, nil, invalid("a batch is not supported, send one message a line")
-	case top.err != nil:
-		return nil, nil, invalid("not an object")
-	}
-	m = &message{raw: line, params: top.params}
+	m = &message{raw: line, params: top.params, response: top.method == nil}
 	if validID(top.id) {
 		m.id = top.id
 	}
-	hasResult := top.result != nil || top.error != nil
-	method, isString := unquote(top.method)
-	m.method = method
-	switch {
-	case !means(top.jsonrpc, "2.0"):
-		return nil, m.id, invalid(`"jsonrpc" is not "2.0"`)
-	case top.method == nil && hasResult && top.id != nil:
-		m.response = true
-		return m, m.id, nil
-	case top.method == nil:
-		return nil, m.id, invalid("neither a request nor a response")
-	case !isString || m.method == "":
-		return nil, m.id, invalid(`"method" is not a string`)
-	case top.id != nil && m.id == nil:
-		return nil, nil, invalid(`"id" is neither a string nor a number of at most 1 KiB`)
-	}
+	m.method, _ = unquote(top.method)
 	m.meta = member(m.params, "_meta")
 	m.version = modernVersion(m.meta)
-	return m, m.id, nil
+	var why string
+	switch {
+	case top.kind == 0:
+		return nil, nil, &rpcError{Code: codeParse, Message: "parse error: the line is not JSON"}
+	case top.kind == '[': // gone since revision 2025-06-18
+		why = "a batch is not supported, send one message a line"
+	case top.kind != '{':
+		why = "not an object"
+	case !means(top.jsonrpc, "2.0"):
+		why = `"jsonrpc" is not "2.0"`
+	case m.response && (top.id == nil || top.result == nil && top.error == nil):
+		why = "neither a request nor a response"
+	case !m.response && m.method == "":
+		why = `"method" is not a string`
+	case !m.response && top.id != nil && m.id == nil:
+		why = `"id" is neither a string nor a number of at most 1 KiB`
+	default:
+		return m, m.id, nil
+	}
+	return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: "invalid request: " + why}
 }
 
 // validID reports whether raw can be the id of a request: a string or a number (MCP, Base Protocol,
@@ -139,15 +128,14 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 type lineReader struct {
 	r     *bufio.Reader
 	limit int
-	begun bool // the first line, which may begin with a byte order mark, is over
 }
 
 func newLineReader(r io.Reader) *lineReader {
 	return &lineReader{r: bufio.NewReaderSize(r, 64<<10), limit: maxMessage}
 }
 
-// next returns the next line that is not blank, without its line end. A last line without newline
-// counts. A line over the limit is passed over: errTooLong.
+// next returns the next line that is not blank, without its line end and a byte order mark. A last
+// line without newline counts. A line over the limit is passed over: errTooLong.
 func (l *lineReader) next() ([]byte, error) {
 	for {
 		c := collector{limit: l.limit}
@@ -158,15 +146,9 @@ func (l *lineReader) next() ([]byte, error) {
 			if piece, err = l.r.ReadSlice('\n'); err != bufio.ErrBufferFull {
 				piece = bytes.TrimRight(piece, "\r\n")
 			}
-			if tooLong == nil {
-				tooLong = c.add(piece)
-			}
+			tooLong = c.add(piece)
 		}
-		line := c.bytes()
-		if !l.begun {
-			line, l.begun = bytes.TrimPrefix(line, []byte(byteOrderMark)), true
-		}
-		line = bytes.TrimSpace(line)
+		line := bytes.TrimSpace(bytes.TrimPrefix(c.bytes(), []byte(byteOrderMark)))
 		switch {
 		case tooLong != nil:
 			return nil, tooLong
@@ -212,42 +194,23 @@ type collector struct {
 	limit     int // of bytes
 	announced int // bytes in all, as the sender says; 0 if it does not
 
-	size int
+	size int // over the limit once there was too much
 	full [][]byte
 	last []byte
 }
 
 // add fails only with errTooLong.
 func (c *collector) add(p []byte) error {
+	if c.size+len(p) > c.limit {
+		c.size = c.limit + 1
+		return errTooLong
+	}
 	for len(p) > 0 {
 		n := copy(c.room(len(p)), p)
-		if err := c.take(n); err != nil {
-			return err
-		}
+		c.take(n)
 		p = p[n:]
 	}
 	return nil
-}
-
-// addAll reads all of r. whole, if not nil, is called once the text so far is a small JSON text.
-func (c *collector) addAll(r io.Reader, whole func()) error {
-	for {
-		n, err := r.Read(c.room(minChunk))
-		if tooLong := c.take(n); tooLong != nil {
-			err = tooLong
-		}
-		closed := bytes.HasSuffix(bytes.TrimRight(c.last, white), []byte{'}'})
-		if closed && whole != nil && c.size <= smallText && (&scanner{text: c.bytes()}).scan(nil) {
-			whole()
-			whole = nil
-		}
-		switch {
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return err
-		}
-	}
 }
 
 // room is where the next bytes go, of which n are at hand.
@@ -269,13 +232,9 @@ func (c *collector) room(n int) []byte {
 }
 
 // take makes the first n bytes of room part of the text.
-func (c *collector) take(n int) error {
+func (c *collector) take(n int) {
 	c.size += n
 	c.last = c.last[:len(c.last)+n]
-	if c.size > c.limit {
-		return errTooLong
-	}
-	return nil
 }
 
 // bytes returns the text, with room for a line end behind it where it is large.
@@ -290,15 +249,28 @@ func (c *collector) bytes() []byte {
 	return append(text, c.last...)
 }
 
-// readText reads a text of at most limit bytes to its end; length is -1 if it is not known. With an
-// error comes what was read. whole is as in addAll.
-func readText(r io.Reader, length int64, limit int, whole func()) ([]byte, error) {
+// readText reads a text of at most limit bytes to its end; length is -1 if it is not known. A small
+// JSON text that is whole need not end, and its end may be left unread. With an error comes what was
+// read.
+func readText(r io.Reader, length int64, limit int) ([]byte, error) {
 	if length > int64(limit) {
 		return nil, errTooLong
 	}
 	c := collector{limit: limit, announced: max(0, int(length))}
-	err := c.addAll(r, whole)
-	return c.bytes(), err
+	for {
+		n, err := r.Read(c.room(minChunk))
+		switch c.take(n); {
+		case c.size > limit:
+			return c.bytes(), errTooLong
+		case err == io.EOF:
+			return c.bytes(), nil
+		case err != nil:
+			return c.bytes(), err
+		case c.size != c.announced && c.size <= smallText &&
+			bytes.HasSuffix(bytes.TrimRight(c.last, white), []byte{'}'}) && scan(c.bytes(), nil):
+			return c.bytes(), nil
+		}
+	}
 }
 
 // forget gives the memory of a large message back to the system: the runtime would keep it for

@@ -27,11 +27,9 @@ const (
 	maxRetryAfter    = 60 * time.Second // the longest wait that a server may ask for
 	maxSends         = 4                // of one message, for overload and refused connections
 	firstBackoff     = 250 * time.Millisecond
-	maxDiscardedBody = 64 << 10               // bytes
-	discardWait      = 250 * time.Millisecond // for the end of a body that nobody needs
-	maxErrorBody     = 1 << 20                // bytes read of a refusal
-	refusalWait      = time.Second            // for its end
-	lingerTime       = 2 * time.Second        // for what follows an answer on its stream
+	maxDiscardedBody = 64 << 10    // bytes
+	maxErrorBody     = 1 << 20     // bytes read of a refusal
+	lingerTime       = time.Second // for what follows on a stream or in a body that is read enough
 	eventStream      = "text/event-stream"
 )
 
@@ -56,16 +54,9 @@ type attempts struct {
 func (u *upstream) request(
 	ctx context.Context, method string, to *url.URL, body []byte,
 ) *http.Request {
-	req := &http.Request{
-		Method: method, URL: to, Host: to.Host, Header: make(http.Header, 8),
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}
-	if body != nil {
-		req.ContentLength = int64(len(body))
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-		req.Body, _ = req.GetBody()
-	}
-	return req.WithContext(ctx)
+	req, _ := http.NewRequestWithContext(ctx, method, "", bytes.NewReader(body)) // nothing can fail
+	req.URL, req.Host = to, to.Host
+	return req
 }
 
 // Of every message alike: net/http changes no header's values.
@@ -97,16 +88,11 @@ func (u *upstream) exchange(
 		}
 		resp, err := u.do(build(), token)
 		a.sends++
-		wait := backoff(a.sends)
+		wait, again := backoff(a.sends), notSent(err)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return nil, ctx.Err()
-		case err != nil:
-			if !notSent(err) || a.sends >= maxSends {
-				return nil, u.cutOff(err)
-			}
-		case u.auth != nil && (resp.StatusCode == http.StatusUnauthorized ||
-			resp.StatusCode == http.StatusForbidden):
+		case err == nil && u.auth != nil && isDenied(resp):
 			again, err := u.auth.challenged(ctx, resp, token, &a.auth)
 			if err == nil && !again {
 				return resp, nil
@@ -116,11 +102,16 @@ func (u *upstream) exchange(
 				return nil, err
 			}
 			continue
-		default:
-			var asked bool
-			if wait, asked = retryAfter(resp, time.Now()); !asked || a.sends >= maxSends {
-				return resp, nil
-			}
+		case err == nil:
+			wait, again = retryAfter(resp, time.Now())
+		}
+		again = again && a.sends < maxSends
+		switch {
+		case !again && err != nil:
+			return nil, u.cutOff(err)
+		case !again:
+			return resp, nil
+		case err == nil:
 			discard(resp)
 			u.log.infof("%s answered %d, trying again in %v", u.server.Host, resp.StatusCode, wait)
 		}
@@ -150,14 +141,10 @@ func (u *upstream) do(req *http.Request, token string) (*http.Response, error) {
 	if err == nil && isServer && resp.StatusCode < 300 && movedForGood(resp) {
 		u.moved.Store(resp.Request.URL)
 	}
-	if err != nil || u.auth == nil {
-		return resp, err
-	}
-	refused := resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden
-	if !refused && resp.StatusCode < 500 {
+	if err == nil && u.auth != nil && !isDenied(resp) && resp.StatusCode < 500 {
 		u.auth.took(token)
 	}
-	return resp, nil
+	return resp, err
 }
 
 // movedForGood reports whether an answer came by permanent redirects alone (RFC 9110, sections
@@ -171,6 +158,10 @@ func movedForGood(resp *http.Response) bool {
 		}
 	}
 	return last != resp.Request
+}
+
+func isDenied(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden
 }
 
 func backoff(attempt int) time.Duration { return firstBackoff << (attempt - 1) }
@@ -190,35 +181,34 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // retryAfter is how long a server that is overloaded asks to wait (RFC 9110, section 10.2.3:
 // seconds or a date); false if it does not, or asks too much.
 func retryAfter(resp *http.Response, now time.Time) (time.Duration, bool) {
-	value := strings.TrimSpace(resp.Header.Get("Retry-After"))
-	status := resp.StatusCode
-	var wait time.Duration
-	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
-		return 0, false
-	} else if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		wait = time.Duration(seconds) * time.Second
-	} else if date, err := http.ParseTime(value); err == nil {
-		wait = date.Sub(now)
-	} else {
+	if resp.StatusCode != http.StatusTooManyRequests &&
+		resp.StatusCode != http.StatusServiceUnavailable {
 		return 0, false
 	}
-	wait = max(wait, firstBackoff)
-	return wait, wait <= maxRetryAfter
+	value := strings.TrimSpace(resp.Header.Get("Retry-After"))
+	seconds, err := strconv.ParseUint(value, 10, 31)
+	wait := time.Duration(seconds) * time.Second
+	if err != nil {
+		var date time.Time
+		date, err = http.ParseTime(value)
+		wait = date.Sub(now)
+	}
+	return max(wait, firstBackoff), err == nil && wait <= maxRetryAfter
 }
 
 // discard reads what little may be left, so that the connection can be used again. A body that does
 // not end is given up: what waits for this must not wait for ever.
 func discard(resp *http.Response) {
 	if resp.ContentLength != 0 {
-		defer hangUp(resp.Body, discardWait).Stop()
+		defer hangUp(resp.Body).Stop()
 		io.CopyN(io.Discard, resp.Body, maxDiscardedBody)
 	}
 	resp.Body.Close()
 }
 
 // hangUp closes a body, under whoever reads it, when its time is over.
-func hangUp(body io.Closer, after time.Duration) *time.Timer {
-	return time.AfterFunc(after, func() { body.Close() })
+func hangUp(body io.Closer) *time.Timer {
+	return time.AfterFunc(lingerTime, func() { body.Close() })
 }
 
 // isError reports whether the raw value is the error object of JSON-RPC 2.0, section 5.1.
@@ -251,38 +241,36 @@ func inOrder(d *document, id []byte) []byte {
 }
 
 func mediaType(resp *http.Response) string {
-	given := resp.Header.Get("Content-Type")
-	if given == "application/json" || given == eventStream {
-		return given // as nearly always; parsing costs as much as the trace
-	}
-	media, _, _ := mime.ParseMediaType(given)
+	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	return media
 }
 
-// firstByte is the first byte of a body that says what it is, 0 if there is none: a byte order mark
-// (.NET) and white space before it are skipped.
-func firstByte(body *bufio.Reader) byte {
+// A responseBody is read from its first byte that says what it is: a byte order mark (.NET) and white space
+// before it are skipped.
+type responseBody struct {
+	*bufio.Reader
+	io.Closer
+	first byte // 0 if there is none
+}
+
+func bodyOf(resp *http.Response) *responseBody {
+	b := &responseBody{Reader: bufio.NewReaderSize(resp.Body, 16), Closer: resp.Body}
 	for {
-		p, err := body.Peek(1)
-		switch {
-		case err != nil:
-			return 0
-		case p[0] == byteOrderMark[0]:
-			if mark, _ := body.Peek(len(byteOrderMark)); string(mark) != byteOrderMark {
-				return p[0]
-			}
-			body.Discard(len(byteOrderMark))
-		case strings.IndexByte(white, p[0]) >= 0:
-			body.Discard(1)
-		default:
-			return p[0]
+		c, err := b.ReadByte()
+		if err != nil {
+			return b
+		}
+		if strings.IndexByte(white+byteOrderMark, c) < 0 {
+			b.first = c
+			_ = b.UnreadByte() // of a byte that was just read
+			return b
 		}
 	}
 }
 
-// isEvents reports whether a body begins as an event stream does.
-func isEvents(body *bufio.Reader) bool {
-	start, _ := body.Peek(len("data:")) // no event is shorter
+// isEvents reports whether it begins as an event stream does.
+func (b *responseBody) isEvents() bool {
+	start, _ := b.Peek(len("data:")) // no event is shorter
 	for _, field := range []string{":", "data:", "id:", "event", "retry"} {
 		if bytes.HasPrefix(start, []byte(field)) {
 			return true
@@ -313,43 +301,34 @@ func (a acceptedOnly) Unwrap() error { return a.error }
 // relay passes a successful answer to c on. What it is, its first byte says: the content type may
 // be missing or wrong. at is moved along an event stream.
 func (u *upstream) relay(ctx context.Context, c *call, resp *http.Response, at *cursor) error {
-	media, status := mediaType(resp), resp.StatusCode
-	start := bufio.NewReaderSize(resp.Body, 16)
-	body := readCloser{start, resp.Body}
-	switch first := firstByte(start); {
-	case first == '<':
+	status, body := resp.StatusCode, bodyOf(resp)
+	isJSON := body.first == '{' || body.first == '['
+	switch {
+	case body.first == '<':
 		discard(resp)
 		return withHint(u.badAnswer(status, "with a web page"), "check the URL, often it ends in /mcp "+
 			"or /sse; or a login page stands before the server, which wants a header: -H 'Name: value'")
-	case first != '{' && first != '[' && (media == eventStream || isEvents(start)):
+	case !isJSON && (mediaType(resp) == eventStream || body.isEvents()):
 		return u.events(ctx, c, body, at)
 	}
 	defer resp.Body.Close()
-	// It need not end in good order, or at all, once the message is whole.
-	var linger *time.Timer
-	whole := func() { linger = hangUp(body, lingerTime) }
-	text, err := readText(body, resp.ContentLength, maxMessage, whole)
-	if linger != nil {
-		linger.Stop()
+	text, err := readText(body, resp.ContentLength, maxMessage)
+	if int64(len(text)) != resp.ContentLength {
+		defer discard(resp) // its end need not come
 	}
 	defer forget(len(text))
 	d := newDocument(text)
 	switch {
-	case d.err == nil || d.isBatch(): // however the body broke off
+	case d.kind == '{' || d.kind == '[': // however the body broke off
 	case errors.Is(err, errTooLong):
 		return fmt.Errorf("the answer is longer than %d MiB", maxMessage>>20)
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case err != nil && len(d.raw) == 0:
-		return u.cutOff(err)
 	case err != nil:
-		err = fmt.Errorf("the answer of %s broke off in the middle", u.server.Host)
-		return withHint(err, "%s", mayRun)
-	case len(d.raw) == 0 && status != http.StatusAccepted:
-		return u.badAnswer(status, "and gave no answer")
+		return u.cutOff(err)
 	}
 	switch {
-	case d.isBatch():
+	case d.kind == '[':
 		if err := u.fromServer(c, d); err != nil {
 			u.log.warnf("%v", err)
 		}
@@ -358,25 +337,19 @@ func (u *upstream) relay(ctx context.Context, c *call, resp *http.Response, at *
 		}
 		return u.badAnswer(status, "with a batch that does not answer the request")
 	case isAnswer(d) && d.error != nil:
-		if c.refuses != nil && c.refuses(d) {
-			return &serverRefusal{status: status, reply: d}
-		}
-		c.answer(d) // whatever its id
-		return nil
+		return u.settle(c, c.m.id, d) // whatever its id
 	case isAnswer(d):
-		return u.settle(c, d)
+		return u.settle(c, d.id, d)
 	case status == http.StatusAccepted: // "Accepted", say Express and Starlette
 		return acceptedOnly{u.badAnswer(status, "and gave no answer")}
+	case len(d.raw) == 0:
+		return u.badAnswer(status, "and gave no answer")
 	}
-	if media = excerpt(media); media == "" {
+	media := excerpt(mediaType(resp))
+	if media == "" {
 		media = "no content type"
 	}
 	return u.badAnswer(status, "with something that is no JSON-RPC response ("+media+")")
-}
-
-type readCloser struct {
-	io.Reader
-	io.Closer
 }
 
 // events passes on what a stream brings until it ends, or until a little after the answer to c:
@@ -384,15 +357,11 @@ type readCloser struct {
 func (u *upstream) events(ctx context.Context, c *call, body io.ReadCloser, at *cursor) error {
 	defer body.Close()
 	events := newEventReader(body, maxMessage)
-	var linger *time.Timer
-	warned := false // once a stream: a server may send millions of events
+	lingers, warned := false, false // warned once a stream: a server may send millions of events
 	for {
 		e, err := events.next()
 		switch {
 		case err == nil:
-		case linger != nil:
-			linger.Stop()
-			return nil
 		case c != nil && c.settled.Load():
 			return nil
 		case ctx.Err() != nil:
@@ -417,34 +386,18 @@ func (u *upstream) events(ctx context.Context, c *call, body io.ReadCloser, at *
 			warned = true
 			u.log.warnf("%v", err)
 		}
-		if linger == nil && c != nil && c.settled.Load() {
-			linger = hangUp(body, lingerTime)
+		if !lingers && c != nil && c.settled.Load() {
+			lingers = true
+			defer hangUp(body).Stop()
 		}
 	}
-}
-
-// fromServer passes on what an event holds. The error is a *serverRefusal, or what is to be said of
-// it on stderr.
-func (u *upstream) fromServer(c *call, d *document) (bad error) {
-	if !d.isBatch() {
-		return u.oneFromServer(c, d)
-	}
-	// A batch, which revision 2025-03-26 allows a server and no later one.
-	each(d.raw, func(raw []byte) {
-		err := errNotMessage
-		if raw[0] == '{' {
-			err = u.oneFromServer(c, newDocument(raw))
-		}
-		if bad == nil {
-			bad = err
-		}
-	})
-	return bad
 }
 
 var errNotMessage = errors.New("the server sent an event that is not JSON-RPC")
 
-func (u *upstream) oneFromServer(c *call, d *document) error {
+// fromServer passes on what an event holds. The error is a *serverRefusal, or what is to be said of
+// it on stderr.
+func (u *upstream) fromServer(c *call, d *document) (bad error) {
 	method, _ := unquote(d.method)
 	// With a result beside the method a host could take it for an answer.
 	message := method != "" && means(d.jsonrpc, "2.0") && d.result == nil && d.error == nil
@@ -452,6 +405,17 @@ func (u *upstream) oneFromServer(c *call, d *document) error {
 		c.talked = true
 	}
 	switch {
+	case d.kind == '[': // a batch, which revision 2025-03-26 allows a server and no later one
+		each(d.raw, func(raw []byte) {
+			err := errNotMessage
+			if raw[0] == '{' {
+				err = u.fromServer(c, newDocument(raw))
+			}
+			if bad == nil {
+				bad = err
+			}
+		})
+		return bad
 	case message && c != nil && c.heard != nil:
 		if !c.settled.Load() {
 			return c.heard(method, d)
@@ -459,17 +423,17 @@ func (u *upstream) oneFromServer(c *call, d *document) error {
 	case message:
 		u.calls.out.write(d.raw)
 	case isAnswer(d):
-		return u.settle(c, d)
+		return u.settle(c, d.id, d)
 	default:
 		return errNotMessage // the very same for millions of them
 	}
 	return nil
 }
 
-// settle brings a response to the call it answers. c is the call whose stream or body it came in,
-// nil if that belongs to none.
-func (u *upstream) settle(c *call, d *document) error {
-	target := u.calls.find(c, d.id)
+// settle brings a response to the call that its id means. c is the call whose stream or body it came
+// in, nil if that belongs to none.
+func (u *upstream) settle(c *call, id []byte, d *document) error {
+	target := u.calls.find(c, id)
 	switch {
 	case target == nil:
 		return fmt.Errorf("%s answered a request that was not asked", u.server.Host)
@@ -495,44 +459,33 @@ type serverRefusal struct {
 
 func (r *serverRefusal) Unwrap() error { return r.error }
 
-// readRefused returns the JSON-RPC error in the body of a 4xx or 5xx, nil if there is none, and then
-// the body as it is.
-func readRefused(resp *http.Response) (*document, string) {
-	defer resp.Body.Close()
-	defer hangUp(resp.Body, refusalWait).Stop()
-	var text []byte
-	body := bufio.NewReaderSize(resp.Body, 512)
-	if first := firstByte(body); first != '{' && isEvents(body) {
-		for events := newEventReader(body, maxErrorBody); len(text) == 0; {
-			e, err := events.next()
-			if err != nil {
-				return nil, ""
-			}
-			text = e.data
-		}
-	} else {
-		text, _ = readText(body, resp.ContentLength, maxErrorBody, nil) // it may be whole all the same
-	}
-	if d := newDocument(text); isError(d.error) {
-		return d, ""
-	}
-	return nil, string(text)
-}
-
 // refusal reads a refusal to its end. What of it is no JSON-RPC message is copied only if it is a
 // line that can hold nothing of ours: it may be a page, or repeat what it was sent.
 func (u *upstream) refusal(resp *http.Response) *serverRefusal {
 	defer resp.Body.Close()
-	status := resp.StatusCode
-	reply, body := readRefused(resp)
-	if reply != nil {
+	defer hangUp(resp.Body).Stop()
+	status, body := resp.StatusCode, bodyOf(resp)
+	var said []byte
+	if body.first != '{' && body.isEvents() {
+		events := newEventReader(body, maxErrorBody)
+		for len(said) == 0 {
+			e, err := events.next()
+			if err != nil {
+				break
+			}
+			said = e.data
+		}
+	} else {
+		said, _ = readText(body, resp.ContentLength, maxErrorBody) // it may be whole all the same
+	}
+	if reply := newDocument(said); isError(reply.error) {
 		err := fmt.Errorf("%s answered %d with an error", u.server.Host, status)
 		return &serverRefusal{error: err, status: status, reply: reply}
 	}
 	text := fmt.Sprintf("mcp-proxy: %s answered %d %s", u.server.Host, status, http.StatusText(status))
 	text = strings.TrimSpace(text)
 	data := map[string]any{"httpStatus": status}
-	hint := refusalHint(status, strings.ToLower(body))
+	hint := refusalHint(status, strings.ToLower(string(said)))
 	switch to, err := resp.Location(); {
 	case err == nil && status >= 300 && status < 400:
 		whole := url.URL{Scheme: to.Scheme, Host: to.Host, Path: to.Path} // its query may hold a secret
@@ -540,19 +493,19 @@ func (u *upstream) refusal(resp *http.Response) *serverRefusal {
 		hint = redirectHint(u.server, to, status)
 	case status == http.StatusUnauthorized && u.auth == nil:
 		hint = "the Authorization header given with --header was refused"
-	case status == http.StatusForbidden && u.auth != nil:
-		if scopes := u.auth.scopeWords(resp); scopes != "" {
-			hint = scopes
-		}
 	case status == http.StatusUnauthorized:
 		hint = "the server refuses the token; " + u.auth.cfg.typed("login") + " signs in anew"
 		if _, ok := parseChallenge(resp.Header); !ok {
 			other := otherScheme(u.server.Host, resp.Header)
 			text, hint = "mcp-proxy: "+other.Error(), hintOf(other)
 		}
+	case status == http.StatusForbidden && u.auth != nil:
+		if scopes := u.auth.scopeWords(resp); scopes != "" {
+			hint = scopes
+		}
 	}
-	if mediaType(resp) == "text/plain" && u.isHarmless(body, resp.Request) {
-		text += ": " + excerpt(body)
+	if mediaType(resp) == "text/plain" && u.isHarmless(string(said), resp.Request) {
+		text += ": " + excerpt(string(said))
 	}
 	if after := resp.Header.Get("Retry-After"); after != "" {
 		data["retryAfter"] = excerpt(after)
@@ -569,11 +522,11 @@ func (u *upstream) refusal(resp *http.Response) *serverRefusal {
 func (u *upstream) isHarmless(text string, req *http.Request) bool {
 	const longestText, longestWord, shortestSecret = 120, 20, 4
 	ours := u.server.RawQuery
-	for _, name := range []string{"Authorization", "Cookie", "Mcp-Session-Id"} {
-		ours += " " + req.Header.Get(name)
-	}
-	for name := range u.headers {
-		ours += " " + strings.Join(u.headers[name], " ")
+	for name, values := range req.Header {
+		ownSecret := slices.Contains([]string{"Authorization", "Cookie", "Mcp-Session-Id"}, name)
+		if ownSecret || u.headers[name] != nil {
+			ours += " " + strings.Join(values, " ")
+		}
 	}
 	harmful := func(word string) bool {
 		return len(word) > longestWord || len(word) >= shortestSecret && strings.Contains(ours, word)
@@ -599,7 +552,8 @@ func redirectHint(server, to *url.URL, status int) string {
 	return "that is another server: if you trust it, give that address with --url"
 }
 
-// refusalHint is statusHint with what a body, in lower case, tells more.
+// refusalHint is what a user can do about an answer that is no JSON-RPC message; body is in lower
+// case.
 func refusalHint(status int, body string) string {
 	refused := status == http.StatusBadRequest || status == http.StatusForbidden
 	host := strings.Contains(body, "host header") || strings.Contains(body, "invalid host")
@@ -608,13 +562,6 @@ func refusalHint(status int, body string) string {
 		return "the server does not accept this host name: its operator must add it to the allowed hosts"
 	case status == 495, status == 496, refused && strings.Contains(body, "ssl certificate"): // nginx
 		return "the server wants a client certificate: --client-cert FILE.pem --client-key FILE.pem"
-	}
-	return statusHint(status)
-}
-
-// statusHint is what a user can do about an answer that is no JSON-RPC message.
-func statusHint(status int) string {
-	switch {
 	case status == http.StatusGatewayTimeout, status == 524: // Cloudflare
 		return "a gateway gave up waiting; the call may still be running"
 	case status == http.StatusForbidden:

@@ -802,7 +802,7 @@ func TestAnswerToNobodyIsCheap(t *testing.T) {
 	pending := &calls{open: map[string]*call{}}
 	for i := 0; i < 1000; i++ {
 		id := []byte(fmt.Sprintf(`"\u0061%d"`, i))
-		pending.open[string(id)] = &call{m: &message{id: id}}
+		pending.open[string(id)] = &call{m: &message{id: id}, loose: looseID(id)}
 	}
 	for _, size := range []int{10, maxID, 1 << 20} {
 		id := []byte(`"\u0062` + strings.Repeat("1", size-8) + `"`)
