@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +21,9 @@ import (
 const (
 	maxCalls     = 1024             // requests that are served at once; more wait here
 	deliveryWait = 10 * time.Second // how long a notification may hold up what was read after it
+	floodWait    = 15 * time.Second // how long notifications that the server does not take hold up stdin
+	maxUntaken   = 64 << 20         // bytes of these; each costs more than its own
+	notifyCost   = 16 << 10
 	drainTime    = 30 * time.Second // from EOF on stdin to giving up what is in flight
 	signInDrain  = 3 * time.Second  // the same for what waits until the user has signed in
 	endTime      = time.Second      // for ending the session
@@ -39,23 +41,21 @@ type era interface {
 }
 
 type proxy struct {
-	server  *url.URL
-	auth    *oauth // nil: the user gave an Authorization header
+	*upstream
 	out     *lineWriter
-	log     *logger
 	trace   *tracer
 	tools   *toolHeaders
 	hidden  toolFilter
-	calls   *calls
 	session *session
 	legacy  *legacy
 	bridge  *bridge
-	slots   chan struct{}
 	early   *earlyInit
+	slots   chan struct{}
+	untaken atomic.Int64 // bytes of notifications that the server has not taken
 
-	// Closed when every notification read so far has reached the server; only the goroutine that
-	// reads stdin touches it.
-	delivered <-chan struct{}
+	// Only the goroutine that reads stdin touches these.
+	delivered <-chan struct{} // closed when the notifications read so far have reached the server
+	flooded   bool            // notifications are lost until the server has taken half of the others
 }
 
 var (
@@ -66,16 +66,13 @@ var (
 func newProxy(
 	cfg *config, client *http.Client, auth *oauth, out *lineWriter, log *logger, trace *tracer,
 ) *proxy {
-	now := make(chan struct{})
-	close(now)
-	pending := &calls{out: out, log: log, open: map[string]*call{}}
 	up := &upstream{
-		server: cfg.server, headers: cfg.headers, client: client, auth: auth, log: log, calls: pending,
+		server: cfg.server, headers: cfg.headers, client: client, auth: auth, log: log,
+		calls: &calls{out: out, log: log, open: map[string]*call{}},
 	}
 	p := &proxy{
-		server: cfg.server, auth: auth, out: out, log: log, trace: trace, hidden: cfg.ignoredTools,
-		tools: &toolHeaders{}, calls: pending, slots: make(chan struct{}, maxCalls),
-		delivered: now,
+		upstream: up, out: out, trace: trace, tools: &toolHeaders{}, hidden: cfg.ignoredTools,
+		slots: make(chan struct{}, maxCalls),
 	}
 	p.tools.warn = func(format string, args ...any) {
 		log.warnf(cfg.server.Host+": "+format, args...)
@@ -124,13 +121,8 @@ func (p *proxy) serve(ctx context.Context, stdin io.Reader) error {
 // within waits for do to return, until ctx ends or d has passed.
 func within(ctx context.Context, d time.Duration, do func(context.Context)) {
 	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	done := make(chan struct{})
-	go func() { defer close(done); do(ctx) }()
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
+	go func() { defer cancel(); do(ctx) }()
+	<-ctx.Done()
 }
 
 // drain waits for what is in flight, at most drainTime.
@@ -153,77 +145,63 @@ func (p *proxy) drain(ctx context.Context) {
 
 func (p *proxy) read(ctx context.Context, lines *lineReader) error {
 	for {
+		var m *message
+		var id []byte
+		var bad *rpcError
 		line, err := lines.next()
 		switch {
 		case errors.Is(err, errTooLong):
 			text := fmt.Sprintf("invalid request: longer than %d MiB", maxMessage>>20)
-			p.out.write(errorAnswer(nil, &rpcError{Code: codeInvalidRequest, Message: text}))
-			continue
+			bad = &rpcError{Code: codeInvalidRequest, Message: text}
 		case err == io.EOF:
 			return nil
 		case err != nil:
 			return fmt.Errorf("read stdin: %w", err)
+		default:
+			m, id, bad = parseMessage(line)
 		}
-		m, id, bad := parseMessage(line)
-		if bad != nil {
-			// Without the line: it may hold a secret.
-			p.log.warnf("a line on stdin was not forwarded: %s", bad.Message)
-			p.out.write(errorAnswer(id, bad))
+		if bad == nil {
+			p.dispatch(ctx, m)
 			continue
 		}
-		p.dispatch(ctx, m)
+		// Without the line: it may hold a secret.
+		p.log.warnf("a line on stdin was not forwarded: %s", bad.Message)
+		p.out.write(errorAnswer(id, bad))
 	}
 }
 
-// dispatch gives a message its turn. It never blocks, so that a cancellation or an answer to the
-// server is read whatever the messages before it wait for.
+// dispatch gives a message its turn. It does not wait for the messages before it, so that a
+// cancellation or an answer to the server is read whatever they wait for.
 func (p *proxy) dispatch(work context.Context, m *message) {
-	if m.method == "notifications/cancelled" && p.cancel(m) || p.bridge.takeResponse(m) {
+	if m.method == "notifications/cancelled" && p.cancel(m) || p.bridge.takeResponse(m) ||
+		!p.hasRoom(work, m) {
 		return
 	}
 	// While an initialize is unanswered nothing else may be sent (MCP 2025-11-25, Lifecycle).
 	opened := p.early.turnOf(work, m)
 	delivered := p.delivered
 	ctx, span := p.startSpan(work, m)
-	if !m.isRequest() {
-		reached := make(chan struct{})
-		p.delivered = reached
-		p.calls.pending.Add(1)
-		started := p.calls.start(func() {
-			defer p.calls.pending.Done()
-			defer close(reached)
-			defer span.end()
-			if err := p.deliver(ctx, m, delivered, opened); err != nil && ctx.Err() == nil {
-				span.fail("delivery")
-				p.calls.complain(nameOf(m)+" was not delivered: ", err)
-			}
-		})
-		if !started {
-			p.calls.pending.Done()
-			span.end()
-		}
-		return
+	c := &call{m: m, span: span, cancel: func() {}}
+	if m.isRequest() {
+		ctx, c.cancel = context.WithCancel(ctx)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	c := &call{m: m, span: span, cancel: cancel, done: make(chan struct{})}
-	if bad := p.calls.enter(c); bad != nil {
-		if !m.own {
-			p.out.write(errorAnswer(m.id, bad))
-		}
-		cancel()
-		span.end()
-		return
+	// What the next message brings about must find the subscription. What waits for a sign-in after
+	// an initialize was answered goes to the server in its order.
+	var reached context.Context
+	waits := opened != nil && opened.isOurs() && !opened.isDone() && m.method != "ping"
+	if !m.isRequest() || m.method == "subscriptions/listen" || waits {
+		reached, c.reached = context.WithCancel(context.Background())
 	}
-	switch m.method {
-	case "initialize":
-		p.early.last = c
+	switch {
+	case !m.isRequest():
+	case m.method == "initialize":
 		c.intercept = func(d *document) bool {
 			if d.result != nil {
 				p.session.handshake.initialize.Store(m)
 			}
 			return !p.legacy.chosen() && p.bridge.intercept(work, c, d)
 		}
-	case "tools/list":
+	case m.method == "tools/list":
 		c.edit = func(answer []byte) []byte {
 			if m.version != "" {
 				answer = p.tools.learn(answer)
@@ -231,26 +209,53 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 			return p.hidden.shown(answer)
 		}
 	}
-	// What the next message brings about must find the subscription. What waits for a sign-in after
-	// an initialize was answered goes to the server in its order.
-	waits := opened != nil && opened.isOurs() && !opened.isDone() && m.method != "ping"
-	if waits || m.method == "subscriptions/listen" {
-		c.reached = make(chan struct{})
-		p.delivered = c.reached
-	}
-	started := p.calls.start(func() {
+	bad := p.calls.enter(c, func() {
 		p.forward(ctx, c, delivered, opened)
-		if c.reached != nil {
+		if m.isRequest() && c.reached != nil && delivered != nil {
 			<-delivered // or what follows c would overtake what came before it
-			c.hasReached()
 		}
-		if m.method == "initialize" {
+		c.hasReached()
+		if m.isRequest() && m.method == "initialize" {
 			p.early.announce(c)
 		}
 	})
-	if !started {
-		cancel() // stop has answered it
+	switch {
+	case bad != nil:
+		if m.isRequest() && !m.own {
+			p.out.write(errorAnswer(m.id, bad))
+		}
+		c.hasReached()
+		c.cancel()
+		span.end()
+		return
+	case !m.isRequest():
+		p.untaken.Add(int64(len(m.raw) + notifyCost))
+	case m.method == "initialize":
+		p.early.last = c
 	}
+	if reached != nil {
+		p.delivered = reached.Done()
+	}
+}
+
+// hasRoom waits until the server has taken the notifications before m, if they are very many. A
+// server that does not even then must not keep from it what stands behind m on stdin, such as an
+// answer that it waits for: m is lost, and so is what else there is no room for.
+func (p *proxy) hasRoom(ctx context.Context, m *message) bool {
+	if m.isRequest() || m.response || m.method == "notifications/cancelled" {
+		return true
+	}
+	switch untaken := p.untaken.Load(); {
+	case untaken < maxUntaken/2:
+		p.flooded = false
+	case untaken >= maxUntaken && !p.flooded:
+		awaitClosed(ctx, p.delivered, floodWait)
+		if p.flooded = p.untaken.Load() >= maxUntaken/2; p.flooded {
+			p.delivered = nil // what is stuck has held up enough
+			p.log.warnf("%s takes no notifications: those that come now are lost", p.server.Host)
+		}
+	}
+	return !p.flooded
 }
 
 func nameOf(m *message) string {
@@ -260,28 +265,32 @@ func nameOf(m *message) string {
 	return excerpt(m.method)
 }
 
+// nameAttributes says which attribute the name in a message's params is.
+var nameAttributes = map[string]attribute{
+	"tools/call": attrToolName, "prompts/get": attrPromptName,
+}
+
 // startSpan opens the span of a message under the parent that the client named.
 func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *span) {
 	if p.trace == nil {
 		return ctx, nil
 	}
-	if parent, ok := unquote(member(m.meta, "traceparent")); ok {
-		ctx = withRemoteParent(ctx, parent)
-	}
+	parent, _ := unquote(member(m.meta, "traceparent"))
+	ctx = withRemoteParent(ctx, parent)
+	attrTarget := nameAttributes[m.method]
 	name, target := nameOf(m), ""
-	if m.method == "tools/call" || m.method == "prompts/get" {
+	if attrTarget != "" {
 		target, _ = unquote(member(m.params, "name"))
 		name = strings.TrimSpace(name + " " + excerpt(target))
 	}
 	ctx, span := p.trace.start(ctx, name, spanServer)
 	span.setString(attrMCPMethod, m.method)
 	span.setString(attrTransport, "pipe")
-	switch m.method {
-	case "tools/call":
+	if m.method == "tools/call" {
 		span.setString(attrOperation, "execute_tool")
-		span.setString(attrToolName, target)
-	case "prompts/get":
-		span.setString(attrPromptName, target)
+	}
+	if attrTarget != "" {
+		span.setString(attrTarget, target)
 	}
 	if m.id != nil {
 		span.setString(attrRequestID, string(bytes.Trim(m.id, `"`)))
@@ -295,22 +304,32 @@ func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *sp
 	return ctx, span
 }
 
-// forward serves a request from its turn to its answer.
+// forward serves a message from its turn to its answer or delivery. A notification before it may be
+// stuck, and must not hold it up for good.
 func (p *proxy) forward(
 	ctx context.Context, c *call, delivered <-chan struct{}, opened *call,
 ) {
-	size := len(c.m.raw)
-	defer forget(size)
+	defer forget(len(c.m.raw))
 	defer c.cancel()
+	if !c.m.isRequest() {
+		defer p.untaken.Add(-int64(len(c.m.raw) + notifyCost))
+	}
 	err := p.hidden.refuse(c.m)
-	var result []byte
+	var result []byte // of a message that is not to be sent
 	if err == nil {
-		result, err = p.awaitTurn(ctx, c.m, delivered, opened)
+		result, err = p.early.await(ctx, c.m, opened)
 	}
 	switch {
+	case err != nil:
 	case result != nil:
 		c.answer(resultAnswer(c.m.id, result))
-	case err == nil:
+	case delivered != nil && !awaitClosed(ctx, delivered, deliveryWait):
+		err = ctx.Err()
+	case !c.m.isRequest():
+		if err = p.eraOf(c.m).notify(ctx, c.m); err == nil {
+			c.answer(nil)
+		}
+	default:
 		select {
 		case p.slots <- struct{}{}:
 			err = p.call(ctx, c)
@@ -325,28 +344,22 @@ func (p *proxy) forward(
 	c.fail(err) // does nothing for a call that was answered
 }
 
-// awaitTurn waits for the messages that must reach the server first. A notification may be stuck,
-// and must not hold up everything for good. What has a result is not to be sent.
-func (p *proxy) awaitTurn(
-	ctx context.Context, m *message, delivered <-chan struct{}, opened *call,
-) (result []byte, err error) {
-	if result, err := p.early.await(ctx, m, opened); result != nil || err != nil {
-		return result, err
-	}
+// awaitClosed waits until a channel is closed, at most for d; false if ctx ends first.
+func awaitClosed(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
 	select {
-	case <-delivered:
-		return nil, nil
+	case <-done:
+		return true
 	default:
 	}
-	timer := time.NewTimer(deliveryWait)
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-delivered:
+	case <-done:
 	case <-timer.C:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return false
 	}
-	return nil, nil
+	return true
 }
 
 // eraOf is the era of a message. A host that speaks both revisions needs no bridge for a message
@@ -391,19 +404,6 @@ func (p *proxy) call(ctx context.Context, c *call) error {
 	}
 }
 
-// deliver has a notification or a response delivered in its turn.
-func (p *proxy) deliver(
-	ctx context.Context, m *message, delivered <-chan struct{}, opened *call,
-) error {
-	if result, err := p.awaitTurn(ctx, m, delivered, opened); result != nil || err != nil {
-		return err
-	}
-	if err := p.hidden.refuse(m); err != nil {
-		return err
-	}
-	return p.eraOf(m).notify(ctx, m)
-}
-
 // cancel serves notifications/cancelled; true if it goes no further.
 func (p *proxy) cancel(m *message) bool {
 	c := p.calls.lookup(member(m.params, "requestId"))
@@ -429,20 +429,16 @@ func (p *proxy) ask(
 	ctx context.Context, m *message, heard heardFunc,
 ) (*document, error) {
 	posted, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	c := &call{m: m.asOwn(), heard: heard, cancel: cancel, done: make(chan struct{})}
-	if p.calls.enter(c) != nil {
-		cancel()
-		return nil, errStopping
-	}
 	defer context.AfterFunc(ctx, cancel)()
-	started := p.calls.start(func() {
+	c := &call{m: m.asOwn(), heard: heard, cancel: cancel}
+	if p.calls.enter(c, func() {
 		defer cancel()
 		if err := p.call(posted, c); err != nil {
 			c.fail(err)
 		}
-	})
-	if !started {
+	}) != nil {
 		cancel()
+		return nil, errStopping
 	}
 	<-c.done
 	if c.failure != nil {
@@ -489,25 +485,24 @@ type calls struct {
 	routines sync.WaitGroup // goroutines that work for the proxy
 	said     atomic.Value   // the cause of a failure, on stderr; "" once a call was answered
 
-	mu       sync.Mutex // guards what follows, and call.loose
+	mu       sync.Mutex // guards what follows
 	open     map[string]*call
 	stopping bool
 }
 
-// call is a request that waits for its one answer.
+// call is a request that waits for its one answer, or another message that waits for its delivery.
 type call struct {
 	calls  *calls
 	m      *message
-	loose  string // what a careless server may keep of its id; "" if nobody needed it so far
+	loose  string // what a careless server may keep of its id
 	span   *span
 	cancel context.CancelFunc
 
 	sent      atomic.Bool
 	cancelled atomic.Bool
 	settled   atomic.Bool
-	done      chan struct{} // closed when it is answered
-	reached   chan struct{} // closed when the server has begun to answer; nil: nobody waits for it
-	reach     sync.Once     // closes reached
+	done      chan struct{}      // closed when it is answered
+	reached   context.CancelFunc // is told that the server has begun to answer; may be nil
 
 	// Of the era that serves it; nil where it wants none.
 	opened  func(answer *document)      // is told the result of an initialize
@@ -537,36 +532,44 @@ func (c *call) isDone() bool {
 	}
 }
 
-// start runs do in a goroutine that is waited for, unless the end has begun.
-func (s *calls) start(do func()) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopping {
-		return false // the count is waited for then, and must not rise
-	}
-	s.routines.Add(1)
-	go func() {
-		defer s.routines.Done()
-		do()
-	}()
-	return true
-}
-
-// enter makes c one of the open calls; the error is its answer if it cannot be one.
-func (s *calls) enter(c *call) *rpcError {
-	c.calls = s
+// enter makes c one of the open calls and has do serve it; the error is its answer if it cannot be
+// one.
+func (s *calls) enter(c *call, do func()) *rpcError {
+	c.calls, c.loose, c.done = s, looseID(c.m.id), make(chan struct{})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.stopping:
 		return asRPCError(errStopping)
+	case !c.m.isRequest():
 	case s.open[string(c.m.id)] != nil:
 		text := "invalid request: a request with this id is still open"
 		return &rpcError{Code: codeInvalidRequest, Message: text}
+	default:
+		s.open[string(c.m.id)] = c
 	}
-	s.open[string(c.m.id)] = c
 	s.pending.Add(1)
+	s.run(do)
 	return nil
+}
+
+// start runs do in a goroutine that is waited for, unless the end has begun: the count is waited for
+// then, and must not rise.
+func (s *calls) start(do func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopping {
+		s.run(do)
+	}
+	return !s.stopping
+}
+
+func (s *calls) run(do func()) {
+	s.routines.Add(1)
+	go func() {
+		defer s.routines.Done()
+		do()
+	}()
 }
 
 func (s *calls) lookup(id []byte) *call {
@@ -605,33 +608,23 @@ func (s *calls) find(c *call, id []byte) *call {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c != nil && bytes.Equal(id, c.m.id) {
+	exact := s.open[string(id)]
+	if c != nil && (bytes.Equal(id, c.m.id) || exact == nil && isNull(id)) {
 		return c
 	}
-	if exact := s.open[string(id)]; exact != nil {
+	if exact != nil || isNull(id) {
 		return exact
 	}
-	if isNull(id) {
-		return c
-	}
 	meant := looseID(id)
-	if c != nil && c.means(meant) {
+	if c != nil && c.loose == meant {
 		return c
 	}
 	for _, other := range s.open {
-		if other.means(meant) {
+		if other.loose == meant {
 			return other
 		}
 	}
 	return nil
-}
-
-// means reports whether an id that a server answers with may be the call's; calls.mu is held.
-func (c *call) means(loose string) bool {
-	if c.loose == "" {
-		c.loose = looseID(c.m.id)
-	}
-	return loose == c.loose
 }
 
 // isNull: errors may come without id, or with null.
@@ -652,7 +645,7 @@ func looseID(raw []byte) string {
 
 func (c *call) hasReached() {
 	if c.reached != nil {
-		c.reach.Do(func() { close(c.reached) })
+		c.reached()
 	}
 }
 
@@ -663,8 +656,10 @@ func (c *call) settle() bool {
 		return false
 	}
 	c.calls.mu.Lock()
-	delete(c.calls.open, string(c.m.id)) // before the answer: the client may use the id again
-	c.calls.mu.Unlock()
+	defer c.calls.mu.Unlock()
+	if c.m.isRequest() {
+		delete(c.calls.open, string(c.m.id)) // before the answer: the client may use the id again
+	}
 	return true
 }
 
@@ -689,7 +684,14 @@ func (c *call) fail(err error) {
 	}
 	defer c.finish()
 	c.failure = err
-	if c.isOurs() || c.cancelled.Load() {
+	switch {
+	case c.isOurs() || c.cancelled.Load():
+		return
+	case !c.m.isRequest():
+		c.span.fail("delivery")
+		if !errors.Is(err, context.Canceled) {
+			c.calls.complain(nameOf(c.m)+" was not delivered: ", err)
+		}
 		return
 	}
 	answer := asRPCError(err)
@@ -716,12 +718,15 @@ func (s *calls) complain(name string, err error) {
 	}
 }
 
-// answer hands the server's answer to the client, under the client's own id.
+// answer hands the server's answer to the client, under the client's own id. d is nil for what gets
+// none.
 func (c *call) answer(d *document) {
 	if !c.settle() {
 		return
 	}
-	c.calls.said.Store("")
+	if d != nil {
+		c.calls.said.Store("")
+	}
 	if c.opened != nil && d.result != nil {
 		c.opened(d)
 	}
@@ -734,7 +739,7 @@ func (c *call) answer(d *document) {
 func (c *call) finishWith(d *document) {
 	const maxLooked = 64 << 10 // bytes of a result that are looked into for the trace's sake
 	defer c.finish()
-	if c.isOurs() {
+	if c.isOurs() || !c.m.isRequest() {
 		c.reply = d
 		return
 	}

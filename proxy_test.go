@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestAnswers(t *testing.T) {
@@ -165,6 +166,71 @@ func TestNotificationsKeepTheirOrder(t *testing.T) {
 			t.Errorf("the request after notification %d overtook it", i)
 		}
 	}
+}
+
+// A host may say more than the server takes: what there is no room for waits on stdin.
+func TestFloodOfNotifications(t *testing.T) {
+	t.Parallel()
+	const n = 2 * maxUntaken >> 20
+	server := startMCP(t)
+	release := server.hold("notifications/0")
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	time.AfterFunc(time.Second, release)
+	p.flood(n)
+	server.await(fmt.Sprintf("notifications/%d", n-1), 1)
+	labels := slices.DeleteFunc(server.labels(), func(l string) bool { return l == "GET" })[2:]
+	for i, got := range labels {
+		if want := fmt.Sprintf("notifications/%d", i); got != want {
+			t.Fatalf("got %s, want %s", got, want)
+		}
+	}
+}
+
+// flood sends n notifications of 1 MiB each.
+func (p *testProxy) flood(n int) {
+	for i := 0; i < n; i++ {
+		p.notify(fmt.Sprintf("notifications/%d", i), `{"x":"`+strings.Repeat("x", 1<<20)+`"}`)
+	}
+}
+
+// A server that takes none does not keep the host's answers, pings and cancellations behind them.
+func TestFloodBeforeStuckServer(t *testing.T) {
+	t.Parallel()
+	const n = 2 * maxUntaken >> 20
+	server := startMCP(t)
+	release := make(chan struct{})
+	taken := 0
+	server.on("*", func(w http.ResponseWriter, r *fakeRequest) bool {
+		if number := strings.TrimPrefix(r.msg.Method, "notifications/"); number != "" && isDigit(number[0]) {
+			server.change(func() { taken++ })
+			<-release
+		}
+		return false
+	})
+	server.hold("tools/call slow")
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	slow := p.request("tools/call", `{"name":"slow"}`)
+	server.await("tools/call slow", 1)
+	p.flood(n)
+	p.unexpect(slow)
+	p.notify("notifications/cancelled", `{"requestId":`+slow+`}`)
+	p.send(`{"jsonrpc":"2.0","id":"s1","result":{}}`)
+	p.call("ping", "")
+	server.await("notifications/cancelled", 1)
+	server.await("response", 1)
+	p.awaitStderr("takes no notifications")
+	server.mu.Lock()
+	if taken > n/2 {
+		t.Errorf("%d MiB of notifications were held, want %d at most", taken, n/2)
+	}
+	server.mu.Unlock()
+	close(release)
+	eventually(t, "notifications again", func() bool {
+		p.notify("notifications/again", "")
+		return server.count("notifications/again") > 0
+	})
 }
 
 func TestNothingIsSentBeforeInitializeIsAnswered(t *testing.T) {
