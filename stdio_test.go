@@ -279,8 +279,8 @@ func TestLineWriterWithoutReader(t *testing.T) {
 	ctx, stop := context.WithCancelCause(context.Background())
 	w := &lineWriter{w: pipe, stop: stop}
 	w.write([]byte("x"))
-	if err := context.Cause(ctx); !errors.Is(err, errStdoutClosed) {
-		t.Errorf("got %v, want %v", err, errStdoutClosed)
+	if err := context.Cause(ctx); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("got %v, want %v", err, io.ErrClosedPipe)
 	}
 }
 

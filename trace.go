@@ -146,7 +146,7 @@ type span struct {
 
 	mu     sync.Mutex // guards what follows
 	line   []byte     // of the file, as far as it is known; nil once the span has ended
-	failed bool
+	status string     // the members of its status
 }
 
 type spanKey struct{} // of a *span in a context
@@ -223,15 +223,11 @@ func (s *span) traceparent() string {
 }
 
 // setString adds an attribute. A key is set once: the keys of a span are unique.
-func (s *span) setString(key attribute, v string) {
-	if s != nil {
-		s.set(key, `stringValue":`, traceString(v))
-	}
-}
+func (s *span) setString(key attribute, v string) { s.set(key, "stringValue", v) }
 
 func (s *span) setInt(key attribute, v int) {
-	if s != nil {
-		s.set(key, `intValue":`, `"`+strconv.Itoa(v)+`"`)
+	if s != nil { // which formats no number
+		s.set(key, "intValue", strconv.Itoa(v))
 	}
 }
 
@@ -243,11 +239,15 @@ func (s *span) setHash(key hashedAttribute, v string) {
 	}
 }
 
-func (s *span) set(key attribute, kind, value string) {
+func (s *span) set(key attribute, kind, v string) {
+	if s == nil {
+		return
+	}
+	v = traceString(v)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.line != nil {
-		s.line = appendAll(s.line, `{"key":"`, string(key), `","value":{"`, kind, value, "}},")
+		s.line = appendAll(s.line, `{"key":"`, string(key), `","value":{"`, kind, `":`, v, "}},")
 	}
 }
 
@@ -260,7 +260,7 @@ func (s *span) fail(errorType string) {
 	s.setString(attrErrorType, errorType)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.failed = true
+	s.status = `"code":2` // STATUS_CODE_ERROR
 }
 
 // An errorKind gives an error the error.type of the spans that fail by it.
@@ -289,13 +289,9 @@ func (s *span) end() {
 	if s.line == nil {
 		return
 	}
-	status := ""
-	if s.failed {
-		status = `"code":2` // STATUS_CODE_ERROR
-	}
 	took := time.Since(s.start) // monotonic: the wall clock may be set meanwhile
 	line := appendAll(bytes.TrimSuffix(s.line, []byte(",")), `],"endTimeUnixNano":"`,
-		strconv.FormatInt(s.start.Add(took).UnixNano(), 10), `","status":{`, status, "}}]}]}]}\n")
+		strconv.FormatInt(s.start.Add(took).UnixNano(), 10), `","status":{`, s.status, "}}]}]}]}\n")
 	s.line = nil
 	select {
 	case s.tracer.ended <- line:

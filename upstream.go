@@ -168,14 +168,27 @@ func backoff(attempt int) time.Duration { return firstBackoff << (attempt - 1) }
 
 // sleep waits for d; false if ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
+	awaitClosed(ctx, nil, d)
+	return ctx.Err() == nil
+}
+
+// awaitClosed waits until a channel is closed, at most for d and until ctx ends, and reports whether
+// it is.
+func awaitClosed(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
+	select {
+	case <-done:
+		return true
+	default:
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-done:
 		return true
+	case <-timer.C:
 	case <-ctx.Done():
-		return false
 	}
+	return false
 }
 
 // retryAfter is how long a server that is overloaded asks to wait (RFC 9110, section 10.2.3:
@@ -245,8 +258,8 @@ func mediaType(resp *http.Response) string {
 	return media
 }
 
-// A responseBody is read from its first byte that says what it is: a byte order mark (.NET) and white space
-// before it are skipped.
+// A responseBody is read from its first byte that says what it is: a byte order mark (.NET) and
+// white space before it are skipped.
 type responseBody struct {
 	*bufio.Reader
 	io.Closer
@@ -255,28 +268,21 @@ type responseBody struct {
 
 func bodyOf(resp *http.Response) *responseBody {
 	b := &responseBody{Reader: bufio.NewReaderSize(resp.Body, 16), Closer: resp.Body}
-	for {
-		c, err := b.ReadByte()
-		if err != nil {
-			return b
-		}
+	for c, err := b.ReadByte(); err == nil; c, err = b.ReadByte() {
 		if strings.IndexByte(white+byteOrderMark, c) < 0 {
 			b.first = c
 			_ = b.UnreadByte() // of a byte that was just read
-			return b
+			break
 		}
 	}
+	return b
 }
 
 // isEvents reports whether it begins as an event stream does.
 func (b *responseBody) isEvents() bool {
 	start, _ := b.Peek(len("data:")) // no event is shorter
-	for _, field := range []string{":", "data:", "id:", "event", "retry"} {
-		if bytes.HasPrefix(start, []byte(field)) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc([]string{":", "data:", "id:", "event", "retry"},
+		func(field string) bool { return bytes.HasPrefix(start, []byte(field)) })
 }
 
 // mayRun keeps a client from sending again what is done already.
@@ -430,8 +436,8 @@ func (u *upstream) fromServer(c *call, d *document) (bad error) {
 	return nil
 }
 
-// settle brings a response to the call that its id means. c is the call whose stream or body it came
-// in, nil if that belongs to none.
+// settle brings a response to the call that its id means. c is the call whose stream or body it
+// came in, nil if that belongs to none.
 func (u *upstream) settle(c *call, id []byte, d *document) error {
 	target := u.calls.find(c, id)
 	switch {
