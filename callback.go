@@ -33,7 +33,7 @@ const (
 	firstGivenPort    = 3000
 	lastGivenPort     = 3010
 	callbackTimeout   = 10 * time.Second // for reading one request
-	pageTimeout       = 40 * time.Second // for the page to wait for the token
+	pasteTimeout      = 5 * time.Minute  // for the page of a pasted answer
 	lingerEnded       = 30 * time.Second // for a page that is loaded again
 	lingerExpired     = 3 * time.Minute  // for a user who comes too late
 	makeWayTimeout    = time.Second
@@ -45,62 +45,45 @@ type callback struct {
 	redirect  *url.URL
 	listeners []net.Listener
 	server    http.Server
-	left      chan struct{}            // holds one for each listener that was closed
-	answers   chan authorizationAnswer // holds one
-	expected
+	left      chan struct{}   // holds one for each listener that was closed
+	answers   chan url.Values // holds one
+
+	host, retry string // of the MCP server, and the command for another sign-in: for the pages
+	issuer      string
+	needsIss    bool              // the issuer says its name in a response
+	notify      func(text string) // tells everybody who waits
 
 	// What the browser that we open is given is an address of our own, good once. Everybody on this
 	// machine can read the arguments of a program, and what a server chose is text that xdg-open,
 	// wslview or PowerShell may act on. The address marks the browser with a cookie and leads on;
 	// without the cookie no answer to it is taken (RFC 9700, section 4.7.1: state is bound to the
 	// user agent).
-	startPath string // /start/NONCE; "" before serve
-	cookie    string
+	startPath string // /start/NONCE; "" before expect
 
 	mu       sync.Mutex            // guards what follows
 	printed  authorizationRequest  // at the address that people are shown
-	opened   authorizationRequest  // in the browser that we open; without a state no answer is taken
-	started  bool                  // a browser has the cookie
+	opened   authorizationRequest  // in the browser that we open; without a state none is taken
+	cookie   string                // that a browser has; "" while none has it
 	noState  bool                  // it was told that an error came without a state
 	answered *authorizationRequest // the one of the two whose answer was taken
 	decided  chan page             // takes the page for that answer; nil if there is none
-	last     *page                 // how the sign-in ended
-}
-
-// expected says what a valid answer looks like, and what the pages name.
-type expected struct {
-	host     string // of the MCP server
-	retry    string // the command to type for another sign-in
-	issuer   string
-	needsIss bool
-	notify   func(text string) // tells everybody who waits
+	last     page                  // how the sign-in ended; without a status while it goes on
 }
 
 type authorizationRequest struct{ url, state string }
-
-type authorizationAnswer struct {
-	code string
-	err  error
-}
 
 // listenForGivenClient listens where a client that was registered by hand expects it: exactly where
 // the user said, else on the first free of the ports that the documentation names for registering.
 func listenForGivenClient(exact *url.URL) (*callback, error) {
 	if exact != nil {
-		cb, err := listenAt(exact)
-		if err != nil {
-			err = fmt.Errorf("the redirect URI %s cannot be used: port %s is in use", exact, exact.Port())
-			err = withHint(err, "end the program that uses it, or register another redirect URI and "+
-				"give it with --redirect-uri")
-		}
-		return cb, err
+		return listenAt(exact)
 	}
 	return listenBetween(firstGivenPort, lastGivenPort)
 }
 
 func listenBetween(first, last int) (*callback, error) {
 	for port := first; port <= last; port++ {
-		host := net.JoinHostPort(localHost, strconv.Itoa(port))
+		host := fmt.Sprint("localhost:", port)
 		cb, err := listenAt(&url.URL{Scheme: "http", Host: host, Path: givenRedirectPath})
 		if err == nil {
 			return cb, nil
@@ -135,11 +118,14 @@ func listenAt(redirect *url.URL) (*callback, error) {
 		listeners, err = listen(redirect)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listen for the sign-in: %w", err)
+		err = fmt.Errorf("the redirect URI %s cannot be used: port %s is in use",
+			redirect, portOf(redirect))
+		return nil, withHint(err, "end the program that uses it, or register another redirect URI "+
+			"and give it with --redirect-uri")
 	}
 	return &callback{
 		redirect: redirect, listeners: listeners,
-		left: make(chan struct{}, len(listeners)), answers: make(chan authorizationAnswer, 1),
+		left: make(chan struct{}, len(listeners)), answers: make(chan url.Values, 1),
 	}, nil
 }
 
@@ -184,27 +170,37 @@ func hasIPv6() bool {
 // makeWay asks a process of ours that only shows how a sign-in ended to leave the port. To any
 // other program it is a request for a page that does not exist.
 func makeWay(redirect *url.URL) bool {
-	status, err := getDirectly("http://"+redirect.Host+startPath, makeWayTimeout)
-	return err == nil && status == http.StatusNoContent
+	return getDirectly("http://"+redirect.Host+startPath, makeWayTimeout) == http.StatusNoContent
 }
 
-// getDirectly sends a request to this machine, through no proxy, and follows no redirect.
-func getDirectly(address string, timeout time.Duration) (status int, err error) {
-	client := http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: noRedirect, Timeout: timeout,
-	}
+// getDirectly sends a request to this machine, through no proxy, and follows no redirect. The
+// status is 0 if there is no answer.
+func getDirectly(address string, timeout time.Duration) (status int) {
+	direct := &http.Transport{DisableKeepAlives: true}
+	client := http.Client{Transport: direct, CheckRedirect: noRedirect, Timeout: timeout}
 	resp, err := client.Get(address)
 	if err != nil {
-		return 0, err
+		return 0
 	}
 	discard(resp)
-	return resp.StatusCode, nil
+	return resp.StatusCode
 }
 
-// serve begins to wait for an answer. start is what the browser is to be given.
-func (cb *callback) serve(e expected, printed, opened authorizationRequest) (start string) {
-	cb.expected, cb.printed, cb.opened = e, printed, opened
-	cb.startPath, cb.cookie = startPath+newState(), newState()
+// expect waits for the answer to one of two requests. The first call returns what the browser is to
+// be given; a later one sends the browser of the answer that was taken on to its request.
+func (cb *callback) expect(printed, opened authorizationRequest) (start string) {
+	cb.mu.Lock()
+	defer cb.mu.Unlock()
+	cb.printed = printed
+	if !cb.serving() || cb.opened.state != "" {
+		cb.opened = opened
+	}
+	if cb.serving() {
+		cb.decided <- page{next: cb.answered.url}
+		cb.decided = nil
+		return ""
+	}
+	cb.startPath = startPath + newState()
 	cb.server.Handler, cb.server.ReadTimeout = cb, callbackTimeout
 	cb.server.MaxHeaderBytes = maxCallbackHeader
 	for _, l := range cb.listeners {
@@ -219,36 +215,27 @@ func (cb *callback) serve(e expected, printed, opened authorizationRequest) (sta
 // serving reports whether a browser may be on its way here.
 func (cb *callback) serving() bool { return cb.startPath != "" }
 
-// again sends the browser of the answer that was taken to the next request.
-func (cb *callback) again(printed, opened authorizationRequest) {
-	cb.mu.Lock()
-	defer cb.mu.Unlock()
-	cb.printed = printed
-	if cb.opened.state != "" {
-		cb.opened = opened
-	}
-	cb.decided <- page{next: cb.answered.url}
-	cb.decided = nil
-}
-
 // end has the pages say how the sign-in ended, also to whoever comes back or comes too late.
 func (cb *callback) end(err error) {
 	cb.mu.Lock()
 	defer cb.mu.Unlock()
-	last := cb.endPage(err)
+	cb.last = cb.endPage(err)
 	if cb.decided != nil {
-		cb.decided <- last
+		cb.decided <- cb.last
 	} else if err != nil {
-		last = pageExpired
+		cb.last = page{status: http.StatusGone, title: "Too late",
+			text: "This sign-in has expired. Start again from your application."}
 	}
-	cb.last = &last
 }
 
 // linger goes on with that for a while, until ctx ends or another sign-in wants the port.
 func (cb *callback) linger(ctx context.Context) {
+	if cb == nil {
+		return
+	}
 	defer cb.close()
 	stay := lingerEnded
-	if cb.last.status == pageExpired.status {
+	if cb.last.status == http.StatusGone {
 		stay = lingerExpired
 	}
 	ctx, cancel := context.WithTimeout(ctx, stay)
@@ -269,16 +256,11 @@ func (cb *callback) close() {
 	closeAll(cb.listeners) // where nothing was served
 }
 
-// ServeHTTP takes one valid authorization response; everything else is refused and the wait goes
-// on.
+// ServeHTTP takes one valid response; everything else is refused and the wait goes on.
 func (cb *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p, decided := cb.receive(w, r)
 	if decided != nil {
-		select {
-		case p = <-decided:
-		case <-time.After(pageTimeout):
-			p = cb.endPage(errors.New("the authorization server gave no token in time"))
-		}
+		p = <-decided // from expect or end
 	}
 	p.write(w, r)
 }
@@ -288,26 +270,24 @@ func (cb *callback) receive(w http.ResponseWriter, r *http.Request) (page, <-cha
 	cb.mu.Lock()
 	defer cb.mu.Unlock()
 	path, ours, q := r.URL.EscapedPath(), cb.redirect.EscapedPath(), r.URL.Query()
-	if ours == "" {
-		ours = "/" // which browsers ask for then
-	}
 	start := equal(path, cb.startPath)
+	isOurs := path == ours || ours == "" && path == "/" // as browsers write it
 	switch {
-	case cb.last != nil && path == startPath && isNavigation(r):
+	case cb.last.status != 0 && path == startPath && isNavigation(r):
 		closeAll(cb.listeners)
 		return page{status: http.StatusNoContent}, nil
-	case !start && path != ours || r.Method != http.MethodGet:
-		return pageOther(http.StatusNotFound), nil
+	case !start && !isOurs || r.Method != http.MethodGet:
+		return page{status: http.StatusNotFound, title: pageOther.title, text: pageOther.text}, nil
 	// Another name that leads here is DNS rebinding; an Origin is a script's request, where a
 	// redirect is a navigation and has none.
 	case !sameOrigin(cb.redirect, &url.URL{Scheme: "http", Host: r.Host}) || !isNavigation(r):
-		return pageOther(http.StatusBadRequest), nil
+		return pageOther, nil
 	case start:
 		return cb.leadOn(w, r), nil
 	}
 	for _, name := range []string{"state", "iss", "code", "error"} {
 		if len(q[name]) > 1 { // RFC 6749, section 3.1: none may be there twice
-			return pageOther(http.StatusBadRequest), nil
+			return pageOther, nil
 		}
 	}
 	state, failure := q.Get("state"), q.Get("error")
@@ -324,20 +304,22 @@ func (cb *callback) receive(w http.ResponseWriter, r *http.Request) (page, <-cha
 			cb.notify("an answer to the sign-in has the error " + failure +
 				" and no state: it was not taken")
 		}
-		return cb.pageNoState(failure), nil
+		return page{status: http.StatusBadRequest, title: "Not taken", command: cb.retry,
+			text: "The answer has the error " + failure +
+				", but not what shows that it belongs to this sign-in."}, nil
 	case !equal(state, request.state):
-		return pageOther(http.StatusBadRequest), nil
+		return pageOther, nil
 	case request == &cb.opened && !cb.hasCookie(r):
 		return pageOtherBrowser, nil
 	case q.Get("code") == "" && failure == "":
-		return pageOther(http.StatusBadRequest), nil
-	case cb.last != nil:
-		return *cb.last, nil
+		return pageOther, nil
+	case cb.last.status != 0:
+		return cb.last, nil
 	case cb.decided != nil:
 		return pageTwice, nil
 	}
 	cb.answered, cb.decided = request, make(chan page, 1)
-	cb.answers <- cb.check(q)
+	cb.answers <- q
 	return page{}, cb.decided
 }
 
@@ -345,11 +327,12 @@ func (cb *callback) receive(w http.ResponseWriter, r *http.Request) (page, <-cha
 // on this machine may have read the address: then neither is trusted, and the address that people
 // are shown is the only one.
 func (cb *callback) leadOn(w http.ResponseWriter, r *http.Request) page {
-	if cb.started && !cb.hasCookie(r) {
+	if cb.cookie == "" {
+		cb.cookie = newState()
+	} else if !cb.hasCookie(r) {
 		cb.opened.state = ""
 		return pageOtherBrowser
 	}
-	cb.started = true
 	http.SetCookie(w, &http.Cookie{
 		Name: cb.cookieName(), Value: cb.cookie, Path: "/",
 		HttpOnly: true, SameSite: http.SameSiteLaxMode,
@@ -383,24 +366,19 @@ func (cb *callback) isFromIssuer(q url.Values) bool {
 
 // check looks at the issuer before anything else is used: an error of another server is neither
 // acted on nor shown.
-func (cb *callback) check(q url.Values) authorizationAnswer {
-	failure := q.Get("error")
-	switch {
+func (cb *callback) check(q url.Values) (code string, err error) {
+	switch failure := q.Get("error"); {
 	case !cb.isFromIssuer(q):
 		err := authErrorf("the authorization response does not come from %s: refused",
 			excerpt(cb.issuer))
-		return authorizationAnswer{err: errorKind{err, "issuer_mismatch"}}
+		return "", errorKind{err, "issuer_mismatch"}
 	case failure == codeDenied:
-		return authorizationAnswer{err: errDenied}
+		return "", errDenied
 	case failure != "":
-		err := &oauthError{
-			code: excerpt(failure), description: excerpt(q.Get("error_description")),
-		}
-		return authorizationAnswer{
-			err: authErrorf("the authorization server refused the sign-in: %w", err),
-		}
+		err := &oauthError{code: excerpt(failure), description: excerpt(q.Get("error_description"))}
+		return "", authErrorf("the authorization server refused the sign-in: %w", err)
 	}
-	return authorizationAnswer{code: q.Get("code")}
+	return q.Get("code"), nil
 }
 
 var errDenied = withHint(
@@ -415,35 +393,24 @@ type page struct {
 }
 
 var (
+	pageOther = page{status: http.StatusBadRequest, title: "Not this sign-in",
+		text: "This address takes the answer to the sign-in that is waiting: this is none, or an " +
+			"old one. Close this window and use the newest sign-in page, or start again from " +
+			"your application."}
 	pageOtherBrowser = page{status: http.StatusBadRequest, title: "Another browser",
 		text: "The sign-in was opened in another browser, or this one keeps no cookies. " +
 			"Close this window and open the address that mcp-proxy printed."}
 	pageTwice = page{status: http.StatusBadRequest, title: "Already received",
 		text: "This sign-in has been answered before. You can close this window."}
-	pageExpired = page{status: http.StatusGone, title: "Too late",
-		text: "This sign-in has expired. Start again from your application."}
 )
-
-func pageOther(status int) page {
-	return page{status: status, title: "Not this sign-in",
-		text: "This address takes the answer to the sign-in that is waiting, and this is none, or an " +
-			"old one. Close this window and use the newest sign-in page, or start again from your " +
-			"application."}
-}
-
-// pageNoState is for an error without our state. code is a registered one.
-func (cb *callback) pageNoState(code string) page {
-	return page{status: http.StatusBadRequest, title: "Not taken", command: cb.retry,
-		text: "The answer has the error " + code +
-			", but not what shows that it belongs to this sign-in."}
-}
 
 // endPage says how the sign-in ended.
 func (cb *callback) endPage(err error) page {
 	switch {
 	case err == nil:
-		return page{status: http.StatusOK, title: "Signed in", text: "mcp-proxy can now use " + cb.host +
-			" for you. You can close this window and go back to your application."}
+		return page{status: http.StatusOK, title: "Signed in",
+			text: "mcp-proxy can now use " + cb.host +
+				" for you. You can close this window and go back to your application."}
 	case errors.Is(err, errDenied):
 		return page{status: http.StatusForbidden, title: "Sign-in cancelled",
 			text: "Nothing was changed.", command: cb.retry}
@@ -458,11 +425,10 @@ const pageHTML = `<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
 <title>%[1]s – mcp-proxy</title>
 <style>
-body { font: 1.05rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-body { max-width: 32rem; margin: 18vh auto 0; padding: 0 1.5rem; }
+html { color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif; }
+body { max-width: 32rem; margin: 18vh auto 0; padding: 0 1.5rem; overflow-wrap: anywhere; }
 code span { display: inline-block; }
 </style>
 <h1><span style="color: %[2]s" aria-hidden="true">%[3]s</span> %[1]s</h1>
@@ -491,8 +457,8 @@ func (p page) write(w http.ResponseWriter, r *http.Request) {
 	}
 	if p.command != "" {
 		words := strings.ReplaceAll(html.EscapeString(p.command), " ", "</span> <span>")
-		command = "<p>Try again from your application, or run this in a terminal:</p>\n<p><code><span>" +
-			words + "</span></code></p>\n"
+		command = "<p>Try again from your application, or run this in a terminal:</p>\n" +
+			"<p><code><span>" + words + "</span></code></p>\n"
 	}
 	fmt.Fprintf(w, pageHTML, html.EscapeString(p.title), color, mark, html.EscapeString(p.text),
 		command)
@@ -500,23 +466,18 @@ func (p page) write(w http.ResponseWriter, r *http.Request) {
 
 // isTerminal reports whether a person may type there. The null device looks like one.
 func isTerminal(stdin io.Reader) bool {
-	f, ok := stdin.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
+	f, _ := stdin.(*os.File)
+	info, err := f.Stat() // an error if it is no file
 	null, _ := os.Stat(os.DevNull)
 	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !os.SameFile(info, null)
 }
 
-// readAnswers is for a user whose browser is on another machine: it ends at an address that it
-// cannot reach, which is pasted into the terminal. The function that is returned must be called
-// with every redirect URI that a browser will end at.
+// readAnswers is for a user whose browser is on another machine: where that ends is pasted into the
+// terminal. shown must be called with every redirect URI that a browser will end at.
 func readAnswers(terminal io.Reader, log *logger) (shown func(redirect *url.URL)) {
 	var current atomic.Pointer[url.URL]
 	go func() {
 		lines := bufio.NewScanner(terminal)
-		lines.Buffer(nil, maxCallbackHeader)
 		for lines.Scan() {
 			if line := strings.Trim(lines.Text(), " \t\r'\""); line != "" {
 				if err := deliver(line, current.Load()); err != nil {
@@ -535,32 +496,28 @@ func readAnswers(terminal io.Reader, log *logger) (shown func(redirect *url.URL)
 // deliver takes a pasted address to the callback at redirect, of this process or of the one that
 // signs in, which checks it as it checks every other. Nothing else is requested.
 func deliver(pasted string, redirect *url.URL) error {
-	if redirect == nil {
+	switch {
+	case redirect == nil:
 		return errors.New("nothing is to be pasted for this sign-in")
+	case !isResponse(pasted, redirect):
+		return withHint(errors.New("that is not where the sign-in page leads to"),
+			"paste the address that begins with %s?", redirect)
 	}
-	u, err := pastedAnswer(pasted, redirect)
-	if err != nil {
-		return err
-	}
-	switch status, err := getDirectly(u.String(), 2*pageTimeout); {
-	case err != nil:
-		return withHint(errors.New("nobody waits for that address any more"), "start the sign-in again")
-	case status == http.StatusBadRequest || status == http.StatusNotFound:
+	switch getDirectly(pasted, pasteTimeout) {
+	case 0:
+		return withHint(errors.New("nobody waits for that address any more"),
+			"start the sign-in again")
+	case http.StatusBadRequest, http.StatusNotFound:
 		return withHint(errors.New("that is not the answer to this sign-in: it may be an old one"),
 			"sign in at the page above, and paste where it ends")
 	}
 	return nil // the sign-in says what comes of it
 }
 
-// pastedAnswer parses an address of the callback at redirect with an answer in it.
-func pastedAnswer(pasted string, redirect *url.URL) (*url.URL, error) {
-	u, err := url.Parse(pasted)
-	if err != nil || u.Scheme != redirect.Scheme || u.Host != redirect.Host ||
-		u.Path != redirect.Path || u.RawQuery == "" || strings.Contains(u.RawQuery, " ") {
-		return nil, withHint(errors.New("that is not where the sign-in page leads to"),
-			"paste the address that begins with %s?", redirect)
-	}
-	return u, nil
+// isResponse reports whether an address is one of the callback at redirect, with an answer in it.
+func isResponse(pasted string, redirect *url.URL) bool {
+	answer, ok := strings.CutPrefix(pasted, redirect.String()+"?")
+	return ok && answer != "" && isVisible(answer) && !strings.Contains(answer, " ")
 }
 
 // redirectOf is where a sign-in page sends the browser back to; nil if it does not.

@@ -477,10 +477,10 @@ func TestIssuerIsComparedAsWritten(t *testing.T) {
 		"": false, "as.example/tenant": false,
 	} {
 		for _, needed := range []bool{false, true} {
-			cb := &callback{expected: expected{issuer: issuer, needsIss: needed}}
-			got := cb.check(url.Values{"iss": {iss}, "code": {"c"}})
-			if (got.err == nil) != want || (got.code != "") != want {
-				t.Errorf("%q, needed %v: got %q (%v)", iss, needed, got.code, got.err)
+			cb := &callback{issuer: issuer, needsIss: needed}
+			code, err := cb.check(url.Values{"iss": {iss}, "code": {"c"}})
+			if (err == nil) != want || (code != "") != want {
+				t.Errorf("%q, needed %v: got %q (%v)", iss, needed, code, err)
 			}
 		}
 	}
@@ -546,9 +546,9 @@ func TestHostOfDefaultPort(t *testing.T) {
 		"localhost:8080": 400, "localhost.": 400, "": 400, "evil.example": 400,
 	} {
 		cb := &callback{
-			redirect: parsedURL(t, "http://localhost:80/cb"), answers: make(chan authorizationAnswer, 1),
+			redirect: parsedURL(t, "http://localhost:80/cb"), answers: make(chan url.Values, 1),
 		}
-		cb.serve(expected{}, authorizationRequest{state: "state"}, authorizationRequest{})
+		cb.expect(authorizationRequest{state: "state"}, authorizationRequest{})
 		done := make(chan struct{})
 		go func() {
 			select {
@@ -673,10 +673,10 @@ func TestCallbackEnds(t *testing.T) {
 	t.Parallel()
 	cb, err := listenForRegistration(nil, false, localAddress, "https://as.example")
 	fatal(t, err)
-	cb.serve(expected{}, authorizationRequest{state: "state"}, authorizationRequest{})
+	cb.expect(authorizationRequest{state: "state"}, authorizationRequest{})
 	go knock(t, "GET", cb.redirect.String()+"?state=state&code=c", nil)
-	if a := <-cb.answers; a.code != "c" || a.err != nil {
-		t.Errorf("got %q (%v)", a.code, a.err)
+	if code, err := cb.check(<-cb.answers); code != "c" || err != nil {
+		t.Errorf("got %q (%v)", code, err)
 	}
 	cb.end(nil)
 	cb.close()

@@ -30,7 +30,7 @@ const (
 	followGrace     = 3 * time.Second  // for the leader to say that its time is over
 	maxDetached     = 3                // started for one message
 	firstFollow     = 20 * time.Millisecond
-	followInterval  = 500 * time.Millisecond // each costs a waiting process 0.5 ms of CPU
+	maxFollow       = 500 * time.Millisecond // each costs a waiting process 0.5 ms of CPU
 	windowInterval  = time.Minute            // between browser windows that led to no token
 	lockLogin       = "login"                // held while somebody signs in
 	lockRefresh     = "refresh"              // held from reading a token to storing its successor
@@ -45,8 +45,7 @@ type detachedOrder struct {
 	Parent    string    `json:"traceparent,omitempty"`
 }
 
-// signIn gets another token than the one used. Messages that wait together share one outcome, a
-// failure too.
+// signIn gets another token than the one used. Messages that wait together share one outcome.
 func (o *oauth) signIn(ctx context.Context, ch challenge, used string) (err error) {
 	asked := time.Now()
 	if err := o.signingIn.take(ctx); err != nil {
@@ -74,9 +73,7 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) (err erro
 	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
 		err = errLeft
 	}
-	if o.asked != nil {
-		o.asked()
-	}
+	o.asked()
 	if err == nil {
 		o.log.notice("mcp-proxy: signed in to " + o.cfg.server.Host)
 	} else if ctx.Err() == nil {
@@ -86,12 +83,8 @@ func (o *oauth) signIn(ctx context.Context, ch challenge, used string) (err erro
 }
 
 var errCancelled = errorKind{authErrorf("sign-in cancelled"), "cancelled"}
-
 var errLeft = errorKind{errors.New("the client closed stdin before anybody signed in; " +
 	"the sign-in page stays good for a while, so sign in and start again"), "cancelled"}
-
-// leave ends the waiting for a sign-in; the detached process goes on with it.
-func (o *oauth) leave() { close(o.leaving) }
 
 // signInState is what a process that waits for a token finds.
 type signInState int
@@ -111,13 +104,9 @@ func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) err
 	here, started := login, 0
 	var page signInPage // that the user of this process was shown
 	var notices int     // of those that came with it
-	for pause := firstFollow; ; pause = min(2*pause, followInterval) {
-		unlock, free, err := o.store.tryLock(o.key, lockLogin)
-		if err != nil {
-			return err
-		}
-		note := o.store.loadLogin(o.key)
-		if !free && note.Ended.IsZero() || note.endedSince(order.Seen) {
+	for wait := time.Duration(0); sleep(waiting, wait); wait = min(2*wait+firstFollow, maxFollow) {
+		state, note, unlock, outcome := o.look(order)
+		if state == signInLed && note.Ended.IsZero() || note.endedSince(order.Seen) {
 			if note.signInPage != page && note.URL != "" {
 				notices = 0
 				if login {
@@ -130,9 +119,8 @@ func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) err
 			}
 		}
 		page = note.signInPage // also that of a leader that died: it leads nowhere
-		switch state, outcome := o.signInState(free, note, order); state {
+		switch state {
 		case signInEnded:
-			unlock()
 			return outcome
 		case signInUnled:
 			if here || !o.store.keeps(o.key) { // nowhere to hand a token over
@@ -148,29 +136,34 @@ func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) err
 				here = true
 			}
 		}
-		if !sleep(waiting, pause) {
-			if ctx.Err() != nil {
-				return errCancelled
-			}
-			return o.nobodySignedIn()
-		}
 	}
+	if ctx.Err() != nil {
+		return errCancelled
+	}
+	return o.nobodySignedIn()
 }
 
-// signInState looks at the lock, which the caller has if it was free, the note and the token. The
-// error is the outcome of a sign-in that has ended.
-func (o *oauth) signInState(free bool, note loginState, order detachedOrder) (signInState, error) {
+// look tries the lock, which the caller has if nobody leads, and looks at the note and the token.
+// The error is the outcome of a sign-in that has ended.
+func (o *oauth) look(order detachedOrder) (signInState, loginState, func(), error) {
+	unlock, free, err := o.store.tryLock(o.key, lockLogin)
+	note := o.store.loadLogin(o.key)
+	if err != nil {
+		return signInEnded, note, nil, err
+	}
 	if !free {
-		return signInLed, nil
+		return signInLed, note, nil, nil
 	}
 	token := o.stored()
 	switch {
 	case token != "" && token != order.Used:
-		return signInEnded, nil
 	case note.endedSince(order.Seen) && (note.Error != "" || token != ""):
-		return signInEnded, note.failure()
+		err = note.failure()
+	default:
+		return signInUnled, note, unlock, nil
 	}
-	return signInUnled, nil
+	unlock()
+	return signInEnded, note, nil, err
 }
 
 // endedSince reports whether another sign-in has ended than the one that had ended at seen. Times
@@ -188,26 +181,18 @@ func (st loginState) failure() error {
 	if st.Lasting {
 		err = lastingFailure{err}
 	}
-	if st.Hint != "" {
-		err = withHint(err, "%s", st.Hint)
-	}
-	return err
+	return withHint(err, "%s", st.Hint)
 }
 
 // detach starts the process that leads the sign-in, out of the reach of the host, and returns when
 // it holds the lock or has found that somebody else does.
 func (o *oauth) detach(ctx context.Context, order detachedOrder) error {
 	order.Args, order.Parent = o.cfg.args, spanOf(ctx).traceparent()
-	text, err := json.Marshal(order)
-	if err != nil {
-		return err
-	}
-	program, err := os.Executable()
-	if err != nil {
-		return err
-	}
+	text, _ := json.Marshal(order) // strings, and a time that was read from a note
+	program, _ := os.Executable()  // without it none is started
 	var cmd *exec.Cmd
 	var out io.Reader
+	var err error
 	for _, attributes := range detachedProcess() { // the first that the system allows
 		cmd = exec.Command(program, detachedCommand)
 		cmd.SysProcAttr, cmd.Stdin = attributes, bytes.NewReader(text)
@@ -227,20 +212,18 @@ func (o *oauth) detach(ctx context.Context, order detachedOrder) error {
 		ready <- err
 		cmd.Wait() // reaps it, if this process lives as long
 	}()
-	ctx, cancel := context.WithTimeout(ctx, detachWait)
-	defer cancel()
 	select {
 	case err := <-ready:
 		return err
 	case <-ctx.Done():
-		return errors.New("the detached sign-in did not come up")
+	case <-time.After(detachWait):
 	}
+	return errors.New("the detached sign-in did not come up")
 }
 
 // runDetached is the detached process: it signs in, if nobody else does.
 func runDetached(
-	ctx context.Context, stdin io.Reader, stdout io.Writer, getenv func(string) string,
-) error {
+	ctx context.Context, stdin io.Reader, stdout io.Writer, getenv func(string) string) error {
 	var order detachedOrder
 	if err := json.NewDecoder(io.LimitReader(stdin, maxOrder)).Decode(&order); err != nil {
 		return usagef("%s is internal: use mcp-proxy login", detachedCommand)
@@ -256,39 +239,27 @@ func runDetached(
 	if err != nil {
 		return err
 	}
+	o := a.auth
+	defer func() { o.lingering.linger(ctx) }() // last: nobody waits for that
 	defer a.close()
 	// The host's working directory may be on a disk that is to be unmounted. What was named
 	// relative to it has been read.
 	_, _ = x509.SystemCertPool() // reads $SSL_CERT_FILE, once
 	dir, _ := os.Getwd()         // it may be gone
 	_ = os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
-	o := a.auth
-	unlock, free, err := o.store.tryLock(o.key, lockLogin)
-	if err != nil {
-		return err
-	}
+	state, _, unlock, _ := o.look(order)
 	io.WriteString(stdout, detachedReady)
-	if !free {
+	if state != signInUnled { // while this process came up another one has led, or does
 		return nil
 	}
-	if state, _ := o.signInState(true, o.store.loadLogin(o.key), order); state == signInEnded {
-		unlock() // while this process came up another one has led
-		return nil
-	}
+	defer unlock()
 	o.handsOver = true
-	err = o.lead(withRemoteParent(ctx, order.Parent), order, false)
-	unlock()
-	a.close()
-	if o.lingering != nil {
-		o.lingering.linger(ctx)
-	}
-	return err
+	return o.lead(withRemoteParent(ctx, order.Parent), order, false)
 }
 
 // leader is the one sign-in that is going on for a server.
 type leader struct {
 	*oauth
-	login    bool // the user asked for it
 	doubtful bool // the registration may be lost: nobody came back with an answer
 
 	mu   sync.Mutex // guards note
@@ -297,21 +268,19 @@ type leader struct {
 
 // lead signs in and tells the others by the note: the page, then the outcome.
 func (o *oauth) lead(ctx context.Context, order detachedOrder, login bool) error {
-	if login {
-		order.Used = "" // was not refused
+	last := o.store.loadLogin(o.key)
+	if login { // for which a window always opens, and no token was refused
+		order.Used, last.Window = "", time.Time{}
 	}
 	limited, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout)
 	defer cancel()
-	last := o.store.loadLogin(o.key)
-	l := &leader{oauth: o, login: login, doubtful: last.Doubtful}
+	l := &leader{oauth: o, doubtful: last.Doubtful}
 	l.change(func(note *loginState) {
-		*note = loginState{
-			PID: os.Getpid(), Started: time.Now(), Window: last.Window, Doubtful: last.Doubtful,
-		}
+		*note = loginState{PID: os.Getpid(), Started: time.Now(), Window: last.Window}
 	})
 	err := l.authorize(limited, order.Challenge, order.Used)
 	l.change(func(note *loginState) {
-		note.Ended, note.Doubtful = time.Now(), l.doubtful
+		note.Ended, note.Doubtful = time.Now(), err != nil && l.doubtful
 		if err == nil {
 			note.Window = time.Time{}
 			return
@@ -336,13 +305,28 @@ func (l *leader) change(change func(*loginState)) loginState {
 }
 
 // ask shows the page to everybody who waits, and opens a browser at start if that is not empty; ctx
-// ends with the wait for it.
+// ends with the wait for it. A loop of sign-ins that lead to no token must not fill the user's
+// desktop: then the next window waits a minute from the last.
 func (l *leader) ask(ctx context.Context, page signInPage, start string) {
 	note := l.change(func(note *loginState) { note.signInPage, note.Notices = page, nil })
 	l.show(note)
-	if l.cfg.opensBrowser() && start != "" {
-		go l.window(ctx, start, note.Window)
+	if start == "" || !l.cfg.opensBrowser() {
+		return
 	}
+	go func() {
+		age := time.Since(note.Window) // negative if the clock was set back
+		if wait := windowInterval - age; age >= 0 && wait > 0 {
+			l.notify("a window was opened a moment ago, and nobody signed in: the next one opens " +
+				"in " + inWords(wait))
+			if !sleep(ctx, wait) {
+				return // signed in meanwhile by the printed URL
+			}
+		}
+		l.change(func(note *loginState) { note.Window = time.Now() })
+		if err := openBrowser(l.cfg.browser, start); err != nil {
+			l.notify(fmt.Sprintf("no browser could be opened (%v): open the address by hand", err))
+		}
+	}()
 }
 
 // notify tells everybody who waits.
@@ -351,30 +335,17 @@ func (l *leader) notify(text string) {
 	l.log.notice("mcp-proxy: " + text)
 }
 
-// window opens a browser. A loop of sign-ins that lead to no token must not fill the user's
-// desktop: then the next window waits a minute from the last.
-func (l *leader) window(ctx context.Context, start string, last time.Time) {
-	age := time.Since(last) // negative if the clock was set back
-	if wait := windowInterval - age; age >= 0 && wait > 0 && !l.login {
-		l.notify("a window was opened a moment ago, and nobody signed in: the next one opens in " +
-			inWords(wait))
-		if !sleep(ctx, wait) {
-			return // signed in meanwhile by the printed URL
-		}
-	}
-	l.change(func(note *loginState) { note.Window = time.Now() })
-	if err := openBrowser(l.cfg.browser, start); err != nil {
-		l.notify(fmt.Sprintf("no browser could be opened (%v): open the address by hand", err))
-	}
-}
-
 // show tells the user where to sign in. The URL stands on a line of its own, to be copied.
 func (o *oauth) show(note loginState) {
 	redirect := redirectOf(note.URL) // nil: with a device code no browser comes back
 	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser"
 	switch {
 	case note.UserCode != "":
-		text = note.deviceWords(o.cfg.server.Host)
+		text = "mcp-proxy: to sign in to " + o.cfg.server.Host + ", open this address in any " +
+			"browser and enter the code " + note.UserCode + ":\n" + note.URL
+		if note.Complete != "" {
+			text += "\nor this one, which holds the code; it must show the same:\n" + note.Complete
+		}
 	case o.cfg.opensBrowser():
 		text += "; if no window opens, use this address:\n" + note.URL
 	default:
@@ -394,7 +365,5 @@ func (o *oauth) show(note loginState) {
 		text = note.Note + "\n" + text
 	}
 	o.log.notice(text)
-	if o.shown != nil {
-		o.shown(redirect)
-	}
+	o.shown(redirect)
 }

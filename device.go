@@ -1,8 +1,8 @@
 package main
 
 // The device authorization grant (RFC 8628): the user signs in with any browser on any machine, and
-// types a short code there. For where no browser could come back to this one: SSH, containers.
-// No answer comes back to a callback, and there is no PKCE.
+// types a short code there. For where no browser could come back to this one: SSH, containers. No
+// answer comes back to a callback, and there is no PKCE.
 
 import (
 	"context"
@@ -53,14 +53,6 @@ func (m *serverMetadata) offersDevice() bool {
 		(len(grants) == 0 || slices.Contains(grants, grantDevice))
 }
 
-func (m *serverMetadata) checkDevice() error {
-	if m.offersDevice() {
-		return nil
-	}
-	err := authErrorf("%s does not offer the device authorization grant", excerpt(m.Issuer))
-	return withHint(err, "leave out --device; --no-browser prints the address to sign in at")
-}
-
 // deviceAuthorization is RFC 8628, section 3.2.
 type deviceAuthorization struct {
 	DeviceCode  string `json:"device_code"`
@@ -70,71 +62,53 @@ type deviceAuthorization struct {
 	URIComplete string `json:"verification_uri_complete"`
 	ExpiresIn   any    `json:"expires_in"`
 	Interval    any    `json:"interval"`
+	allowHTTP   bool   // for the addresses
 }
-
-// deviceRefused: the server gives this client no code that can be used. Nobody was asked yet.
-type deviceRefused struct{ error }
-
-func (d deviceRefused) Unwrap() error { return d.error }
 
 // device signs in with a code.
 type device struct{ *signIn }
 
+// attempt makes the device authorization request (section 3.1), and waits for the user.
 func (d device) attempt(ctx context.Context) (token, error) {
-	code, err := d.askForCode(ctx, d.c, &d.found.server)
+	code, form := &deviceAuthorization{allowHTTP: d.cfg.acceptsHTTP()}, url.Values{}
+	setGiven(form, "resource", d.c.Resource)
+	setGiven(form, "scope", d.c.scope())
+	err := d.post(ctx, "device authorization endpoint", d.found.server.DeviceAuthorizationEndpoint,
+		d.c, form, maxTokenAttempts, code.read)
 	switch {
 	case err == nil:
 		return d.await(ctx, code)
-	case errors.As(err, new(noAnswer)) || ctx.Err() != nil:
-		return token{}, err
+	case !errors.As(err, new(noAnswer)) && ctx.Err() == nil:
+		err = lastingFailure{err} // this client gets no code; nobody was asked yet
 	}
-	return token{}, deviceRefused{err}
+	return token{}, err
 }
 
-// askForCode is the device authorization request. The client shows who it is as at the token
-// endpoint (section 3.1).
-func (o *oauth) askForCode(
-	ctx context.Context, c *credentials, m *serverMetadata,
-) (d *deviceAuthorization, err error) {
-	form := url.Values{}
-	setGiven(form, "resource", c.Resource)
-	setGiven(form, "scope", c.scope())
-	read := func(status int, body []byte) (err error) {
-		d, err = parseDeviceAnswer(status, body, o.cfg.acceptsHTTP())
-		return err
-	}
-	err = o.post(ctx, "device authorization endpoint", m.DeviceAuthorizationEndpoint, c, form,
-		maxTokenAttempts, read)
-	return d, err
-}
-
-// parseDeviceAnswer lets through what can be shown to a user: an https address to type or click,
-// and a code of letters, digits and what may divide them: words between blanks would be a text to
-// the user.
-func parseDeviceAnswer(status int, body []byte, allowHTTP bool) (*deviceAuthorization, error) {
-	d := &deviceAuthorization{}
+// read lets through what can be shown to a user: an https address to type or click, and a code of
+// letters, digits and what may divide them: words between blanks would be a text to the user.
+func (d *deviceAuthorization) read(status int, body []byte) error {
 	if err := readAnswer(status, body, d); err != nil {
-		return nil, err
+		return err
 	}
 	if d.URI == "" {
 		d.URI = d.GoogleURI
 	}
-	if _, err := checkEndpoint(d.URI, allowHTTP); err != nil {
-		return nil, authErrorf("verification_uri %w", err)
+	if _, err := checkEndpoint(d.URI, d.allowHTTP); err != nil {
+		return authErrorf("verification_uri %w", err)
 	}
 	if d.DeviceCode == "" || d.UserCode == "" || len(d.UserCode) > maxUserCode ||
 		strings.IndexFunc(d.UserCode, notInUserCode) >= 0 {
-		return nil, authErrorf("the answer has no usable device_code and user_code")
+		return authErrorf("the answer has no usable device_code and user_code")
 	}
-	if _, err := checkEndpoint(d.URIComplete, allowHTTP); err != nil {
+	if _, err := checkEndpoint(d.URIComplete, d.allowHTTP); err != nil {
 		d.URIComplete = "" // optional
 	}
-	return d, nil
+	return nil
 }
 
 func notInUserCode(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._", r) }
 
-// await shows the code and polls until the user has decided.
+// await shows the code and polls until the user has decided (section 3.4).
 func (d device) await(ctx context.Context, code *deviceAuthorization) (token, error) {
 	life := expiresIn(code.ExpiresIn)
 	if life == 0 {
@@ -148,17 +122,26 @@ func (d device) await(ctx context.Context, code *deviceAuthorization) (token, er
 		if cb, err := listenAt(own); err == nil {
 			defer cb.close()
 			// Without a state it only leads on.
-			start = cb.serve(expected{notify: d.notify}, authorizationRequest{},
-				authorizationRequest{url: code.URIComplete})
+			start = cb.expect(authorizationRequest{}, authorizationRequest{url: code.URIComplete})
 		}
 	}
 	d.ask(bound, signInPage{
 		URL: code.URI, UserCode: code.UserCode, Complete: code.URIComplete, Note: d.notes(),
 	}, start)
-	t, err := d.poll(bound, d.c, code)
+	form := url.Values{"grant_type": {grantDevice}, "device_code": {code.DeviceCode}}
+	interval := defaultPoll
+	if asked := expiresIn(code.Interval); asked > 0 {
+		interval = max(asked, minPoll)
+	}
+	var t token
+	var err error
+	for again := true; again && sleep(bound, interval); {
+		if t, err = d.requestToken(bound, d.c, form, 1); err == nil {
+			return t, nil
+		}
+		interval, again = nextPoll(interval, err)
+	}
 	switch {
-	case err == nil:
-		return t, nil
 	case ctx.Err() != nil:
 		err = d.nobodySignedIn()
 	case bound.Err() != nil || errorType(err) == codeExpired:
@@ -170,26 +153,6 @@ func (d device) await(ctx context.Context, code *deviceAuthorization) (token, er
 	return token{}, err
 }
 
-// poll asks for the token until there is an answer that stands (section 3.4).
-func (o *oauth) poll(ctx context.Context, c *credentials, d *deviceAuthorization) (token, error) {
-	form := url.Values{"grant_type": {grantDevice}, "device_code": {d.DeviceCode}}
-	interval := defaultPoll
-	if asked := expiresIn(d.Interval); asked > 0 {
-		interval = max(asked, minPoll)
-	}
-	for sleep(ctx, interval) {
-		t, err := o.requestToken(ctx, c, form, 1)
-		if err == nil {
-			return t, nil
-		}
-		var again bool
-		if interval, again = nextPoll(interval, err); !again {
-			return token{}, err
-		}
-	}
-	return token{}, ctx.Err()
-}
-
 // nextPoll is RFC 8628, section 3.5: "the interval MUST be increased by 5 seconds for this and all
 // subsequent requests" at slow_down, and doubled where the connection times out.
 func nextPoll(interval time.Duration, err error) (time.Duration, bool) {
@@ -197,25 +160,12 @@ func nextPoll(interval time.Duration, err error) (time.Duration, bool) {
 	isAnswer := errors.As(err, &refused)
 	switch {
 	case isAnswer && refused.code == codePending:
-		return interval, true
 	case isAnswer && refused.code == codeSlowDown:
-		return interval + slowDown, true
-	case isAnswer && !refused.outOfOrder():
+		interval += slowDown
+	case isAnswer && !refused.outOfOrder(), !isAnswer && !errors.As(err, new(noAnswer)):
 		return interval, false
-	case !isAnswer && !errors.As(err, new(noAnswer)):
-		return interval, false
-	case interval > maxPoll/2:
-		return max(interval, maxPoll), true
+	default:
+		interval = max(interval, min(2*interval, maxPoll))
 	}
-	return 2 * interval, true
-}
-
-// deviceWords tell the user what to do, each address on a line of its own.
-func (p signInPage) deviceWords(host string) string {
-	text := "mcp-proxy: to sign in to " + host + ", open this address in any browser and enter the " +
-		"code " + p.UserCode + ":\n" + p.URL
-	if p.Complete != "" {
-		text += "\nor this one, which holds the code; it must show the same:\n" + p.Complete
-	}
-	return text
+	return interval, true
 }

@@ -303,7 +303,8 @@ func TestDeviceAnswers(t *testing.T) {
 		"an error":         {200, `{"error":"invalid_client",` + good + `"verification_uri":"https://as.example/d"}`, "", ""},
 		"status":           {500, `{` + good + `"verification_uri":"https://as.example/d"}`, "", ""},
 	} {
-		d, err := parseDeviceAnswer(test.status, []byte(test.body), false)
+		d := &deviceAuthorization{}
+		err := d.read(test.status, []byte(test.body))
 		switch {
 		case (err == nil) != (test.uri != ""):
 			t.Errorf("%s: got %+v, %v", name, d, err)

@@ -281,18 +281,25 @@ func FuzzCallback(f *testing.F) {
 		if err != nil {
 			return
 		}
-		cb := &callback{redirect: redirect, answers: make(chan authorizationAnswer, 1)}
-		cb.serve(expected{host: "mcp.example", issuer: issuer, needsIss: needsIss, notify: func(string) {}},
-			authorizationRequest{state: state}, authorizationRequest{})
-		answered := make(chan *authorizationAnswer, 1)
+		cb := &callback{
+			redirect: redirect, answers: make(chan url.Values, 1),
+			host: "mcp.example", issuer: issuer, needsIss: needsIss, notify: func(string) {},
+		}
+		cb.expect(authorizationRequest{state: state}, authorizationRequest{})
+		type answer struct {
+			code string
+			err  error
+		}
+		answered := make(chan *answer, 1)
 		go func() {
-			a, ok := <-cb.answers
+			q, ok := <-cb.answers
 			if !ok {
 				answered <- nil
 				return
 			}
-			cb.end(a.err)
-			answered <- &a
+			code, err := cb.check(q)
+			cb.end(err)
+			answered <- &answer{code, err}
 		}()
 		w := httptest.NewRecorder()
 		cb.ServeHTTP(w, r)
@@ -332,11 +339,13 @@ func FuzzAuthorizationURL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, endpoint, id, scope, resource string) {
 		o := &oauth{cfg: &config{allowHTTP: true, authParams: url.Values{"access_type": {"offline"}}}}
 		c := &credentials{Issuer: "https://as.example", RequestedScope: scope, Resource: resource, Client: client{ID: id, RedirectURI: testRedirect}}
-		address, err := o.authorizationURL(c, &authorization{server: serverMetadata{AuthorizationEndpoint: endpoint}}, "verifier", "state")
+		checked, err := checkEndpoint(endpoint, true)
 		if err != nil {
 			checkSaid(t, err.Error(), 0)
 			return
 		}
+		request := o.request(*checked, c, "verifier")
+		address := request.url
 		if _, err := checkEndpoint(address, true); err != nil {
 			t.Fatalf("%q: %v", address, err)
 		}
@@ -346,7 +355,7 @@ func FuzzAuthorizationURL(f *testing.F) {
 			t.Fatalf("%q leads elsewhere than %q", address, endpoint)
 		}
 		q, err := url.ParseQuery(u.RawQuery)
-		want := map[string]string{"response_type": "code", "client_id": id, "redirect_uri": testRedirect, "state": "state", "code_challenge": challengeS256("verifier"),
+		want := map[string]string{"response_type": "code", "client_id": id, "redirect_uri": testRedirect, "state": request.state, "code_challenge": challengeS256("verifier"),
 			"code_challenge_method": "S256", "access_type": "offline"}
 		if fields := strings.Fields(scope); len(fields) > 0 {
 			want["scope"] = strings.Join(fields, " ")
@@ -371,12 +380,10 @@ func FuzzPasted(f *testing.F) {
 	}
 	redirect, _ := url.Parse("http://127.0.0.1:41234/callback")
 	f.Fuzz(func(t *testing.T, pasted string) {
-		u, err := pastedAnswer(pasted, redirect)
-		if err != nil {
-			checkSaid(t, err.Error(), 0)
+		if !isResponse(pasted, redirect) {
 			return
 		}
-		req, err := http.NewRequest(http.MethodGet, u.String(), nil)
+		req, err := http.NewRequest(http.MethodGet, pasted, nil)
 		if err != nil {
 			return
 		}

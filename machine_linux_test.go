@@ -589,7 +589,7 @@ func TestWaitingCostsLittle(t *testing.T) {
 	spent, looks := processorTime(t, pid)-before, opened()
 	follower.kill() // or it would wait a while for the user
 	t.Logf("%d looks and %v of processor time in %v", looks, spent, span)
-	if most := int(span/followInterval) + 10; looks == 0 || looks > most {
+	if most := int(span/maxFollow) + 10; looks == 0 || looks > most {
 		t.Errorf("looked %d times in %v, want %d at most", looks, span, most)
 	}
 	if limit := 50 * time.Millisecond * span / (30 * time.Second); measured && spent > limit {

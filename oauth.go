@@ -55,7 +55,7 @@ type oauth struct {
 	lingering *callback     // of a sign-in that has ended
 
 	// Called when the user is shown where to sign in, with where a browser comes back to (nil with a
-	// device code), and when that is over; both may be nil.
+	// device code), and when that is over.
 	shown func(redirect *url.URL)
 	asked func()
 
@@ -77,6 +77,7 @@ func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tra
 			registerAs: c.registerAs, log: log,
 		},
 		refreshing: newTurn(), signingIn: newTurn(), leaving: make(chan struct{}),
+		shown: func(*url.URL) {}, asked: func() {},
 	}
 }
 

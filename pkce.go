@@ -14,25 +14,23 @@ import (
 // the 43 characters that are the least a code_verifier may have (section 4.1).
 const randomOctets = 32
 
-func newVerifier() string { return randomString() }
+// newVerifier panics where the system has no randomness: going on with a value that somebody can
+// guess would be worse than ending.
+func newVerifier() string {
+	var octets [randomOctets]byte
+	if _, err := rand.Read(octets[:]); err != nil {
+		panic("no randomness from the system: " + err.Error())
+	}
+	return base64.RawURLEncoding.EncodeToString(octets[:])
+}
 
 // newState is as hard to guess as a verifier. RFC 6749, section 10.10: the probability of guessing
 // it must be at most 2^-128.
-func newState() string { return randomString() }
+func newState() string { return newVerifier() }
 
 // challengeS256 follows RFC 7636, section 4.2:
 // code_challenge = BASE64URL-ENCODE(SHA256(ASCII(code_verifier))).
 func challengeS256(verifier string) string {
 	sum := sha256.Sum256([]byte(verifier))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
-}
-
-// randomString panics where the system has no randomness: going on with a value that somebody can
-// guess would be worse than ending.
-func randomString() string {
-	var octets [randomOctets]byte
-	if _, err := rand.Read(octets[:]); err != nil {
-		panic("no randomness from the system: " + err.Error())
-	}
-	return base64.RawURLEncoding.EncodeToString(octets[:])
 }

@@ -130,7 +130,7 @@ func within(ctx context.Context, d time.Duration, do func(context.Context)) {
 // drain waits for what is in flight, at most drainTime.
 func (p *proxy) drain(ctx context.Context) {
 	if p.auth != nil {
-		defer time.AfterFunc(signInDrain, p.auth.leave).Stop()
+		defer time.AfterFunc(signInDrain, func() { close(p.auth.leaving) }).Stop()
 	}
 	within(ctx, drainTime, func(ctx context.Context) {
 		p.bridge.end(ctx)

@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	maxAttempts      = 4 // to get a token, per sign-in
-	maxRegistrations = 2 // per sign-in
+	maxAttempts      = 4               // to get a token, per sign-in
+	maxRegistrations = 2               // per sign-in
+	browserGrace     = 3 * time.Second // for a program that opens a browser to fail
 )
 
-// A signer is one way to a first token.
+// A signer is one way to a first token, as the client and for the scope of the credentials tried.
 type signer interface {
-	// attempt asks for a token once, as the client and for the scope of the sign-in's credentials.
 	attempt(ctx context.Context) (token, error)
 }
 
@@ -53,32 +53,50 @@ func (l *leader) authorize(ctx context.Context, ch challenge, used string) (err 
 		}
 		span.endWith(err)
 	}()
-	found, err := l.discovered(ctx, ch)
+	d := *l.discover
+	d.known = l.reread().Issuer
+	discovering, step := l.trace.start(ctx, "oauth discovery", spanInternal)
+	found, err := d.discover(discovering, l.cfg.server, ch)
+	step.endWith(err)
 	if err != nil {
-		return err
+		return unusable(err)
 	}
 	s, m := signIn{leader: l, found: found, ch: ch, used: used}, &found.server
+	if l.hasGooglesClient() && l.countsHere(m) {
+		// No other endpoint gets the client's secret from a server that only names Google's.
+		for _, endpoint := range []*string{&m.DeviceAuthorizationEndpoint, &m.RevocationEndpoint} {
+			if !areAt(googleHosts, *endpoint) {
+				*endpoint = ""
+			}
+		}
+	}
 	if l.cfg.unattended() {
 		return s.run(ctx, machine{&s})
 	}
-	noBrowser := m.checkBrowser()
-	if l.cfg.device || l.cfg.prefersDevice() && m.offersDevice() {
-		if err := m.checkDevice(); err != nil {
-			return err
-		}
+	noBrowser := unusable(m.checkPKCE())
+	if m.AuthorizationEndpoint == "" {
+		err := authErrorf("authorization server %q lets no user sign in with a browser",
+			excerpt(m.Issuer))
+		noBrowser = withHint(err, "--device or --grant client_credentials may do: "+
+			"mcp-proxy doctor says what it offers")
+	}
+	switch {
+	case m.offersDevice() && l.cfg.prefersDevice():
 		byCode := s
 		byCode.grants = []string{grantDevice}
 		err := byCode.run(ctx, device{&byCode})
-		refused := errors.As(err, new(deviceRefused)) || errors.As(err, new(lastingFailure))
-		if l.cfg.device || !refused || noBrowser != nil {
+		if l.cfg.device || !errors.As(err, new(lastingFailure)) || noBrowser != nil {
 			return err
 		}
 		l.log.infof("signing in without a device code: %v", err)
+	case l.cfg.device:
+		err := authErrorf("%s does not offer the device authorization grant", excerpt(m.Issuer))
+		return withHint(err, "leave out --device; --no-browser prints the address to sign in at")
 	}
 	if noBrowser != nil {
 		return noBrowser
 	}
-	return s.run(ctx, &browser{signIn: &s})
+	return s.run(ctx, browser{&s})
 }
 
 // run tries until there is a token. What we chose ourselves never ends a sign-in: if the server
@@ -136,8 +154,7 @@ func (s *signIn) concede(err error) bool {
 		c.Client = client{}
 		return true
 	}
-	// Keycloak refuses it for a user without that role at the token endpoint, with a code of its
-	// own (not_allowed).
+	// Keycloak refuses it to users without that role at the token endpoint, as not_allowed.
 	var answer *oauthError
 	offline := errors.As(err, &answer) && answer.code != "invalid_grant" &&
 		strings.Contains(strings.ToLower(answer.description), "offline") &&
@@ -146,10 +163,8 @@ func (s *signIn) concede(err error) bool {
 		return false
 	}
 	again := "without a scope"
-	withoutMemory := *c
-	withoutMemory.RequestedScope = s.selected
 	switch {
-	case !offline && withoutMemory.scope() != scope:
+	case !offline && withoutScope(scope, s.selected) != "":
 		again = "without what was asked for earlier"
 		c.RequestedScope = s.selected
 	case hasScope(scope, offlineAccess):
@@ -177,36 +192,6 @@ func (c *credentials) scope() string {
 	return registered
 }
 
-func (o *oauth) discovered(ctx context.Context, ch challenge) (found *authorization, err error) {
-	ctx, span := o.trace.start(ctx, "oauth discovery", spanInternal)
-	defer func() { span.endWith(err) }()
-	d := *o.discover
-	d.known = o.reread().Issuer
-	if found, err = d.discover(ctx, o.cfg.server, ch); err != nil {
-		return nil, unusable(err)
-	}
-	m := &found.server
-	if o.hasGooglesClient() && areGoogles(m.AuthorizationEndpoint, m.TokenEndpoint) {
-		// Neither gets the client's secret from a server that only names Google's others.
-		for _, endpoint := range []*string{&m.DeviceAuthorizationEndpoint, &m.RevocationEndpoint} {
-			if !areGoogles(*endpoint) {
-				*endpoint = ""
-			}
-		}
-	}
-	return found, nil
-}
-
-// checkBrowser refuses a server where no user can sign in with a browser.
-func (m *serverMetadata) checkBrowser() error {
-	if m.AuthorizationEndpoint != "" {
-		return unusable(m.checkPKCE())
-	}
-	err := authErrorf("authorization server %q lets no user sign in with a browser", excerpt(m.Issuer))
-	return withHint(err, "--device or --grant client_credentials may do: mcp-proxy doctor says what "+
-		"it offers")
-}
-
 // unusable distinguishes metadata that somebody has to correct from metadata that did not come.
 func unusable(err error) error {
 	if err == nil || errors.As(err, new(noAnswer)) {
@@ -217,33 +202,29 @@ func unusable(err error) error {
 
 // scopes are what this request needs, and that with what was asked for before at the same
 // authorization server (MCP 2026-07-28, Authorization, "Scope Selection Strategy").
-func (o *oauth) scopes(
-	ch challenge, old *credentials, found *authorization,
-) (selected, all string) {
+func (o *oauth) scopes(ch challenge, old *credentials, found *authorization) (now, all string) {
 	host := o.cfg.server.Host
 	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+host, o.log)
 	published := boundedScope(strings.Join(found.scopes, " "), "in the metadata of "+host, o.log)
-	selected = selectScope(o.cfg.scope, ch, published, &found.server)
+	now = selectScope(o.cfg.scope, ch, published, &found.server)
 	if ch.Error == insufficientScope {
-		selected = unionScope(selected, ch.Scope)
+		now = unionScope(now, ch.Scope)
 	}
 	if o.cfg.unattended() && o.cfg.scope == "" {
-		selected = withoutScope(selected, offlineAccess) // it is about a user's refresh token
+		now = withoutScope(now, offlineAccess) // it is about a user's refresh token
 	}
-	all = selected
-	if old.Issuer == found.server.Issuer && o.cfg.scope == "" {
-		all = unionScope(old.RequestedScope, selected)
+	if old.Issuer != found.server.Issuer || o.cfg.scope != "" {
+		return now, now
 	}
-	return selected, all
+	return now, unionScope(old.RequestedScope, now)
 }
 
 // newCredentials says which client we are; without one in Client it is to be registered.
 func (o *oauth) newCredentials(old *credentials, found *authorization) (*credentials, error) {
 	m := &found.server
 	c := &credentials{
-		storeKey: o.key,
-		Issuer:   m.Issuer, TokenEndpoint: m.TokenEndpoint, RevocationEndpoint: m.RevocationEndpoint,
-		Resource: found.resource,
+		storeKey: o.key, Issuer: m.Issuer, Resource: found.resource,
+		TokenEndpoint: m.TokenEndpoint, RevocationEndpoint: m.RevocationEndpoint,
 	}
 	switch {
 	case o.countsHere(m):
@@ -257,17 +238,14 @@ func (o *oauth) newCredentials(old *credentials, found *authorization) (*credent
 		return c, nil
 	}
 	if o.cfg.privateKey != nil {
-		var err error
-		c.Client.AuthMethod = methodPrivateKey
-		c.Client.SigningAlg, err = chooseAlgorithm(o.cfg.privateKey, m.TokenEndpointSigningAlgs)
+		algorithm, err := chooseAlgorithm(o.cfg.privateKey, m.TokenEndpointSigningAlgs)
+		c.Client.AuthMethod, c.Client.SigningAlg = methodPrivateKey, algorithm
 		return c, err
 	}
 	if old.Client.ID == c.Client.ID && old.Client.AuthMethod != methodPrivateKey {
 		c.Client.AuthMethod = old.Client.AuthMethod // as it was found to work
 	}
-	if c.Client.AuthMethod == "" {
-		c.Client.AuthMethod = authMethod(c.Client, m.TokenEndpointAuthMethods)
-	}
+	c.Client.AuthMethod = authMethod(c.Client, m.TokenEndpointAuthMethods)
 	return c, nil
 }
 
@@ -275,32 +253,28 @@ func (o *oauth) newCredentials(old *credentials, found *authorization) (*credent
 // GOOGLE_CLIENT_ID is given to no server in particular: a client of Google's in it is used with
 // Google's endpoints only, whoever publishes them. -i and any other id are the user's word.
 func (o *oauth) countsHere(m *serverMetadata) bool {
-	return o.cfg.clientID != "" &&
-		(!o.hasGooglesClient() || areGoogles(m.AuthorizationEndpoint, m.TokenEndpoint))
+	return o.cfg.clientID != "" && (!o.hasGooglesClient() ||
+		areAt(googleHosts, m.AuthorizationEndpoint, m.TokenEndpoint))
 }
 
 func (o *oauth) hasGooglesClient() bool {
-	const suffix = ".apps.googleusercontent.com"
-	return o.cfg.clientFromEnv && strings.HasSuffix(strings.ToLower(o.cfg.clientID), suffix)
+	return o.cfg.clientFromEnv &&
+		strings.HasSuffix(strings.ToLower(o.cfg.clientID), ".apps.googleusercontent.com")
 }
 
 var googleHosts = []string{"accounts.google.com", "oauth2.googleapis.com", "www.googleapis.com"}
 
-// areGoogles reports whether endpoints are Google's, whoever published them: many MCP servers name
-// Google's endpoints under an issuer of their own.
-func areGoogles(endpoints ...string) bool {
-	return !slices.ContainsFunc(endpoints, func(e string) bool { return !isOneOf(e, googleHosts) })
-}
-
-// isOneOf reports whether an https URL is of one of the hosts; a name that begins with a dot is for
-// all below it.
-func isOneOf(raw string, hosts []string) bool {
-	u, err := url.Parse(raw)
-	return err == nil && u.Scheme == "https" && portOf(u) == "443" &&
-		slices.ContainsFunc(hosts, func(name string) bool {
-			host := strings.ToLower(u.Hostname())
-			return host == name || name[0] == '.' && strings.HasSuffix(host, name)
-		})
+// areAt reports whether all URLs are https ones of the hosts; a name that begins with a dot is for
+// all below it. Many MCP servers name Google's endpoints under an issuer of their own.
+func areAt(hosts []string, urls ...string) bool {
+	return !slices.ContainsFunc(urls, func(raw string) bool {
+		u, err := url.Parse(raw)
+		return err != nil || u.Scheme != "https" || portOf(u) != "443" ||
+			!slices.ContainsFunc(hosts, func(name string) bool {
+				host := strings.ToLower(u.Hostname())
+				return host == name || name[0] == '.' && strings.HasSuffix(host, name)
+			})
+	})
 }
 
 // checkBinding: what was registered at one authorization server is never shown to another (MCP
@@ -310,32 +284,42 @@ func (o *oauth) checkBinding(c, old *credentials) error {
 	all, _ := o.store.list()
 	for _, other := range append(all, old) {
 		known, ours := other.Client, c.Client
-		if known.Source != sourceGiven || known.ID != ours.ID || other.Issuer == "" ||
-			known.Secret != "" && ours.Secret != "" && known.Secret != ours.Secret || // of the same name
-			sameIssuer(other.Issuer, c.Issuer) || areGoogles(other.TokenEndpoint, c.TokenEndpoint) {
+		otherOfThatName := known.Secret != "" && ours.Secret != "" && known.Secret != ours.Secret
+		if known.Source != sourceGiven || known.ID != ours.ID || otherOfThatName ||
+			other.Issuer == "" || sameIssuer(other.Issuer, c.Issuer) ||
+			areAt(googleHosts, other.TokenEndpoint, c.TokenEndpoint) {
 			continue
 		}
 		logout := *o.cfg
 		if u, err := url.Parse(other.Server); err == nil && other.Server != "" {
 			logout.server, logout.profile = u, other.Profile
 		}
-		err := authErrorf("%s names the authorization server %s, and the given client belongs to %s",
-			o.cfg.server.Host, excerpt(c.Issuer), excerpt(other.Issuer))
-		return withHint(err, "if that is right: %s, and give the client registered at the new server "+
-			"with --client-id", logout.typed("logout"))
+		err := authErrorf("%s names the authorization server %s, and the given client belongs "+
+			"to %s", o.cfg.server.Host, excerpt(c.Issuer), excerpt(other.Issuer))
+		return withHint(err, "if that is right: %s, and give the client registered at the new "+
+			"server with --client-id", logout.typed("logout"))
 	}
 	return nil
 }
 
-// registered uses the registration that we have at this server, or makes one.
+// registered uses the registration that we have at this server, or makes one that names the scope
+// to be asked for. If the server refuses that, it makes one without; and one for localhost if it
+// refuses 127.0.0.1 (Superset, fronts of Cognito).
 func (s *signIn) registered(ctx context.Context) (err error) {
-	if s.cb == nil && s.isRegistered() {
-		redirect, err := url.Parse(s.old.Client.RedirectURI)
-		if err == nil {
-			s.cb, err = listenAt(redirect)
-		}
-		if err == nil {
-			s.c.Client = s.old.Client
+	old, given, scope, host := s.old.Client, s.cfg.redirectURI, s.c.scope(), localAddress
+	redirect, err := url.Parse(old.RedirectURI)
+	ours := err == nil && old.Source == sourceRegistered && s.old.Issuer == s.c.Issuer
+	if ours && redirect.Hostname() == localHost {
+		host = localHost // as it was found to work
+	}
+	// If a scope is needed that the old one was not made for, another is made; not for one that was
+	// refused at registration already.
+	known := unionScope(old.Scope, s.old.RequestedScope)
+	if ours && s.cb == nil && !old.Doubtful && !s.doubtful &&
+		(given == nil || old.RedirectURI == given.String()) &&
+		(old.Scope == "" || withoutScope(scope, known) == "") {
+		if s.cb, err = listenAt(redirect); err == nil {
+			s.c.Client = old
 			return nil
 		}
 		s.log.debugf("%v: registering anew", err)
@@ -346,40 +330,10 @@ func (s *signIn) registered(ctx context.Context) (err error) {
 	ctx, span := s.trace.start(ctx, "oauth registration", spanInternal)
 	defer func() { span.endWith(err) }()
 	s.registrations++
-	if err := s.register(ctx); err != nil {
-		return err
-	}
-	if s.old.Token.Access == "" {
-		c := *s.c      // which changes on the way to a token
-		_ = s.keep(&c) // a sign-in that fails must not lead to a registration each time
-		s.doubtful = false
-	}
-	return nil
-}
-
-// isRegistered reports whether the registration that we have will do. If a scope is needed that it
-// was not made for, another is made; not for one that was refused at registration already.
-func (s *signIn) isRegistered() bool {
-	old, redirect := s.old, s.cfg.redirectURI
-	known := unionScope(old.Client.Scope, old.RequestedScope)
-	return old.Client.Source == sourceRegistered && old.Issuer == s.c.Issuer &&
-		!old.Client.Doubtful && !s.doubtful &&
-		(redirect == nil || old.Client.RedirectURI == redirect.String()) &&
-		(old.Client.Scope == "" || withoutScope(s.c.scope(), known) == "")
-}
-
-// register makes a client that names the scope to be asked for. If the server refuses that, it
-// makes one without; and one for localhost if it refuses 127.0.0.1 (Superset, fronts of Cognito).
-func (s *signIn) register(ctx context.Context) (err error) {
-	scope, host := s.c.scope(), localAddress
-	if s.old.Issuer == s.c.Issuer &&
-		strings.HasPrefix(s.old.Client.RedirectURI, "http://"+localHost+":") {
-		host = localHost // as it was found to work
-	}
 	s.named = scope
 	for first := error(nil); ; {
 		if s.cb == nil {
-			s.cb, err = listenForRegistration(s.cfg.redirectURI, s.cfg.anyPort, host, s.c.Issuer)
+			s.cb, err = listenForRegistration(given, s.cfg.anyPort, host, s.c.Issuer)
 			if err != nil {
 				return err
 			}
@@ -390,9 +344,14 @@ func (s *signIn) register(ctx context.Context) (err error) {
 			first = err
 		}
 		request, aboutRedirect := refusedRegistration(err)
-		otherHost := s.cfg.redirectURI == nil && host != localHost && !s.cb.serving()
+		otherHost := given == nil && host != localHost && !s.cb.serving()
 		switch {
 		case err == nil:
+			if s.old.Token.Access == "" {
+				c := *s.c      // which changes on the way to a token
+				_ = s.keep(&c) // a sign-in that fails must not lead to a registration each time
+				s.doubtful = false
+			}
 			return nil
 		case !request:
 			return first
@@ -409,15 +368,14 @@ func (s *signIn) register(ctx context.Context) (err error) {
 }
 
 func (o *oauth) noClient(m *serverMetadata) error {
-	const text = "%s needs a client id: its authorization server offers no registration"
-	err := errorKind{authErrorf(text, o.cfg.server.Host), "no_client"}
-	issuer := excerpt(m.Issuer)
+	hint := "set GOOGLE_CLIENT_ID or give --client-id (register a client at %s by hand)"
 	if o.cfg.clientFromEnv {
-		return withHint(err, "if the client of GOOGLE_CLIENT_ID is for %s: -i env:GOOGLE_CLIENT_ID "+
-			"-s env:GOOGLE_CLIENT_SECRET", issuer)
+		hint = "if the client of GOOGLE_CLIENT_ID is for %s: -i env:GOOGLE_CLIENT_ID " +
+			"-s env:GOOGLE_CLIENT_SECRET"
 	}
-	return withHint(err, "set GOOGLE_CLIENT_ID or give --client-id (register a client at %s by hand)",
-		issuer)
+	err := authErrorf("%s needs a client id: its authorization server offers no registration",
+		o.cfg.server.Host)
+	return withHint(errorKind{err, "no_client"}, hint, excerpt(m.Issuer))
 }
 
 // machine is a client that is its own user.
@@ -431,55 +389,44 @@ func (m machine) attempt(ctx context.Context) (token, error) {
 }
 
 // browser signs in with the user's browser.
-type browser struct {
-	*signIn
-	asked bool // the user was shown where to sign in
-}
+type browser struct{ *signIn }
 
 // attempt takes the user through the authorization endpoint and redeems the code.
-func (b *browser) attempt(ctx context.Context) (token, error) {
-	c := b.c
-	if b.cb == nil { // else the client was registered with it
-		var err error
-		if b.cb, err = listenForGivenClient(b.cfg.redirectURI); err != nil {
-			return token{}, err
+func (b browser) attempt(ctx context.Context) (token, error) {
+	c, m := b.c, &b.found.server
+	endpoint, err := checkEndpoint(m.AuthorizationEndpoint, b.cfg.acceptsHTTP())
+	if err == nil && b.cb == nil { // else the client was registered with it
+		if b.cb, err = listenForGivenClient(b.cfg.redirectURI); err == nil {
+			c.Client.RedirectURI = b.cb.redirect.String()
 		}
-		c.Client.RedirectURI = b.cb.redirect.String()
+	}
+	if err != nil {
+		return token{}, err
 	}
 	verifier := newVerifier()
-	printed, opened := authorizationRequest{state: newState()}, authorizationRequest{state: newState()}
-	for _, r := range []*authorizationRequest{&printed, &opened} {
-		var err error
-		if r.url, err = b.authorizationURL(c, b.found, verifier, r.state); err != nil {
-			return token{}, err
-		}
-	}
+	printed, opened := b.request(*endpoint, c, verifier), b.request(*endpoint, c, verifier)
 	waiting, stopAsking := context.WithCancel(ctx)
 	defer stopAsking()
-	if b.asked {
-		// No second window; but who pasted an answer, or closed the tab, needs the next address.
-		b.ask(waiting, signInPage{URL: printed.url}, "")
-		b.cb.again(printed, opened)
-	} else {
-		b.asked = true
-		start := b.cb.serve(expected{
-			host: b.cfg.server.Host, retry: b.cfg.typed("login"), notify: b.notify,
-			issuer: c.Issuer, needsIss: b.found.server.IssParameterSupported,
-		}, printed, opened)
-		b.ask(waiting, signInPage{URL: printed.url, Note: b.notes()}, start)
+	page := signInPage{URL: printed.url}
+	if !b.cb.serving() { // else no second window; who pasted an answer needs the next address
+		page.Note = b.notes()
+		b.cb.host, b.cb.retry = b.cfg.server.Host, b.cfg.typed("login")
+		b.cb.issuer, b.cb.needsIss, b.cb.notify = c.Issuer, m.IssParameterSupported, b.notify
 	}
-	var answer authorizationAnswer
+	b.ask(waiting, page, b.cb.expect(printed, opened))
+	var code string
 	select {
-	case answer = <-b.cb.answers:
+	case answer := <-b.cb.answers:
+		code, err = b.cb.check(answer)
 	case <-ctx.Done():
-		answer.err = b.nobodySignedIn()
+		err = b.nobodySignedIn()
 	}
 	stopAsking()
-	if answer.err != nil {
-		return token{}, answer.err
+	if err != nil {
+		return token{}, err
 	}
 	form := url.Values{
-		"grant_type": {grantCode}, "code": {answer.code}, "redirect_uri": {c.Client.RedirectURI},
+		"grant_type": {grantCode}, "code": {code}, "redirect_uri": {c.Client.RedirectURI},
 		"code_verifier": {verifier},
 	}
 	return b.requestToken(ctx, c, form, maxTokenAttempts)
@@ -491,7 +438,8 @@ func (s *signIn) notes() string {
 	u, err := url.Parse(s.c.TokenEndpoint)
 	if err == nil && s.cfg.clientFromEnv && s.c.Client.Source == sourceGiven &&
 		s.old.Client.ID != s.c.Client.ID {
-		notes = append(notes, "mcp-proxy: the client of GOOGLE_CLIENT_ID is used at "+excerpt(u.Host))
+		notes = append(notes,
+			"mcp-proxy: the client of GOOGLE_CLIENT_ID is used at "+excerpt(u.Host))
 	}
 	server := s.cfg.server
 	u, err = url.Parse(s.c.Resource)
@@ -504,15 +452,13 @@ func (s *signIn) notes() string {
 }
 
 func (o *oauth) nobodySignedIn() error {
-	err := errorKind{authErrorf("nobody signed in to %s within %v", o.cfg.server.Host,
-		o.cfg.loginTimeout), "timeout"}
-	return withHint(err, "%s", o.cfg.typed("login"))
+	err := authErrorf("nobody signed in to %s within %v", o.cfg.server.Host, o.cfg.loginTimeout)
+	return withHint(errorKind{err, "timeout"}, "%s", o.cfg.typed("login"))
 }
 
 // keepNew stores what a sign-in brought. A refresh that is going on would otherwise put the
 // successor of the old token over it.
 func (s *signIn) keepNew(ctx context.Context) error {
-	s.doubtful = false
 	if s.c.Token.Scope == "" { // RFC 6749, section 5.1: unchanged when it is left out
 		s.c.Token.Scope = s.c.scope()
 	}
@@ -540,16 +486,14 @@ func (o *oauth) explainRefusal(err error) error {
 	}
 	switch code := errorCode(err); {
 	case code == "invalid_scope" && o.cfg.scope != "":
-		return withHint(err, "the authorization server refuses what --scope names: leave it out, or "+
-			"name scopes that this client may have")
+		return withHint(err, "the authorization server refuses what --scope names: leave it out, "+
+			"or name scopes that this client may have")
 	case code == "invalid_scope":
 		return withHint(err, "--scope SCOPES asks for others: the server's documentation may name "+
 			"those that this client may have")
 	case isUnknownClient(err):
-		what := "--client-secret"
-		if o.cfg.privateKey != nil {
-			what = "--private-key"
-		}
+		hasKey := o.cfg.privateKey != nil
+		what := map[bool]string{true: "--private-key", false: "--client-secret"}[hasKey]
 		if o.cfg.unattended() {
 			what += ", and that the client is allowed the grant " + grantClientCredentials
 		}
@@ -557,37 +501,29 @@ func (o *oauth) explainRefusal(err error) error {
 	// Entra ID (AADSTS9010010, AADSTS901002) wants no resource parameter.
 	case code == "invalid_target",
 		refused != nil && strings.HasPrefix(refused.description, "AADSTS901"):
-		return withHint(err, "this authorization server takes no resource parameter: add --resource none")
+		return withHint(err, "this authorization server takes no resource parameter: "+
+			"add --resource none")
 	}
 	return err
 }
 
-// authorizationURL is the authorization request (OAuth 2.1, section 4.1.1).
-func (o *oauth) authorizationURL(
-	c *credentials, found *authorization, verifier, state string,
-) (string, error) {
-	endpoint, err := checkEndpoint(found.server.AuthorizationEndpoint, o.cfg.acceptsHTTP())
-	if err != nil {
-		return "", fmt.Errorf("authorization endpoint: %w", err)
-	}
-	q := endpoint.Query()
+// request is an authorization request (OAuth 2.1, section 4.1.1).
+func (o *oauth) request(endpoint url.URL, c *credentials, verifier string) authorizationRequest {
+	q, state := endpoint.Query(), newState()
 	for name, value := range map[string]string{
 		"response_type": "code", "client_id": c.Client.ID, "redirect_uri": c.Client.RedirectURI,
 		"state": state, "code_challenge": challengeS256(verifier), "code_challenge_method": "S256",
+		"resource": c.Resource, "scope": c.scope(),
 	} {
-		q.Set(name, value)
+		setGiven(q, name, value)
 	}
-	setGiven(q, "resource", c.Resource)
-	scope := c.scope()
-	setGiven(q, "scope", scope)
-	switch {
-	case areGoogles(c.Issuer) || areGoogles(endpoint.String()):
-		// Google knows no offline_access; without these two it gives no refresh token.
+	google := areAt(googleHosts, c.Issuer) || areAt(googleHosts, endpoint.String())
+	microsoft := areAt(microsoftHosts, c.Issuer) || areAt(microsoftHosts, endpoint.String())
+	if google { // it knows no offline_access; without these two it gives no refresh token
 		q.Set("access_type", "offline")
-		q.Set("prompt", "consent")
-	case hasScope(scope, offlineAccess) && !isOneOf(c.Issuer, microsoftHosts) &&
-		!isOneOf(endpoint.String(), microsoftHosts):
-		// OpenID Connect Core, section 11: without it offline access is ignored.
+	}
+	// OpenID Connect Core, section 11: without it offline access is ignored.
+	if google || hasScope(c.scope(), offlineAccess) && !microsoft {
 		q.Set("prompt", "consent")
 	}
 	for name, values := range o.cfg.authParams {
@@ -596,7 +532,7 @@ func (o *oauth) authorizationURL(
 		}
 	}
 	endpoint.RawQuery = q.Encode()
-	return endpoint.String(), nil
+	return authorizationRequest{endpoint.String(), state}
 }
 
 // microsoftHosts are Entra ID's. It gives a refresh token for offline_access as it is, and asks an
@@ -607,11 +543,7 @@ var microsoftHosts = []string{
 	".b2clogin.com", ".ciamlogin.com",
 }
 
-// browserGrace is how long a program that opens a browser may take to fail.
-const browserGrace = 3 * time.Second
-
-// openBrowser starts the first program that opens a browser on address. It does not wait for the
-// browser.
+// openBrowser starts the first program that opens a browser on address, and does not wait for it.
 func openBrowser(browsers, address string) (err error) {
 	for _, command := range browserCommands(browsers, runtime.GOOS, address) {
 		cmd := exec.Command(command[0], command[1:]...)
@@ -619,35 +551,28 @@ func openBrowser(browsers, address string) (err error) {
 		if err = cmd.Start(); err != nil {
 			continue
 		}
-		ended := make(chan error, 1)
+		ended := make(chan error, 2)
+		time.AfterFunc(browserGrace, func() { ended <- nil })
 		go func() { ended <- cmd.Wait() }() // reaps it; it may outlive this program
-		select {
-		case err = <-ended: // xdg-open has found no browser; rundll32's status means nothing
-			if err == nil || runtime.GOOS == "windows" {
-				return nil
-			}
-		case <-time.After(browserGrace):
+		// xdg-open may have found no browser; rundll32's status means nothing.
+		if err = <-ended; err == nil || runtime.GOOS == "windows" {
 			return nil
 		}
 	}
 	return err
 }
 
-// systemBrowsers are the commands by system; "" is any other. Never cmd /c start: it cuts the URL
-// at & and runs what follows.
-var systemBrowsers = map[string][]string{
-	"darwin": {"/usr/bin/open"}, "windows": {"rundll32 url.dll,FileProtocolHandler"},
-	"": {"wslview", "xdg-open"},
-}
-
 // browserCommands are those of $BROWSER, then the system's. Blanks divide the words of a command,
-// unless they belong to the name of a program.
+// unless they belong to the name of a program. Never cmd /c start: it cuts the URL at & and runs
+// what follows.
 func browserCommands(browsers, system, address string) (commands [][]string) {
-	systems, ok := systemBrowsers[system]
+	own, ok := map[string][]string{
+		"darwin": {"/usr/bin/open"}, "windows": {"rundll32 url.dll,FileProtocolHandler"},
+	}[system]
 	if !ok {
-		systems = systemBrowsers[""]
+		own = []string{"wslview", "xdg-open"}
 	}
-	for _, entry := range append(filepath.SplitList(browsers), systems...) {
+	for _, entry := range append(filepath.SplitList(browsers), own...) {
 		command := strings.Fields(entry)
 		if _, err := exec.LookPath(entry); err == nil {
 			command = []string{entry}

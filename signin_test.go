@@ -168,8 +168,7 @@ func TestGoogleAuthorizationURL(t *testing.T) {
 	} {
 		o := &oauth{cfg: &config{authParams: test.params}}
 		c := &credentials{Issuer: test.issuer, RequestedScope: test.scope, Client: client{ID: "id", RedirectURI: "http://localhost:3000/oauth2callback"}}
-		address, err := o.authorizationURL(c, &authorization{server: serverMetadata{AuthorizationEndpoint: test.issuer + "/auth?hl=de"}}, newVerifier(), "state")
-		fatal(t, err)
+		address := o.request(*parsedURL(t, test.issuer+"/auth?hl=de"), c, newVerifier()).url
 		q := parsedURL(t, address).Query()
 		if got := q.Get("access_type"); got != test.wantAccess {
 			t.Errorf("%s: access_type: got %q, want %q", name, got, test.wantAccess)
