@@ -45,8 +45,8 @@ func newTestFixture() *testFixture {
 	f := &testFixture{browser: filepath.Join(dir, "browser.exe")} // the ending is for Windows
 	f.binary, err = os.Executable()
 	must(err)
-	if os.Symlink(f.binary, f.browser) != nil { // Windows may forbid it
-		must(os.Link(f.binary, f.browser))
+	if os.Link(f.binary, f.browser) != nil { // another disk; Windows may forbid what follows
+		must(os.Symlink(f.binary, f.browser))
 	}
 	must(os.Mkdir(filepath.Join(dir, "ca"), 0o700))
 	f.pki, err = newFakePKI(filepath.Join(dir, "ca"))
