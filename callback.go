@@ -429,6 +429,7 @@ const pageHTML = `<!DOCTYPE html>
 <style>
 html { color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif; }
 body { max-width: 32rem; margin: 18vh auto 0; padding: 0 1.5rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; }
 code span { display: inline-block; }
 </style>
 <h1><span style="color: %[2]s" aria-hidden="true">%[3]s</span> %[1]s</h1>
