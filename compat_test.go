@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -359,6 +360,144 @@ func TestRemoteFlagsNotNeeded(t *testing.T) {
 	if _, stderr, _ := newUser(t).run(remoteURL, "--keep-alive"); stderr != "" {
 		t.Errorf("got %q without --log-level", stderr)
 	}
+}
+
+// The examples of mcp-remote's own README, version 0.15.1, word for word but for the addresses of
+// the servers, the files and the ports: each starts, signs in and calls a tool.
+func TestRemoteReadme(t *testing.T) {
+	t.Parallel()
+	const (
+		sse, server, mcp = "https://remote.mcp.server/sse", "https://example.remote/server", "https://example.remote/mcp"
+		info             = `{"client_id":"my-client","client_secret":"${MCP_CLIENT_SECRET}"}`
+		document         = "https://client.example.com/.well-known/oauth-client-metadata"
+		atlassian        = "https://mcp.atlassian.com/v1/sse"
+	)
+	for _, args := range [][]string{
+		{"mcp-remote", sse},
+		{"mcp-remote", sse, "--header", "Authorization: Bearer ${AUTH_TOKEN}"},
+		{"mcp-remote", sse, "--header", "Authorization:${AUTH_HEADER}"},
+		{"mcp-remote", sse, "--header-file", "/path/to/headers.txt"},
+		{"mcp-remote", atlassian, "--resource", "https://tenant1.atlassian.net/"},
+		{"mcp-remote", "https://remote.mcp.server/mcp", "--authorize-param", "access_type=offline", "--authorize-param", "prompt=consent"},
+		{"mcp-remote", "https://remote.mcp.server/mcp", "--disable-resource-parameter"},
+		{"-y", "mcp-remote", sse},
+		{"mcp-remote@latest", sse},
+		{"mcp-remote", sse, "9696"},
+		{"mcp-remote", sse, "--host", "127.0.0.1"},
+		{"mcp-remote", sse, "--callback-path", "/custom/callback"},
+		{"mcp-remote", sse, "--auth-success-url", "https://app.example.com/cli-connected"},
+		{"mcp-remote", sse, "--debug"},
+		{"mcp-remote", sse, "--silent"},
+		{"mcp-remote", sse, "--enable-proxy"},
+		{"mcp-remote", sse, "--ignore-tool", "delete*", "--ignore-tool", "remove*"},
+		{"mcp-remote", sse, "--auth-timeout", "60"},
+		{"mcp-remote", sse, "--connect-timeout", "30", "--body-timeout", "0"},
+		{"mcp-remote", sse, "--keep-alive", "--ping-interval", "60"},
+		{"mcp-remote", sse, "--ipv4"},
+		{"mcp-remote", server, "--transport", "sse-only"},
+		{"mcp-remote", mcp, "--protocol", "auto"},
+		{"mcp-remote", server, "--static-oauth-client-metadata", `{ "scope": "space separated scopes" }`},
+		{"mcp-remote", server, "--static-oauth-client-metadata", "@/Users/username/Library/Application Support/Claude/oauth_client_metadata.json"},
+		{"mcp-remote", server, "--static-oauth-client-metadata", `{ "token_endpoint_auth_method": "client_secret_post" }`},
+		{"mcp-remote", server, "--client-metadata-url", document},
+		{"mcp-remote", server, "3334", "--client-metadata-url", document},
+		{"mcp-remote", mcp, "--client-credentials", "--static-oauth-client-info", info},
+		{"mcp-remote", mcp, "--client-credentials", "--token-endpoint", "https://auth.example.com/oauth/token", "--static-oauth-client-info", info,
+			"--static-oauth-client-metadata", `{"scope":"mcp.read mcp.write","token_endpoint_auth_method":"client_secret_basic"}`},
+		{"mcp-remote", server, "--device-code"},
+		{"mcp-remote", server, "--disable-cookies"},
+		{"mcp-remote", server, "--use-id-token"},
+		{"mcp-remote", server, "--use-id-token", "--static-oauth-client-metadata", `{ "scope": "openid email" }`},
+	} {
+		args := args
+		t.Run(strings.Join(args[1:], " "), func(t *testing.T) {
+			t.Parallel()
+			startRemoteExample(t, args)
+		})
+	}
+	// The README's client of a user has no port: mcp-remote computes one, and here it is asked for.
+	for _, client := range []string{`{ "client_id": "xxx", "client_secret": "yyy" }`,
+		"@/Users/username/Library/Application Support/Claude/oauth_client_info.json"} {
+		t.Run(client, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "info.json")
+			fatal(t, os.WriteFile(file, []byte(`{"client_id":"xxx","client_secret":"yyy"}`), 0o600))
+			if strings.HasPrefix(client, "@") {
+				client = "@" + file
+			}
+			args := []string{"mcp-remote", remoteURL, "--static-oauth-client-info", client}
+			if _, stderr, exit := newUser(t).run(args...); exit != 1 || !strings.Contains(stderr, "give the PORT") {
+				t.Errorf("got exit code %d, %q", exit, stderr)
+			}
+			if _, stderr, exit := newUser(t).run(append(args, "3334")...); exit != 0 || stderr != "" {
+				t.Errorf("with a port: got exit code %d, %q", exit, stderr)
+			}
+		})
+	}
+}
+
+// startRemoteExample plays the servers that an example of mcp-remote's README needs.
+func startRemoteExample(t *testing.T, args []string) {
+	has := func(arg string) bool { return slices.Contains(args, arg) }
+	server, auth := startProtected(t)
+	auth.resource, auth.scope, server.scope = anyValue, anyValue, ""
+	auth.device = func(map[string]any) {}
+	user := newUser(t, auth, server)
+	write := func(name, text string) string {
+		file := filepath.Join(user.dir, name)
+		fatal(t, os.WriteFile(file, []byte(text), 0o600))
+		return file
+	}
+	token, _ := auth.grant(auth.addClient("of-the-user", "none"), server.resource, "")
+	address := server.url
+	replace := []string{
+		"/path/to/headers.txt", write("headers.txt", "# credentials for the example server\n"+
+			"Authorization: Bearer "+token+"\nX-Custom-Header: custom-value\n"),
+		"/Users/username/Library/Application Support/Claude/oauth_client_metadata.json", write("oauth client.json", `{"scope":"tools"}`),
+	}
+	if has("--client-credentials") {
+		auth.methods = []string{"client_secret_basic"}
+		user.env["MCP_CLIENT_SECRET"] = auth.addClient("my-client", "client_secret_basic").secret
+	}
+	if has("9696") || has("3334") || has("--callback-path") || has("--client-metadata-url") {
+		auth.redirectHost = remoteHost
+	}
+	if i := slices.Index(args, "--resource"); i > 0 {
+		server.resource = args[i+1]
+	}
+	if has(`{ "token_endpoint_auth_method": "client_secret_post" }`) {
+		auth.methods = []string{"client_secret_post"}
+	}
+	if has("--use-id-token") {
+		auth.answers = func(w http.ResponseWriter, r *fakeRequest, reply oauthReply) bool {
+			if doc := reply.doc; doc["access_token"] != nil { // the MCP server knows the id_token alone
+				doc["id_token"], doc["access_token"] = doc["access_token"], "not-for-the-server"
+			}
+			writeJSON(w, reply.status, reply.doc)
+			return true
+		}
+	}
+	if has("sse-only") {
+		address = startLegacy(t).url
+	}
+	for _, name := range []string{"https://remote.mcp.server/sse", "https://remote.mcp.server/mcp", "https://example.remote/server",
+		"https://example.remote/mcp", "https://mcp.atlassian.com/v1/sse"} {
+		replace = append(replace, name, address)
+	}
+	for _, port := range []string{"9696", "3334"} {
+		replace = append(replace, port, fmt.Sprint(freePort(t)))
+	}
+	replace = append(replace, "https://auth.example.com/oauth/token", auth.base+"/token")
+	user.env["AUTH_TOKEN"], user.env["AUTH_HEADER"] = token, "Bearer "+token
+	user.env["HTTPS_PROXY"], user.env["NO_PROXY"] = "http://127.0.0.1:1", "localhost,127.0.0.1"
+	user.env["NODE_EXTRA_CA_CERTS"], user.env["SSL_CERT_FILE"], user.env["SSL_CERT_DIR"] = testShared().pki.file, "", ""
+	example := make([]string, len(args))
+	for i, arg := range args {
+		example[i] = strings.NewReplacer(replace...).Replace(arg)
+	}
+	p := user.start(example...)
+	p.initialize()
+	p.echo("started")
 }
 
 func newCommandLine() *commandLine { return &commandLine{config: &config{}} }

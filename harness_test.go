@@ -72,7 +72,7 @@ func (u *testUser) start(args ...string) *testProxy {
 func (u *testUser) startWith(stdin, hostIn *os.File, args ...string) *testProxy {
 	u.t.Helper()
 	p := &testProxy{t: u.t, user: u, sent: map[string]bool{}, answered: map[string][]testMessage{}}
-	if !slices.Contains(args, "--login-timeout") {
+	if !slices.Contains(args, "--login-timeout") && !slices.Contains(args, "--auth-timeout") {
 		args = append(slices.Clone(args), "--login-timeout", testPatience.String())
 	}
 	p.cmd = u.command(args...)
