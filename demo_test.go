@@ -71,7 +71,10 @@ func demo() int {
 		return 1
 	}
 	t := &demoTB{}
-	t.run(func() { newDemoStory(t, binary).tell() })
+	t.run(func() {
+		newDemoStory(t, binary).tell()
+		newDemoStory(t, binary).tellSlowly()
+	})
 	if t.Failed() {
 		return 1
 	}
@@ -97,10 +100,7 @@ func newDemoStory(t testing.TB, binary string) *demoStory {
 func (d *demoStory) tell() {
 	say("An MCP server at %s wants OAuth tokens from %s.", d.server.url, d.auth.issuer)
 	say("Both are fakes on this machine. The client knows nothing of OAuth; it starts:\n")
-	args := []string{"-u", d.server.url}
-	if systemVerifier { // elsewhere SSL_CERT_FILE says whom to trust
-		args = append(args, "--ca-cert", testShared().pki.file)
-	}
+	args := d.args()
 	fmt.Printf("    mcp-proxy %s\n", strings.Join(args, " "))
 	d.proxy = d.user.start(args...)
 
@@ -123,14 +123,43 @@ func (d *demoStory) tell() {
 	d.leftovers()
 }
 
+func (d *demoStory) args() []string {
+	args := []string{"-u", d.server.url}
+	if systemVerifier { // elsewhere SSL_CERT_FILE says whom to trust
+		args = append(args, "--ca-cert", testShared().pki.file)
+	}
+	return args
+}
+
+// tellSlowly has a user who takes longer than clients wait.
+func (d *demoStory) tellSlowly() {
+	d.user.browser = "ignore"
+	d.proxy = d.user.start(d.args()...)
+	say("\nAnother user takes longer to sign in. Before the client gives up, after five seconds, it gets an answer:")
+	d.exchange("initialize", initializeParams)
+	d.proxy.notify("notifications/initialized", "")
+	id := d.send("tools/list", "")
+	say("\nWhat it asks now waits, until that user has signed in:\n")
+	d.user.paste(d.proxy.awaitURL(1))
+	d.receive(id)
+	d.proxy.closeStdin()
+	d.proxy.wait()
+}
+
 func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
 // exchange sends a request and shows what it set in motion.
-func (d *demoStory) exchange(method, params string) {
-	id := d.proxy.request(method, params)
+func (d *demoStory) exchange(method, params string) { d.receive(d.send(method, params)) }
+
+func (d *demoStory) send(method, params string) (id string) {
+	id = d.proxy.request(method, params)
 	fmt.Printf("\n    client  -> %s\n",
 		demoCut(fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":%q%s}`, id, method,
 			paramsOf(params))))
+	return id
+}
+
+func (d *demoStory) receive(id string) {
 	result := d.proxy.answer(id)
 	d.requests()
 	fmt.Printf("    client  <- %s\n", demoCut(result.line))
