@@ -15,7 +15,7 @@ import (
 )
 
 // earlyDelay is from the sign-in page to the answer: a quick sign-in gets the server's own words,
-// and no host gives up so soon. It is a variable for the tests.
+// and most hosts wait for ten seconds and more. It is a variable for the tests.
 var earlyDelay = 5 * time.Second
 
 // promised are the capabilities of the early answer, and what their lists are where the server
