@@ -5,10 +5,8 @@ package main
 // stdout; everything else that is said to people goes to stderr.
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -18,31 +16,25 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
-
-// reportedError was printed already; only its exit code is left.
-type reportedError struct{ error }
-
-func (e reportedError) Unwrap() error { return e.error }
 
 // login asks the server what it wants, and signs in here, in the foreground.
 func (a *app) login(ctx context.Context, stdin io.Reader) error {
 	if a.auth == nil {
-		return wrongUsage("leave it out to sign in",
-			"login: the Authorization header given with --header turns OAuth off")
+		return withHint(usagef("login: the Authorization header given with --header turns OAuth off"),
+			"leave it out to sign in")
 	}
-	first, err := a.askFirst(ctx)
+	_, challenged, err := a.askFirst(ctx)
 	if err != nil {
 		return err
 	}
-	if first.header == nil {
+	if challenged == nil {
 		a.log.notice("mcp-proxy: " + a.cfg.server.Host + " asks for no sign-in")
 		return nil
 	}
-	ch, isOAuth := parseChallenge(first.header)
+	ch, isOAuth := parseChallenge(challenged)
 	if !isOAuth {
-		return otherScheme(a.cfg.server.Host, first.header)
+		return otherScheme(a.cfg.server.Host, challenged)
 	}
 	paste := func(*url.URL) {}
 	if isTerminal(stdin) {
@@ -54,74 +46,53 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 			paste(redirect)
 		}
 	}
-	if err := a.signInHere(ctx, ch); err != nil {
+	if a.cfg.unattended() {
+		err = a.auth.explainRefusal(a.auth.refresh(ctx, a.auth.held(), &ch))
+	} else {
+		err = a.auth.follow(ctx, detachedOrder{Challenge: ch, Used: a.auth.stored()}, true)
+	}
+	if err != nil {
 		return err
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "mcp-proxy: signed in to %s\n", a.cfg.server.Host)
-	printCredentials(&b, a.auth.current(), time.Now())
+	text := "mcp-proxy: signed in to " + a.cfg.server.Host + "\n" +
+		credentialsText(a.auth.current(), time.Now())
 	if a.cfg.entry != nil {
 		entry, _ := json.Marshal(a.cfg.entry) // strings
 		command := os.Args[0]
 		if filepath.Base(command) != command { // not found in $PATH
 			command, _ = filepath.Abs(command)
 		}
-		fmt.Fprintf(&b, "the entry for your client's configuration:\n  %q: {\n    \"command\": %q,\n    "+
-			"\"args\": %s\n  }\n", a.cfg.server.Hostname(), command, entry)
+		text += fmt.Sprintf("the entry for your client's configuration:\n  %q: {\n    \"command\": %q,\n"+
+			"    \"args\": %s\n  }\n", a.cfg.server.Hostname(), command, entry)
 	}
-	a.log.notice(strings.TrimSuffix(b.String(), "\n"))
+	a.log.notice(strings.TrimSuffix(text, "\n"))
 	return nil
 }
 
-// signInHere gets a token in this process.
-func (a *app) signInHere(ctx context.Context, ch challenge) error {
-	o := a.auth
-	if a.cfg.unattended() {
-		return o.explainRefusal(o.refresh(ctx, o.held(), &ch))
-	}
-	return o.follow(ctx, detachedOrder{Challenge: ch, Used: o.stored()}, true)
-}
+const columns = 80 // of a terminal
 
-// columns is the width of what the commands print: that of a terminal.
-const columns = 80
-
-// printField prints a name and its value in two columns; a long value goes on below its beginning.
-func printField(w io.Writer, name, value string) {
-	const indent = 11
-	line := ""
-	flush := func() {
-		fmt.Fprintf(w, "  %-8s %s\n", name, line)
-		name, line = "", ""
-	}
-	for _, word := range strings.Fields(value) {
-		if line != "" && utf8.RuneCountInString(line+" "+word) > columns-indent {
-			flush()
-		}
-		line = strings.TrimSpace(line + " " + word)
-		for utf8.RuneCountInString(line) > columns-indent {
-			rest := string([]rune(line)[columns-indent:])
-			line = string([]rune(line)[:columns-indent])
-			flush()
-			line = rest
+// credentialsText is what a sign-in brought, names and values in two columns; a long value goes on
+// below its beginning.
+func credentialsText(c *credentials, now time.Time) (text string) {
+	const width = columns - 11
+	for _, field := range [][2]string{
+		{"profile", c.Profile}, {"grant", c.Grant}, {"token", tokenWords(c, now)},
+		{"issuer", c.Issuer}, {"client", c.Client.ID + " (" + c.Client.Source + ")"}, {"scopes", c.Token.Scope},
+	} {
+		name, value := field[0], strings.Join(strings.Fields(excerpt(field[1])), " ")
+		for value != "" {
+			line := value
+			if len(value) > width {
+				line = strings.ToValidUTF8(value[:width], "")
+				if blank := strings.LastIndexByte(value[:width+1], ' '); blank > 0 {
+					line = value[:blank]
+				}
+			}
+			text += fmt.Sprintf("  %-8s %s\n", name, line)
+			name, value = "", strings.TrimSpace(value[len(line):])
 		}
 	}
-	flush()
-}
-
-// printCredentials prints what a sign-in brought.
-func printCredentials(w io.Writer, c *credentials, now time.Time) {
-	if c.Profile != "" {
-		printField(w, "profile", excerpt(c.Profile))
-	}
-	if c.Grant != "" {
-		printField(w, "grant", excerpt(c.Grant))
-	}
-	printField(w, "token", tokenWords(c, now))
-	printField(w, "issuer", excerpt(c.Issuer))
-	printField(w, "client", clientWords(c.Client))
-	if c.Token.Scope != "" {
-		printField(w, "scopes", excerpt(c.Token.Scope))
-	}
+	return text
 }
 
 // logout revokes and forgets. What cannot be revoked is forgotten all the same.
@@ -149,47 +120,44 @@ func (a *app) logout(ctx context.Context) error {
 // machine's, which needs its secret only to be made, and those of a given scope.
 func (a *app) logoutKeys() (keys []storeKey, err error) {
 	all, err := a.store.list()
-	if a.cfg.all || err != nil {
-		for _, c := range all {
-			keys = append(keys, c.storeKey)
-		}
-		return keys, err
+	var k storeKey
+	if !a.cfg.all {
+		k = newStoreKey(a.cfg)
 	}
-	k := newStoreKey(a.cfg)
-	machine := k
-	machine.Grant = grantClientCredentials
+	isMeant := func(given, has string) bool { return given == "" || given == has }
 	for _, c := range all {
 		other := c.storeKey
-		if other.Server == k.Server && other.Profile == k.Profile &&
-			(k.Grant == "" || other.Grant == k.Grant) &&
-			(k.GivenScope == "" || other.GivenScope == k.GivenScope) && (k.GivenResource == "" || other.GivenResource == k.GivenResource) {
+		if a.cfg.all || other.Server == k.Server && other.Profile == k.Profile &&
+			isMeant(k.Grant, other.Grant) && isMeant(k.GivenScope, other.GivenScope) &&
+			isMeant(k.GivenResource, other.GivenResource) {
 			keys = append(keys, other)
 		}
 	}
-	for _, other := range []storeKey{k, machine} { // a damaged file is not in the list
-		if !slices.Contains(keys, other) && a.store.knows(other) {
+	if a.cfg.all || err != nil {
+		return keys, err
+	}
+	machine := k
+	machine.Grant = grantClientCredentials
+	for _, other := range []storeKey{machine, k} { // a damaged file is not in the list
+		isThere := a.store.knows(other) || other == k && len(keys) == 0
+		if isThere && !slices.Contains(keys, other) {
 			keys = append(keys, other)
 		}
-	}
-	if len(keys) == 0 {
-		keys = []storeKey{k}
 	}
 	return keys, nil
 }
 
 func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
-	cfg := *a.cfg
-	var err error
-	if cfg.server, err = url.Parse(k.Server); err != nil {
+	server, err := url.Parse(k.Server)
+	if err != nil {
 		return err
 	}
-	cfg.profile = k.Profile
-	where := cfg.server.Host
-	if k.Profile != "" {
-		where += " (profile " + k.Profile + ")"
-	}
-	if k.Grant != "" {
-		where += " (" + k.Grant + ")"
+	cfg, where := *a.cfg, server.Host
+	cfg.server, cfg.profile = server, k.Profile
+	for _, part := range []string{"profile " + k.Profile, k.Grant} {
+		if part != "" && part != "profile " {
+			where += " (" + part + ")"
+		}
 	}
 	if !a.store.knows(k) {
 		a.log.notice("mcp-proxy: nothing is cached for " + where)
@@ -221,40 +189,17 @@ func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 		return withHint(err, "they stay good until they expire; %s may let you revoke them by hand",
 			excerpt(c.Issuer))
 	}
-	a.log.notice("mcp-proxy: " + goodbyeWords(c, where))
-	return nil
-}
-
-// goodbyeWords says what became of the credentials.
-func goodbyeWords(c *credentials, where string) string {
-	switch {
-	case !c.state(time.Now()).isThere && !c.state(time.Now()).hasRefresh:
-		return "forgot " + where + ", where nobody was signed in"
+	switch state := c.state(time.Now()); {
+	case !state.isThere && !state.hasRefresh:
+		a.log.notice("mcp-proxy: forgot " + where + ", where nobody was signed in")
 	case c.RevocationEndpoint == "":
-		return fmt.Sprintf("signed out of %s; %s revokes no tokens, they stay good until they expire",
-			where, excerpt(c.Issuer))
+		a.log.notice("mcp-proxy: signed out of " + where + "; " + excerpt(c.Issuer) +
+			" revokes no tokens, they stay good until they expire")
+	default:
+		a.log.notice("mcp-proxy: signed out of " + where + "; the tokens are revoked at " +
+			excerpt(c.Issuer))
 	}
-	return fmt.Sprintf("signed out of %s; the tokens are revoked at %s", where, excerpt(c.Issuer))
-}
-
-// cachedServer is a server in the output of status --json. It has no field for a secret.
-type cachedServer struct {
-	Server   string       `json:"server"`
-	Profile  string       `json:"profile,omitempty"`
-	Issuer   string       `json:"issuer,omitempty"`
-	Client   cachedClient `json:"client"`
-	Scopes   []string     `json:"scopes"`
-	SignedIn bool         `json:"signed_in"`
-	Obtained *time.Time   `json:"obtained_at,omitempty"`
-	Expiry   *time.Time   `json:"expires_at,omitempty"`
-	Expired  bool         `json:"expired"`
-	Refresh  bool         `json:"refresh_token"`
-	Grant    string       `json:"grant,omitempty"`
-}
-
-type cachedClient struct {
-	ID     string `json:"id"`
-	Source string `json:"source"`
+	return nil
 }
 
 // status prints what is cached: of all servers, or of those that were asked for. One that was asked
@@ -273,32 +218,32 @@ func (a *app) status(stdout io.Writer) error {
 			signedIn = signedIn || c.state(time.Now()).isUsable
 		}
 	}
-	var out bytes.Buffer
+	var text string
 	switch {
 	case a.cfg.json:
-		err = printJSON(&out, some, time.Now())
+		text = statusJSON(some, time.Now())
 	case len(some) == 0 && a.cfg.server != nil:
-		fmt.Fprintf(&out, "not signed in to %s\nhint: %s\n", a.cfg.server.Host, a.cfg.typed("login"))
+		text = "not signed in to " + a.cfg.server.Host + "\nhint: " + a.cfg.typed("login") + "\n"
 	case len(some) == 0:
-		fmt.Fprintf(&out, "nothing is cached in %s\n", a.cfg.cacheDir)
-	default:
-		for _, c := range some {
-			fmt.Fprintf(&out, "\n%s\n", shownAddress(c.Server))
-			printCredentials(&out, c, time.Now())
+		text = "nothing is cached in " + a.cfg.cacheDir + "\n"
+	}
+	for i, c := range some {
+		if !a.cfg.json {
+			text += strings.Repeat("\n", min(i, 1)) + excerpt(shownServer(c.Server)) + "\n" +
+				credentialsText(c, time.Now())
 		}
 	}
-	_, writeErr := stdout.Write(bytes.TrimLeft(out.Bytes(), "\n"))
-	if writeErr != nil || err != nil || signedIn {
-		return errors.Join(err, writeErr)
+	if _, err := io.WriteString(stdout, text); err != nil || signedIn {
+		return err
 	}
-	return reportedError{usagef("not signed in to %s", a.cfg.server.Host)}
+	return exitError{errReported, 1}
 }
 
-// shownServer is the server's address without its query, which may be a key.
-func shownServer(u *url.URL) string {
-	address, _, isQuery := strings.Cut(u.String(), "?")
+// shownServer is a server's address without its query, which may be a key.
+func shownServer(address string) string {
+	start, _, isQuery := strings.Cut(address, "?")
 	if isQuery {
-		address += "?…"
+		return start + "?…"
 	}
 	return address
 }
@@ -308,7 +253,10 @@ func shownServer(u *url.URL) string {
 func (c *config) typed(command string) string {
 	words := c.entry
 	if words == nil || command == "logout" { // mcp-remote's words; what forgets whatever there is
-		words = []string{"-u", shownServer(c.server)}
+		words = []string{"-u", shownServer(c.server.String())}
+		if c.server.Scheme == "http" {
+			words = append(words, "--allow-http")
+		}
 		for _, f := range [][2]string{{"--profile", c.profile}, {"--scope", c.scope},
 			{"--resource", c.resource}} {
 			if f[1] != "" && (command != "logout" || f[0] == "--profile") {
@@ -337,48 +285,40 @@ func quoted(system, s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// shownAddress is an address as people may see it: printable, and without its query.
-func shownAddress(address string) string {
-	if u, err := url.Parse(address); err == nil {
-		address = shownServer(u)
-	}
-	return excerpt(address)
-}
-
-func printJSON(w io.Writer, all []*credentials, now time.Time) error {
-	rows := []cachedServer{}
+// statusJSON names what is no secret.
+func statusJSON(all []*credentials, now time.Time) string {
+	rows := []map[string]any{}
 	for _, c := range all {
-		state := c.state(now)
-		row := cachedServer{
-			Server: shownAddress(c.Server), Profile: excerpt(c.Profile), Issuer: excerpt(c.Issuer),
-			Client: cachedClient{excerpt(c.Client.ID), excerpt(c.Client.Source)}, Scopes: []string{},
-			SignedIn: state.isThere, Refresh: state.hasRefresh, Grant: excerpt(c.Grant),
-		}
+		state, scopes := c.state(now), []string{}
 		for _, scope := range strings.Fields(c.Token.Scope) {
-			row.Scopes = append(row.Scopes, excerpt(scope))
+			scopes = append(scopes, excerpt(scope))
+		}
+		row := map[string]any{
+			"server": excerpt(shownServer(c.Server)), "scopes": scopes,
+			"client":    map[string]string{"id": excerpt(c.Client.ID), "source": excerpt(c.Client.Source)},
+			"signed_in": state.isThere, "expired": state.isOver, "refresh_token": state.hasRefresh,
+		}
+		for name, value := range map[string]string{
+			"profile": c.Profile, "issuer": c.Issuer, "grant": c.Grant,
+		} {
+			if value != "" {
+				row[name] = excerpt(value)
+			}
 		}
 		if state.isThere {
-			row.Obtained = &c.Token.Obtained
+			row["obtained_at"] = c.Token.Obtained
 		}
 		if !c.Token.Expiry.IsZero() {
-			row.Expiry = &c.Token.Expiry
-			row.Expired = state.isOver
+			row["expires_at"] = c.Token.Expiry
 		}
 		rows = append(rows, row)
 	}
-	encoder := json.NewEncoder(w)
+	var text strings.Builder
+	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(rows)
-}
-
-func clientWords(c client) string {
-	const maxID = 40 // bytes; ids of metadata documents are URLs
-	id := excerpt(c.ID)
-	if len(id) > maxID {
-		id = excerpt(id[:maxID]) + "…"
-	}
-	return id + " (" + excerpt(c.Source) + ")"
+	encoder.Encode(rows) // into memory
+	return text.String()
 }
 
 // tokenWords says how long the token is good for, and what comes then.

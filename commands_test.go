@@ -292,10 +292,9 @@ func TestEntryForTheClient(t *testing.T) {
 			"-u https://a.example/mcp -i x -s env:S -H A:${S} --scope a"},
 		{"mcp-remote https://a.example/mcp", ""},
 	} {
-		c, err := parseArgs(append([]string{"login"}, strings.Fields(test.args)...), func(string) string { return "" })
-		if c == nil || err != nil && !strings.Contains(err.Error(), "variable S is not set") {
-			t.Fatal(err)
-		}
+		c, err := parseArgs(append([]string{"login"}, strings.Fields(test.args)...),
+			func(name string) string { return map[string]string{"S": "hunter2"}[name] })
+		fatal(t, err)
 		if got := strings.Join(c.entry, " "); got != test.want {
 			t.Errorf("%s: got %q, want %q", test.args, got, test.want)
 		}
@@ -449,6 +448,18 @@ func TestHintsNameTheFlags(t *testing.T) {
 		if !strings.HasSuffix(stdout, "hint: mcp-proxy login -u https://127.0.0.1:1/mcp"+want+"\n") {
 			t.Errorf("%s: got %q, want %q in the hint", args, stdout, want)
 		}
+	}
+}
+
+// Nor to a refusal, where the server is on this machine without TLS.
+func TestHintsNameAllowHTTP(t *testing.T) {
+	t.Parallel()
+	stdout, _, exit := newUser(t).run("status", "-u", "http://127.0.0.1:1/mcp", "--allow-http")
+	if want := "hint: mcp-proxy login -u http://127.0.0.1:1/mcp --allow-http\n"; exit != 1 || !strings.HasSuffix(stdout, want) {
+		t.Errorf("got exit code %d, %q, want %q", exit, stdout, want)
+	}
+	if stdout, _, _ := newUser(t).run("status", "-h"); !strings.Contains(stdout, "--allow-http ") {
+		t.Errorf("got %q without --allow-http", stdout)
 	}
 }
 

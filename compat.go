@@ -6,7 +6,6 @@ package main
 import (
 	"encoding/json"
 	"net"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,13 +28,6 @@ type remote struct {
 	host, port, path string // of the redirect URI; port is "" if none was given
 }
 
-func newRemote() remote {
-	if runtime.GOOS == "windows" {
-		return remote{host: "127.0.0.1", path: remoteRedirectPath}
-	}
-	return remote{host: "localhost", path: remoteRedirectPath}
-}
-
 // remoteOptions are the flags that are mcp-remote's alone; a word why stands for what a flag would
 // do if that is done anyway.
 func (l *commandLine) remoteOptions() []option {
@@ -50,14 +42,14 @@ func (l *commandLine) remoteOptions() []option {
 		{"static-oauth-client-info", "JSON", "", "", l.setClientInfo},
 		{"static-oauth-client-metadata", "JSON", "", "", l.setClientMetadata},
 		{"authorize-param", "NAME=VALUE …", "", "", l.addAuthParam},
-		{"device-code", "", "", "", toggle(&l.device)},
+		{"device-code", "", "", "", fixed(&l.device, true)},
 		{"client-credentials", "", "", "", fixed(&l.grant, grantClientCredentials)},
 		{"token-endpoint", "URL", "", "", text(&l.remote.tokenEndpoint)},
-		{"disable-resource-parameter", "", "", "", toggle(&l.remote.noResource)},
-		{"disable-cookies", "", "", "", toggle(&l.noCookies)},
+		{"disable-resource-parameter", "", "", "", fixed(&l.remote.noResource, true)},
+		{"disable-cookies", "", "", "", fixed(&l.noCookies, true)},
 		{"auth-timeout", "SECONDS", "", "", seconds},
-		{"silent", "", "", "", fixed(&l.logLevel, levelError)},
-		{"debug", "", "", "", fixed(&l.logLevel, levelDebug)}, // the stronger one
+		{"silent", "", "", "", fixed(&l.logLevel, "error")},
+		{"debug", "", "", "", fixed(&l.logLevel, "debug")},
 		{"auth-success-url", "URL", "", "the browser ends at a page of our own", nil},
 		{"enable-proxy", "", "", "the proxies of the environment are always used", nil},
 		{"ipv4", "", "", "IPv4 is tried as well if IPv6 does not answer at once", nil},
@@ -68,10 +60,6 @@ func (l *commandLine) remoteOptions() []option {
 		{"headers-timeout", "SECONDS", "", waits, nil},
 		{"body-timeout", "SECONDS", "", waits, nil},
 	}
-}
-
-func fixed[T any](target *T, value T) func(string) error {
-	return func(string) error { *target = value; return nil }
 }
 
 // afterLauncher leaves out what started mcp-remote, up to its name.
@@ -98,17 +86,16 @@ func (l *commandLine) setPort(arg string) bool {
 	return isPort
 }
 
-var theirTransports = map[string]string{
-	"http-only": "http", "sse-only": "sse", "http-first": "auto", "sse-first": "auto",
-}
-
 func (l *commandLine) setTransport(value string) error {
-	if value == "sse-first" {
+	switch value {
+	case "sse-first":
 		l.warn("--transport sse-first: HTTP is tried first, SSE where the server refuses it; " +
 			"--transport sse never tries HTTP")
-	}
-	if ours := theirTransports[value]; ours != "" {
-		value = ours
+		value = "auto"
+	case "http-first":
+		value = "auto"
+	case "http-only", "sse-only":
+		value = strings.TrimSuffix(value, "-only")
 	}
 	return oneOf(&l.transport, "auto", "http", "sse")(value)
 }
@@ -140,7 +127,9 @@ func (l *commandLine) setClientMetadata(value string) error {
 		Scope string `json:"scope"`
 	}
 	err := l.decode(value, false, &l.registerAs, &scope)
-	l.scope = scope.Scope
+	if !l.given["scope"] {
+		l.scope = scope.Scope
+	}
 	if l.registerAs["redirect_uris"] != nil {
 		l.warn("--static-oauth-client-metadata: redirect_uris is left out; the port after the URL, " +
 			"--host and --callback-path say it")
@@ -180,7 +169,7 @@ func (l *commandLine) translate() error {
 		// They want no --allow-http for this machine; another one is refused all the same.
 		l.allowHTTP = l.allowHTTP || l.server != nil && l.server.Scheme == "http"
 		// Two entries for one server that differ in --resource are two accounts there.
-		if !l.has("profile") && l.resource != resourceNone {
+		if !l.given["profile"] && l.resource != resourceNone {
 			l.profile = l.resource
 		}
 		// Node adds these certificates, and goes on without them when it cannot read them.
@@ -197,11 +186,11 @@ func (l *commandLine) translate() error {
 	switch {
 	case l.redirectURI != nil, l.device, l.unattended():
 		return nil
-	case r.port == "" && l.has("static-oauth-client-info"):
+	case r.port == "" && l.given["static-oauth-client-info"]:
 		return invalid("--static-oauth-client-info: the port of its redirect URI is missing",
 			"after the URL give the PORT that the client was registered with: http://localhost:PORT"+
 				remoteRedirectPath)
-	case r.port == "" && !l.has("host") && !l.has("callback-path") && !isDocument:
+	case r.port == "" && !l.given["host"] && !l.given["callback-path"] && !isDocument:
 		return nil
 	case r.port == "":
 		r.port, l.anyPort = strconv.Itoa(firstGivenPort), true

@@ -44,7 +44,6 @@ func TestRemoteFlags(t *testing.T) {
 		"--transport http-first":        "--transport auto",
 		"--debug":                       "--log-level debug",
 		"--silent":                      "--log-level error",
-		"--debug --silent":              "--log-level debug",
 		"--enable-proxy":                "",
 		"--auth-timeout 60":             "--login-timeout 60s",
 		"9696":                          "--redirect-uri http://" + remoteHost + ":9696/oauth/callback",

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -60,7 +61,7 @@ type config struct {
 	container    bool   // this is one
 	sshServer    string // USER@HOST to tunnel to; "" if this is no SSH session
 	loginTimeout time.Duration
-	logLevel     logLevel
+	logLevel     string
 	cacheDir     string // "": nowhere to write
 	noTrace      bool
 	showHelp     bool
@@ -70,7 +71,7 @@ type config struct {
 }
 
 type note struct {
-	level logLevel
+	level int
 	text  string
 }
 
@@ -93,15 +94,14 @@ func (o *option) name() string { return o.names[strings.LastIndexByte(o.names, '
 type commandLine struct {
 	*config
 	getenv func(string) string
-	given  map[string][]string // by the long name, as written
-	source string              // the variable that the value being set came from; "" if none
+	given  map[string]bool // by the long name
+	source string          // the variable that the value being set came from; "" if none
 
 	authMetadataFile string // or URL
 	remote           remote
 }
 
-// options is the table of flags. Their values are checked in its order, what depends on several of
-// them in check.
+// options is the table of flags. What depends on several of them is in check.
 func (l *commandLine) options() []option {
 	const (
 		serving = "serve"
@@ -120,7 +120,7 @@ func (l *commandLine) options() []option {
 		{"ca-cert", "FILE", online, "PEM file of further certificate roots", l.file(&l.caCert)},
 		{"client-cert", "FILE", online, "certificate for mutual TLS", l.file(&l.clientCert)},
 		{"client-key", "FILE", online, "its key", l.file(&l.clientKey)},
-		{"allow-http", "", online, "accept http:// for this machine", toggle(&l.allowHTTP)},
+		{"allow-http", "", always, "accept http:// for this machine", fixed(&l.allowHTTP, true)},
 
 		{pages: signIn, help: "Signing in:"},
 		{"i client-id", "ID", signIn, "OAuth client id (default env:GOOGLE_CLIENT_ID);\n" +
@@ -138,20 +138,20 @@ func (l *commandLine) options() []option {
 			"takes out one of ours", l.addAuthParam},
 		{"auth-metadata", "URL|FILE", signIn, "metadata of the authorization server that you vouch\n" +
 			"for, if the published one breaks the rules", text(&l.authMetadataFile)},
-		{"use-id-token", "", signIn, "send the id_token as the token", toggle(&l.useIDToken)},
+		{"use-id-token", "", signIn, "send the id_token as the token", fixed(&l.useIDToken, true)},
 		{"profile", "NAME", always, "another account on the same server", text(&l.profile)},
-		{"no-browser", "", signIn, "open no browser, print the URL", toggle(&l.noBrowser)},
+		{"no-browser", "", signIn, "open no browser, print the URL", fixed(&l.noBrowser, true)},
 		{"device", "", signIn, "sign in with a code, in a browser on any machine;\n" +
-			"by itself over SSH and in a container", toggle(&l.device)},
+			"by itself over SSH and in a container", fixed(&l.device, true)},
 		{"login-timeout", "D", signIn, "how long a sign-in may take (default 5m)", l.setLoginTimeout},
 
 		{pages: signIn, help: "Otherwise:"},
-		{"log-level", "LEVEL", online, "error, warn (default), info, debug", l.setLogLevel},
-		{"no-trace", "", online, "write no traces.jsonl", toggle(&l.noTrace)},
-		{"json", "", "status", "print JSON", toggle(&l.json)},
-		{"all", "", "logout", "of all servers", toggle(&l.all)},
-		{"version", "", serving, "print the version", nil},
-		{"h help", "", always, "print this page", nil},
+		{"log-level", "LEVEL", online, "error, warn (default), info, debug", oneOf(&l.logLevel, logLevelNames...)},
+		{"no-trace", "", online, "write no traces.jsonl", fixed(&l.noTrace, true)},
+		{"json", "", "status", "print JSON", fixed(&l.json, true)},
+		{"all", "", "logout", "of all servers", fixed(&l.all, true)},
+		{"version", "", serving, "print the version", fixed(&l.showVersion, true)},
+		{"h help", "", always, "print this page", fixed(&l.showHelp, true)},
 	}
 }
 
@@ -159,18 +159,15 @@ func text(target *string) func(string) error {
 	return func(value string) error { *target = value; return nil }
 }
 
-func toggle(target *bool) func(string) error {
-	return func(value string) error {
-		*target = value == "true"
-		return oneOf(&value, "true", "false")(value)
-	}
+func fixed[T any](target *T, value T) func(string) error {
+	return func(string) error { *target = value; return nil }
 }
 
 func oneOf(target *string, values ...string) func(string) error {
 	return func(value string) error {
 		*target = value
 		return firstBroken(rule{!slices.Contains(values, value), "want " + strings.Join(values, " or "),
-			values[0] + " is the default"})
+			"mcp-proxy -h says which is the default"})
 	}
 }
 
@@ -193,13 +190,18 @@ func firstBroken(rules ...rule) error {
 // parseArgs reads the whole command line and the environment.
 func parseArgs(args []string, getenv func(string) string) (*config, error) {
 	c := &config{
-		transport: "auto", grant: grantCode, loginTimeout: 5 * time.Minute, logLevel: levelWarn,
+		transport: "auto", grant: grantCode, loginTimeout: 5 * time.Minute, logLevel: "warn",
 		headers: http.Header{}, authParams: url.Values{},
+		// The default client counts as absent when unset.
+		clientID:     strings.TrimSpace(getenv("GOOGLE_CLIENT_ID")),
+		clientSecret: strings.TrimSpace(getenv("GOOGLE_CLIENT_SECRET")),
 	}
-	l := &commandLine{config: c, getenv: getenv, given: map[string][]string{}, remote: newRemote()}
-	steps := []func() error{
-		l.parse, l.readEnvironment, l.setValues, l.translate, l.check, l.readAuthMetadata,
-	}
+	c.clientFromEnv = c.clientID != ""
+	l := &commandLine{config: c, getenv: getenv, given: map[string]bool{}, remote: remote{
+		host: map[bool]string{true: "127.0.0.1", false: "localhost"}[runtime.GOOS == "windows"],
+		path: remoteRedirectPath,
+	}}
+	steps := []func() error{l.parse, l.readEnvironment, l.translate, l.check, l.readAuthMetadata}
 	err := l.setCommand(args)
 	for i := 0; err == nil && i < len(steps); i++ {
 		if c.showHelp || c.showVersion || c.command == detachedCommand { // its arguments come on stdin
@@ -208,14 +210,13 @@ func parseArgs(args []string, getenv func(string) string) (*config, error) {
 		err = steps[i]()
 	}
 	if err != nil {
-		err = usageError{err}
+		err = usagef("%w", err)
 	}
 	return c, err
 }
 
 var (
 	unknownName = onceNeeded(`^--[a-z]+(-[a-z]+)*(=.*)?$`)
-	emptyHeader = onceNeeded(`^[^:]*:\s*$`)
 	reference   = onceNeeded(`env:|\$\{|^@`)
 )
 
@@ -234,9 +235,9 @@ func (l *commandLine) parse() error {
 			switch {
 			case o == nil:
 				return unknownFlag(arg, place, options)
-			case hasValue:
-			case o.value == "":
-				value = "true"
+			case o.value == "" && hasValue:
+				return invalid("--"+o.name()+" takes no value", "--"+o.name())
+			case o.value == "" || hasValue:
 			case strings.HasPrefix(next, "--") && findOption(options, next[2:]) != nil:
 				return invalid("--"+o.name()+" needs a value", "--"+o.name()+"=VALUE, or as two arguments")
 			default:
@@ -245,23 +246,22 @@ func (l *commandLine) parse() error {
 			}
 		case slices.Contains(commands, arg):
 			return invalid("a command comes first", "mcp-proxy "+arg+" -u URL")
-		case l.has("url") && !l.setPort(arg):
+		case l.given["url"] && !l.setPort(arg):
 			return invalid(fmt.Sprintf("unexpected argument, number %d: there is a --url already", place),
 				"mcp-proxy -h lists the flags; was a value split at a blank?")
-		case l.has("url"):
+		case l.given["url"]:
 			continue
 		}
 		name := o.name()
-		switch {
-		case o.value != "" && !strings.HasSuffix(o.value, "…") && l.has(name):
+		if o.value != "" && !strings.HasSuffix(o.value, "…") && l.given[name] {
 			return invalid("--"+name+" is given twice", "leave one of them out")
-		case name == "header" && emptyHeader().MatchString(value):
-			return fmt.Errorf("--header: %w", errEmptyHeader) // before what was split off is misunderstood
 		}
-		l.given[name] = append(l.given[name], value)
+		l.given[name] = true
 		l.entry = append(l.entry, entryArguments(o, value)...)
+		if err := l.setValue(o, value); err != nil {
+			return fmt.Errorf("--%s: %w", name, err)
+		}
 	}
-	l.showHelp, l.showVersion = l.has("help"), l.has("version")
 	if l.remote.launched {
 		l.entry = nil // there is one already, and its words mean other things
 	}
@@ -272,7 +272,6 @@ func (l *commandLine) parse() error {
 // variable takes the place of a secret that was typed.
 func entryArguments(o *option, value string) []string {
 	isSecret := slices.Contains([]string{"SECRET", "JSON", "'NAME: VALUE' …"}, o.value)
-	start, _, isQuery := strings.Cut(value, "?")
 	switch name := o.name(); {
 	case name == "no-browser", name == "login-timeout", o.pages == "status", o.pages == "logout":
 		return nil
@@ -280,8 +279,8 @@ func entryArguments(o *option, value string) []string {
 		return []string{"--" + name}
 	case isSecret && !reference().MatchString(value), strings.Contains(value, "-----BEGIN"):
 		value = "env:NAME"
-	case name == "url" && isQuery:
-		value = start + "?…"
+	case name == "url":
+		value = shownServer(value)
 	}
 	if short, _, ok := strings.Cut(o.names, " "); ok {
 		return []string{"-" + short, value}
@@ -318,22 +317,8 @@ func unknownFlag(arg string, place int, options []option) error {
 	return invalid(problem, "mcp-proxy -h lists the flags")
 }
 
-func (l *commandLine) has(name string) bool { return l.given[name] != nil }
-
-// setValues takes what was given for each flag. The flags of mcp-remote come first: ours are
-// stronger.
-func (l *commandLine) setValues() error {
-	for _, o := range append(l.remoteOptions(), l.options()...) {
-		for _, value := range l.given[o.name()] {
-			if err := l.setValue(o, value); err != nil {
-				return fmt.Errorf("--%s: %w", o.name(), err)
-			}
-		}
-	}
-	return nil
-}
-
-func (l *commandLine) setValue(o option, value string) (err error) {
+// setValue takes a value for a flag, or that of the variable that it names.
+func (l *commandLine) setValue(o *option, value string) (err error) {
 	name, isVariable := strings.CutPrefix(value, "env:")
 	if l.source = ""; isVariable {
 		l.source = name
@@ -387,12 +372,10 @@ func (l *commandLine) expand(value string) (_ string, err error) {
 
 // readEnvironment takes what no flag says.
 func (l *commandLine) readEnvironment() (err error) {
-	l.browser = l.getenv("BROWSER")
-	l.sshServer, l.container = sshServer(l.getenv), isContainer(l.getenv)
-	// The defaults count as absent when unset.
-	l.clientID = strings.TrimSpace(l.getenv("GOOGLE_CLIENT_ID"))
-	l.clientFromEnv = l.clientID != ""
-	l.clientSecret = strings.TrimSpace(l.getenv("GOOGLE_CLIENT_SECRET"))
+	l.browser, l.container = l.getenv("BROWSER"), isContainer(l.getenv)
+	if fields := strings.Fields(l.getenv("SSH_CONNECTION")); len(fields) == 4 {
+		l.sshServer = strings.Fields(l.getenv("USER") + " USER")[0] + "@" + fields[2]
+	}
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy"} {
 		if value := l.getenv(name); value != "" && !isProxy(value) {
 			return invalid(name+" is not the URL of a proxy",
@@ -471,7 +454,7 @@ func (l *commandLine) check() error {
 		machineHint = "--" + machine + " --client-id ID --client-secret env:SECRET"
 		oneOfThem   = "leave out one of the two"
 	)
-	u, hasKey, isMachine := l.server, l.has("private-key"), l.unattended()
+	u, hasKey, isMachine := l.server, l.given["private-key"], l.unattended()
 	for _, pair := range [][2]string{
 		{"all", "url"}, {"private-key", "client-secret"}, {"device", "redirect-uri auth-param"},
 		{machine, "device redirect-uri auth-param client-metadata-url"},
@@ -480,7 +463,7 @@ func (l *commandLine) check() error {
 		{"auth-timeout", "login-timeout"}, {"log-level", "silent debug"},
 	} {
 		for _, other := range strings.Fields(pair[1]) {
-			if (l.has(pair[0]) || pair[0] == machine && isMachine) && l.has(other) {
+			if (l.given[pair[0]] || pair[0] == machine && isMachine) && l.given[other] {
 				return invalid("--"+pair[0]+" and --"+other+" exclude each other", oneOfThem)
 			}
 		}
@@ -491,17 +474,17 @@ func (l *commandLine) check() error {
 		{u == nil && l.command != "status" && !l.all, "no server: --url is missing", urlHint},
 		{u != nil && u.Scheme == "http" && !l.allowHTTP,
 			"--url: http is only accepted for this machine, and with --allow-http", "add --allow-http"},
-		{l.has("client-cert") != l.has("client-key"), "--client-cert and --client-key go together",
+		{l.given["client-cert"] != l.given["client-key"], "--client-cert and --client-key go together",
 			"--client-cert cert.pem --client-key key.pem"},
-		{l.has("client-secret") && l.clientID == "", "--client-secret without --client-id",
+		{l.given["client-secret"] && l.clientID == "", "--client-secret without --client-id",
 			"add --client-id ID"},
 		{hasKey && l.clientID == "", "--private-key without --client-id", "add --client-id ID"},
 		{isMachine && l.clientID == "", "--" + machine + " needs --client-id", machineHint},
 		{isMachine && l.clientSecret == "" && !hasKey,
 			"--" + machine + " needs --client-secret or --private-key", machineHint},
-		{l.has("token-endpoint") && !isMachine, "--token-endpoint without --client-credentials",
+		{l.given["token-endpoint"] && !isMachine, "--token-endpoint without --client-credentials",
 			"add --client-credentials"},
-		{l.has("redirect-uri") && l.remote.port != "",
+		{l.given["redirect-uri"] && l.remote.port != "",
 			"--redirect-uri and the callback port after the URL say the same", oneOfThem},
 	}...)
 	if hasKey || l.clientID == "" {
@@ -511,7 +494,7 @@ func (l *commandLine) check() error {
 }
 
 func (l *commandLine) setClientID(id string) error {
-	if l.clientFromEnv && id != l.clientID {
+	if l.clientFromEnv && id != l.clientID && !l.given["client-secret"] {
 		l.clientSecret = "" // it is that of GOOGLE_CLIENT_ID
 	}
 	l.clientID, l.clientFromEnv = id, false
@@ -553,12 +536,15 @@ var reservedAuthParams = strings.Fields("response_type client_id redirect_uri st
 
 func (l *commandLine) addAuthParam(param string) error {
 	name, value, ok := strings.Cut(param, "=")
-	value, err := l.expand(value)
-	l.authParams.Add(name, value)
-	return errors.Join(err, firstBroken(
+	err := firstBroken(
 		rule{!ok || name == "", "want name=value", "--auth-param access_type=offline"},
 		rule{slices.Contains(reservedAuthParams, name), name + " is set by the proxy itself",
-			"--scope, --resource, --client-id and --redirect-uri are flags of their own"}))
+			"--scope, --resource, --client-id and --redirect-uri are flags of their own"})
+	if err == nil {
+		value, err = l.expand(value)
+	}
+	l.authParams.Add(name, value)
+	return err
 }
 
 func (l *commandLine) ignoreTool(glob string) error {
@@ -570,11 +556,6 @@ func (l *commandLine) ignoreTool(glob string) error {
 func (l *commandLine) setLoginTimeout(value string) (err error) {
 	l.loginTimeout, err = time.ParseDuration(value)
 	return firstBroken(rule{err != nil || l.loginTimeout <= 0, "not a duration", "--login-timeout 5m"})
-}
-
-func (l *commandLine) setLogLevel(value string) error {
-	l.logLevel = logLevel(slices.Index(logLevelNames, value))
-	return oneOf(&value, logLevelNames...)(value)
 }
 
 // setPrivateKey takes a file, or the key itself from a variable. Nothing of what a variable holds
@@ -598,7 +579,7 @@ func (l *commandLine) readAuthMetadata() error {
 	name, hint := "auth-metadata", `{"authorization_endpoint": "https://…", "token_endpoint": "https://…"}`
 	file, m := l.authMetadataFile, &serverMetadata{TokenEndpoint: l.remote.tokenEndpoint}
 	switch {
-	case l.has("token-endpoint"):
+	case l.given["token-endpoint"]:
 		name, hint = "token-endpoint", "--token-endpoint https://auth.example.com/token"
 		var method string
 		if json.Unmarshal(l.registerAs["token_endpoint_auth_method"], &method) == nil {
@@ -646,9 +627,6 @@ func (c *config) acceptsHTTP() bool {
 var reservedHeaders = strings.Fields("Accept Content-Type Content-Length Transfer-Encoding " +
 	"Connection Host Upgrade Te Trailer Last-Event-Id Mcp-Session-Id Mcp-Protocol-Version")
 
-var errEmptyHeader = invalid("a header has no value: was the argument split at the blank?",
-	"without the blank: -H NAME:VALUE; or -H NAME:env:VARIABLE")
-
 // addHeader takes one `Name: value`.
 func (l *commandLine) addHeader(header string) error {
 	name, value, ok := strings.Cut(header, ":")
@@ -660,7 +638,8 @@ func (l *commandLine) addHeader(header string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	} else if value == "" {
-		return errEmptyHeader
+		return invalid("a header has no value: was the argument split at the blank?",
+			"without the blank: -H NAME:VALUE; or -H NAME:env:VARIABLE")
 	}
 	l.headers.Add(name, value)
 	// RFC 9110, section 5.5: a line break would start another header, and net/http
@@ -708,12 +687,11 @@ var (
 // expandPath replaces a leading ~/, because hosts start us without a shell. Another variable in the
 // path would become a directory of that name.
 func expandPath(path string) (string, error) {
-	if pathVariable().MatchString(path) {
-		return "", invalid("a variable in the path, and nobody has expanded it",
-			"write the path out; only ~/ at its beginning is understood")
-	}
-	if !homePath().MatchString(path) {
-		return path, nil
+	err := firstBroken(rule{pathVariable().MatchString(path),
+		"a variable in the path, and nobody has expanded it",
+		"write the path out; only ~/ at its beginning is understood"})
+	if err != nil || !homePath().MatchString(path) {
+		return path, err
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
@@ -756,13 +734,4 @@ func (c *config) unattended() bool { return c.grant == grantClientCredentials }
 // set it.
 func (c *config) opensBrowser() bool {
 	return !c.noBrowser && (c.sshServer == "" || c.browser != "")
-}
-
-// sshServer is who and where to tunnel to, from the four fields of SSH_CONNECTION.
-func sshServer(getenv func(string) string) string {
-	fields := strings.Fields(getenv("SSH_CONNECTION"))
-	if len(fields) != 4 {
-		return ""
-	}
-	return strings.Fields(getenv("USER") + " USER")[0] + "@" + fields[2]
 }

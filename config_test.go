@@ -182,7 +182,7 @@ func TestValues(t *testing.T) {
 	home, err := os.UserHomeDir()
 	fatal(t, err)
 	env := map[string]string{"TOK": " tok-1\r\n", "TRICK": "${TOK} env:TOK", "SERVER": "https://a.example/mcp\n",
-		"MCP_PROXY_CACHE_DIR": "~/somewhere", "HEADER": "X-A: ${TOK}"}
+		"MCP_PROXY_CACHE_DIR": "~/somewhere", "HEADER": "X-A: ${TOK}", "GOOGLE_CLIENT_ID": "other"}
 	type values struct{ server, secret, header, param, cacheDir string }
 	usual := values{server: "https://a.example/mcp", cacheDir: filepath.Join(home, "somewhere")}
 	for _, test := range []struct {
@@ -193,6 +193,7 @@ func TestValues(t *testing.T) {
 		{[]string{"env:SERVER"}, func(*values) {}},
 		{[]string{"-u", " \"https://a.example/mcp\"\n"}, func(*values) {}},
 		{[]string{"env:SERVER", "-i", "x", "-s", "env:TOK"}, func(v *values) { v.secret = "tok-1" }},
+		{[]string{"env:SERVER", "-s", "env:TOK", "-i", "x"}, func(v *values) { v.secret = "tok-1" }},
 		{[]string{"env:SERVER", "-i", "x", "-s", "env:TRICK"}, func(v *values) { v.secret = env["TRICK"] }},
 		{[]string{"env:SERVER", "-H", "X-A: env:TOK"}, func(v *values) { v.header = "tok-1" }},
 		{[]string{"env:SERVER", "-H", "X-A:${TOK}/${env:TOK}"}, func(v *values) { v.header = "tok-1/tok-1" }},
@@ -288,7 +289,7 @@ func TestHeaderFile(t *testing.T) {
 	user.env["MY_TOKEN"] = "token-from-the-environment"
 	file := filepath.Join(user.dir, "headers")
 	fatal(t, os.WriteFile(file, []byte("# the example server\r\nAuthorization:Bearer ${MY_TOKEN}\n\n  X-Custom: a: b # c  \r\nX-More: env:MY_TOKEN"), 0o600))
-	p := user.start("-u", server.url, "--header-file", file, "-H", "X-Custom: first")
+	p := user.start("-u", server.url, "-H", "X-Custom: first", "--header-file", file)
 	p.initialize()
 	got := server.requests("initialize")[0].Header
 	if got.Get("Authorization") != "Bearer token-from-the-environment" || !slices.Equal(got["X-Custom"], []string{"first", "a: b # c"}) || got.Get("X-More") != "token-from-the-environment" {

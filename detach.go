@@ -241,7 +241,7 @@ func runDetached(
 	}
 	o := a.auth
 	defer func() { o.lingering.linger(ctx) }() // last: nobody waits for that
-	defer a.close()
+	defer a.trace.close()
 	// The host's working directory may be on a disk that is to be unmounted. What was named
 	// relative to it has been read.
 	_, _ = x509.SystemCertPool() // reads $SSL_CERT_FILE, once

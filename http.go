@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,20 +36,14 @@ const (
 	// flight every one beyond would dial anew (measured: 12,600 instead of 793 calls/s).
 	maxIdlePerHost = 256
 	maxRedirects   = 5
-	maxDocument    = 1 << 20 // bytes, of an answer that is read whole
-	// sleepSlack is how far the wall clock may outrun the monotonic one before
-	// the machine must have slept: the monotonic clock stands still meanwhile.
-	sleepSlack = 5 * time.Second
+	maxDocument    = 1 << 20         // bytes, of an answer that is read whole
+	sleepSlack     = 5 * time.Second // of the wall clock before the monotonic one
 )
 
 // isLoopback reports whether host is this machine by name or by literal
 // address. Names are not resolved: what a resolver says is not to be trusted.
 func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
+	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
 func newTransport(c *config) (*http.Transport, error) {
@@ -60,14 +55,15 @@ func newTransport(c *config) (*http.Transport, error) {
 			settings.RootCAs = x509.NewCertPool()
 		}
 		if !settings.RootCAs.AppendCertsFromPEM(c.caCert) {
-			return nil, wrongUsage("the file must hold PEM blocks: -----BEGIN CERTIFICATE-----",
-				"--ca-cert: no certificate in the file")
+			return nil, withHint(usagef("--ca-cert: no certificate in the file"),
+				"the file must hold PEM blocks: -----BEGIN CERTIFICATE-----")
 		}
 	}
 	if c.clientCert != nil {
 		pair, err := tls.X509KeyPair(c.clientCert, c.clientKey)
 		if err != nil {
-			return nil, wrongUsage("both files must be PEM and belong together", "--client-cert: %w", err)
+			return nil, withHint(usagef("--client-cert: %w", err),
+				"both files must be PEM and belong together")
 		}
 		settings.Certificates = []tls.Certificate{pair}
 	}
@@ -94,12 +90,9 @@ func newMCPClient(server *url.URL, via http.RoundTripper) *http.Client {
 	all, _ := cookiejar.New(nil) // its only error is for a wrong option
 	jar := &boundedJar{CookieJar: all, known: map[string]bool{}}
 	follow := func(req *http.Request, past []*http.Request) error {
-		switch req.Response.StatusCode {
-		case http.StatusMovedPermanently, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-		default:
-			return http.ErrUseLastResponse
-		}
-		if len(past) > maxRedirects || !sameOrigin(server, req.URL) {
+		status := req.Response.StatusCode
+		if len(past) > maxRedirects || !sameOrigin(server, req.URL) ||
+			!slices.Contains([]int{301, 307, 308}, status) {
 			return http.ErrUseLastResponse
 		}
 		// Of a POST that gets 301 net/http makes a GET, as browsers do. Servers mean a slash that is
@@ -288,16 +281,18 @@ func networkError(host string, err error) error {
 
 func networkReason(host string, err error) (what, hint string) {
 	var certificate *tls.CertificateVerificationError
-	var op *net.OpError
-	proxy, plain := environmentProxy(host), plainNetworkError(err)
+	kind, plain, proxy := networkErrorType(err), plainNetworkError(err), environmentProxy(host)
+	// Or it is what the proxy said to CONNECT, for which net/http has no type.
+	isBeforeProxy := proxy != "" && !isHangUp(err) &&
+		slices.Contains([]string{"dns", "dial", "proxyconnect", otherError}, kind)
 	switch {
 	case errors.As(err, &certificate):
 		return certificateReason(certificate)
-	case proxy != "" && beforeProxy(err):
+	case isBeforeProxy:
 		return "through the proxy " + proxy + ": " + plain, "check HTTPS_PROXY (http://USER:PASSWORD@" +
 			"HOST:PORT where the proxy wants to know who asks); NO_PROXY=" +
 			(&url.URL{Host: host}).Hostname() + " goes without it"
-	case errors.As(err, new(*net.DNSError)):
+	case kind == "dns":
 		return "the name cannot be resolved", "check the spelling of the URL, the network and the VPN; " +
 			"behind a company's proxy set HTTPS_PROXY"
 	case errors.As(err, new(tls.RecordHeaderError)), errors.Is(err, http.ErrSchemeMismatch):
@@ -309,7 +304,7 @@ func networkReason(host string, err error) (what, hint string) {
 	case wantsCertificate(err):
 		return plain, "the server may want a client certificate: --client-cert FILE.pem --client-key " +
 			"FILE.pem"
-	case errors.As(err, &op) && op.Op == "dial":
+	case kind == "dial":
 		return plain, "check the host and the port in the URL; is the server up, is a VPN or a " +
 			"firewall in between?"
 	}
@@ -362,17 +357,6 @@ func environmentProxy(host string) string {
 	return proxy.Host
 }
 
-// beforeProxy reports whether err is about the way to the proxy, or what that
-// said to CONNECT; net/http has no type for the latter.
-func beforeProxy(err error) bool {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Op == "proxyconnect" || op.Op == "dial"
-	}
-	return !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) &&
-		!isHangUp(err)
-}
-
 // plainNetworkError leaves the method, the URL and its query out: the outer
 // layers of net/http's errors repeat them.
 func plainNetworkError(err error) string {
@@ -398,36 +382,33 @@ func plainNetworkError(err error) string {
 	return excerpt(text)
 }
 
+const otherError = "_OTHER" // as the conventions call it
+
 // networkErrorType is the low-cardinality error.type of a span.
 func networkErrorType(err error) string {
-	var dns *net.DNSError
 	var op *net.OpError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return "cancelled"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "timeout"
-	case errors.As(err, &dns):
+	case errors.As(err, new(*net.DNSError)):
 		return "dns"
 	case errors.As(err, &op):
 		return op.Op
-	case errors.As(err, new(net.Error)), errors.As(err, new(noAnswer)):
-		return "network"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
 	}
-	return "_OTHER" // what the conventions call it
+	return otherError
 }
 
 // notSent reports whether err came before any byte of the request was written:
 // only then may any request be sent again.
 func notSent(err error) bool {
 	var op *net.OpError
-	var unsent unsentError
-	if errors.As(err, &op) && op.Op == "dial" || errors.As(err, &unsent) {
-		return true
-	}
+	isDial := errors.As(err, &op) && op.Op == "dial"
 	// net/http exports no value for it: the server had closed the kept
 	// connection before the request went out on it.
-	return err != nil && strings.HasSuffix(err.Error(), "http: server closed idle connection")
+	return isDial || errors.As(err, new(unsentError)) ||
+		err != nil && strings.HasSuffix(err.Error(), "http: server closed idle connection")
 }
 
 // boundedRequest sends one request to an authorization server or for metadata and returns the
@@ -473,24 +454,23 @@ func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
 	}
 	return u, firstBroken([]rule{
 		{raw == "", "is missing", ""},
-		{strings.IndexFunc(raw, notInURL) >= 0, "has characters that no URL has", ""},
+		{!inURL().MatchString(raw), "has characters that no URL has", ""},
 		{u.Scheme != "https" && !(allowHTTP && u.Scheme == "http" && isLoopback(u.Hostname())),
 			"is not https", ""},
 		{u.Hostname() == "", "has no host", ""},
-		{strings.IndexFunc(u.Host, notInHost) >= 0, "has characters that no host name has", ""},
+		{!inHost().MatchString(u.Host), "has characters that no host name has", ""},
 		{!isAddress(u), "has a host that is no name and no address, or a port that cannot be", ""},
 		{u.User != nil, "has user info", ""},
 		{strings.Contains(raw, "#"), "has a fragment", ""},
 	}...)
 }
 
-func notInURL(r rune) bool {
-	return !isAlphanumeric(r) && !strings.ContainsRune("-._~:/?#[]@!$&'()*+,;=%", r)
-}
-
-// notInHost allows names of the DNS and addresses with a port. net/url lets $( ) and & through, and
-// control characters that were percent-encoded.
-func notInHost(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._:[]", r) }
+// A host has names of the DNS and addresses with a port: net/url lets $( ) and & through, and control
+// characters that were percent-encoded.
+var (
+	inURL  = onceNeeded(`^[0-9A-Za-z\-._~:/?#\[\]@!$&'()*+,;=%]*$`)
+	inHost = onceNeeded(`^[0-9A-Za-z\-._:\[\]]*$`)
+)
 
 // isAddress wants a name or an address, and a port that there can be (RFC 3986, section 3.2).
 // net/url takes "a::", whose host would be "a:".

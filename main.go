@@ -46,22 +46,14 @@ import (
 // commands are the words that may come first. Without one the program serves.
 var commands = []string{"login", "logout", "status", "doctor", detachedCommand}
 
-const introduction = `mcp-proxy lets an MCP client use a remote MCP server that asks for OAuth 2.1.
-`
+const overview = `mcp-proxy lets an MCP client use a remote MCP server that asks for OAuth 2.1.
 
-const firstSteps = introduction + `
-  mcp-proxy login -u URL    sign in to the server at URL
-  mcp-proxy doctor -u URL   see what works, and what would help
-  mcp-proxy -h              all commands and flags, and the entry for a client
-`
-
-const synopses = `
 mcp-proxy -u URL [flags]          serve MCP on stdin and stdout
 mcp-proxy login -u URL [flags]    sign in now, before any client starts it
 mcp-proxy logout -u URL           revoke the tokens and forget them
 mcp-proxy status [-u URL]         what is cached, without secrets
 mcp-proxy doctor -u URL [flags]   walk the way to the server, say what helps
-mcp-proxy COMMAND -h              the flags of a command
+mcp-proxy [COMMAND] -h            the flags, also of a command
 `
 
 const usageEnd = `
@@ -76,38 +68,32 @@ Example, in a client's configuration:
 
 // usageText is the page of a command, "" for serving: what it is for and its flags.
 func usageText(command string) string {
-	var b strings.Builder
-	page, end := command, usageEnd
-	if command == "" {
-		b.WriteString(introduction + synopses)
-		page, end = "serve", usageEnd+example
+	text, page, end := overview, "serve", usageEnd+example
+	if command != "" {
+		_, text, _ = strings.Cut(overview, "\nmcp-proxy "+command)
+		text, _, _ = strings.Cut(text, "\n")
+		text, page, end = "mcp-proxy "+command+text+"\n", command, usageEnd
 	}
-	for _, line := range strings.Split(synopses, "\n") {
-		if command != "" && strings.HasPrefix(line, "mcp-proxy "+command+" ") {
-			b.WriteString(line + "\n")
-		}
-	}
+	const column = 29
+	newLine := "\n" + strings.Repeat(" ", column)
 	for _, o := range (&commandLine{config: &config{}}).options() {
-		heading := "    --" + o.name() + " " + o.value
-		if short, long, ok := strings.Cut(o.names, " "); ok {
-			heading = "-" + short + ", --" + long + " " + o.value
+		short, _, isShort := strings.Cut(o.names, " ")
+		heading := "      --" + o.name() + " " + o.value
+		if isShort {
+			heading = "  -" + short + ", --" + o.name() + " " + o.value
 		}
-		help := strings.Split(o.help, "\n")
 		switch {
 		case !strings.Contains(o.pages, page):
 			continue
 		case o.names == "":
-			fmt.Fprintf(&b, "\n%s\n", o.help)
+			text += "\n" + o.help + "\n"
 			continue
-		case len(heading) > 26:
-			help = append([]string{""}, help...)
+		case len(heading) >= column:
+			heading += newLine
 		}
-		for _, line := range help {
-			b.WriteString(strings.TrimRight(fmt.Sprintf("  %-26s %s", heading, line), " ") + "\n")
-			heading = ""
-		}
+		text += fmt.Sprintf("%-*s%s\n", column, heading, strings.ReplaceAll(o.help, "\n", newLine))
 	}
-	return b.String() + end
+	return text + end
 }
 
 var word = onceNeeded(`^[a-zA-Z][a-zA-Z0-9]*(-[a-zA-Z0-9]+)*$`)
@@ -162,7 +148,7 @@ func main() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	stop()
-	if err != nil && !errors.As(err, new(reportedError)) {
+	if err != nil && !errors.Is(err, errReported) {
 		(&logger{w: os.Stderr}).report(err)
 	}
 	os.Exit(exitCode(err))
@@ -173,8 +159,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	cfg, err := parseArgs(args, getenv)
 	switch {
 	case len(args) == 0 && isTerminal(stdin):
-		io.WriteString(stderr, firstSteps)
-		return reportedError{err}
+		io.WriteString(stderr, overview)
+		return exitError{errReported, 1}
 	case err != nil:
 		return err
 	case cfg.showHelp:
@@ -186,7 +172,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case cfg.command == detachedCommand:
 		return runDetached(ctx, stdin, stdout, getenv)
 	}
-	log := &logger{level: cfg.logLevel, w: stderr}
+	log := &logger{level: slices.Index(logLevelNames, cfg.logLevel), w: stderr}
 	for _, note := range cfg.notes {
 		log.printf(note.level, "%s", note.text)
 	}
@@ -194,7 +180,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	if err != nil {
 		return err
 	}
-	defer a.close()
+	defer a.trace.close()
 	switch cfg.command {
 	case "login":
 		return a.login(ctx, stdin)
@@ -208,7 +194,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	if isTerminal(stdin) {
 		log.notice("mcp-proxy: waiting for an MCP client; Ctrl-C ends; for people: login, doctor")
 	}
-	return a.serve(ctx, stdin, stdout)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	out := &lineWriter{w: stdout, stop: stop}
+	return newProxy(cfg, a.client, a.auth, out, log, a.trace).serve(ctx, stdin)
 }
 
 // app is what the commands share.
@@ -246,34 +235,20 @@ func (a *app) oauth(cfg *config) *oauth {
 	return newOAuth(cfg, a.store, a.oauthClient, a.log, a.trace)
 }
 
-func (a *app) close() { a.trace.close() }
-
-func (a *app) serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	out := &lineWriter{w: stdout, stop: stop}
-	return newProxy(a.cfg, a.client, a.auth, out, a.log, a.trace).serve(ctx, stdin)
-}
-
 // exitCode is the table of the package comment.
 func exitCode(err error) int {
-	var use usageError
-	var auth authError
-	var refused *oauthError
-	var network net.Error
-	var path *fs.PathError
-	var address *url.Error
+	var known exitError
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &use):
-		return 1
-	case errors.As(err, &auth), errors.As(err, &refused):
+	case errors.As(err, &known):
+		return known.code
+	case errors.As(err, new(authError)), errors.As(err, new(*oauthError)):
 		return 2
-	case errors.As(err, &network), errors.As(err, &address), errors.As(err, new(serverError)),
+	case errors.As(err, new(net.Error)), errors.As(err, new(*url.Error)),
 		errors.Is(err, context.DeadlineExceeded):
 		return 3
-	case errors.As(err, &path):
+	case errors.As(err, new(*fs.PathError)):
 		return 4
 	}
 	return 5
@@ -282,19 +257,18 @@ func exitCode(err error) int {
 // programVersion is what the build information says: the module's version for
 // an installed or tagged build, else the revision of the checkout.
 var programVersion = sync.OnceValue(func() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "devel"
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			return "devel-" + setting.Value
+	version := "devel"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				version += "-" + setting.Value
+			}
+		}
+		if v := info.Main.Version; v != "" && v != "(devel)" {
+			version = v
 		}
 	}
-	return "devel"
+	return version
 })
 
 var userAgent = sync.OnceValue(func() string { return "mcp-proxy/" + programVersion() })
@@ -302,10 +276,8 @@ var userAgent = sync.OnceValue(func() string { return "mcp-proxy/" + programVers
 // What people read on stderr: one line an event, `mcp-proxy: …`, and a line `hint: …` with what to
 // type where there is a remedy. Nothing that a server sent is printed except an excerpt.
 
-type logLevel int
-
 const (
-	levelError logLevel = iota
+	levelError = iota
 	levelWarn
 	levelInfo
 	levelDebug
@@ -315,7 +287,7 @@ var logLevelNames = []string{"error", "warn", "info", "debug"}
 
 // logger writes whole lines; a nil logger is silent.
 type logger struct {
-	level logLevel
+	level int
 
 	mu sync.Mutex // guards writing to w
 	w  io.Writer
@@ -325,13 +297,10 @@ func (l *logger) warnf(format string, args ...any)  { l.printf(levelWarn, format
 func (l *logger) infof(format string, args ...any)  { l.printf(levelInfo, format, args...) }
 func (l *logger) debugf(format string, args ...any) { l.printf(levelDebug, format, args...) }
 
-func (l *logger) enabled(level logLevel) bool { return l != nil && level <= l.level }
-
-func (l *logger) printf(level logLevel, format string, args ...any) {
-	if !l.enabled(level) {
-		return
+func (l *logger) printf(level int, format string, args ...any) {
+	if l != nil && level <= l.level {
+		l.notice("mcp-proxy: " + fmt.Sprintf(format, args...))
 	}
-	l.notice("mcp-proxy: " + fmt.Sprintf(format, args...))
 }
 
 // notice prints a line whatever the level: the user is waiting for it.
@@ -368,26 +337,23 @@ func withHint(err error, format string, args ...any) error {
 
 func hintOf(err error) string {
 	var h hinted
-	if errors.As(err, &h) {
-		return h.hint
-	}
-	return ""
+	errors.As(err, &h)
+	return h.hint
 }
 
-// A usageError is the user's to correct on the command line. It names the flag or its place and
-// never holds a value: hosts and people split arguments wrongly, and the value may be the secret.
-type usageError struct{ error }
-
-func (u usageError) Unwrap() error { return u.error }
-
-func usagef(format string, args ...any) error {
-	return usageError{fmt.Errorf(format, args...)}
+// An exitError has its exit code from the place where it arises.
+type exitError struct {
+	error
+	code int
 }
 
-// wrongUsage is a usage error with the line that says what to type instead.
-func wrongUsage(hint, format string, args ...any) error {
-	return withHint(usagef(format, args...), "%s", hint)
-}
+func (e exitError) Unwrap() error { return e.error }
+
+var errReported = errors.New("it was printed already")
+
+// usagef is an error of the user's to correct on the command line. It names the flag or its place
+// and never holds a value: hosts and people split arguments wrongly, and the value may be the secret.
+func usagef(format string, args ...any) error { return exitError{fmt.Errorf(format, args...), 1} }
 
 // invalid is what is wrong with a value, and what to type instead. The flag is named by set.
 func invalid(problem, hint string) error { return withHint(errors.New(problem), "%s", hint) }
@@ -403,13 +369,8 @@ func excerpt(s string) string {
 		}
 		return r
 	}, s)
-	cleaned = strings.TrimSpace(cleaned)
-	if len(cleaned) <= maxExcerpt {
-		return cleaned
+	if cleaned = strings.TrimSpace(cleaned); len(cleaned) > maxExcerpt {
+		return strings.ToValidUTF8(cleaned[:maxExcerpt], "") + "…"
 	}
-	cut := maxExcerpt
-	for !utf8.RuneStart(cleaned[cut]) {
-		cut--
-	}
-	return cleaned[:cut] + "…"
+	return cleaned
 }
