@@ -64,15 +64,15 @@ func (l *commandLine) remoteOptions() []option {
 
 // afterLauncher leaves out what started mcp-remote, up to its name.
 func (l *commandLine) afterLauncher(args []string) []string {
-	i := slices.IndexFunc(args, func(arg string) bool { return !slices.Contains(launchers, arg) })
-	if i < 0 {
-		return args
+	rest := args
+	for len(rest) > 0 && slices.Contains(launchers, rest[0]) {
+		rest = rest[1:]
 	}
-	if name, _, _ := strings.Cut(args[i], "@"); name != remoteName {
+	if len(rest) == 0 || !strings.HasPrefix(rest[0]+"@", remoteName+"@") {
 		return args
 	}
 	l.remote.launched = true
-	return args[i+1:]
+	return rest[1:]
 }
 
 // setPort takes the argument after the URL, the port of the callback.

@@ -56,10 +56,6 @@ mcp-proxy doctor -u URL [flags]   walk the way to the server, say what helps
 mcp-proxy [COMMAND] -h            the flags, also of a command
 `
 
-const usageEnd = `
-Every value may be env:NAME, the name of an environment variable.
-`
-
 const example = `The arguments of mcp-remote are understood as well.
 
 Example, in a client's configuration:
@@ -68,14 +64,17 @@ Example, in a client's configuration:
 
 // usageText is the page of a command, "" for serving: what it is for and its flags.
 func usageText(command string) string {
-	text, page, end := overview, "serve", usageEnd+example
+	const column = 29
+	newLine := "\n" + strings.Repeat(" ", column)
+	end := "\nEvery value may be env:NAME, the name of an environment variable.\n"
+	text, page := overview, "serve"
 	if command != "" {
 		_, text, _ = strings.Cut(overview, "\nmcp-proxy "+command)
 		text, _, _ = strings.Cut(text, "\n")
-		text, page, end = "mcp-proxy "+command+text+"\n", command, usageEnd
+		text, page = "mcp-proxy "+command+text+"\n", command
+	} else {
+		end += example
 	}
-	const column = 29
-	newLine := "\n" + strings.Repeat(" ", column)
 	for _, o := range (&commandLine{config: &config{}}).options() {
 		short, _, isShort := strings.Cut(o.names, " ")
 		heading := "      --" + o.name() + " " + o.value
