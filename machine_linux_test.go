@@ -727,7 +727,7 @@ func TestStartedByHand(t *testing.T) {
 		says string
 		exit int
 	}{
-		{nil, "what works, and what would help", 1},
+		{nil, "walk the way to the server, say what helps", 1},
 		{[]string{"-u", "https://mcp.example.invalid/mcp"}, "mcp-proxy: waiting for an MCP client; Ctrl-C ends; for people: login, doctor\n", 0},
 	} {
 		user := newUser(t)
