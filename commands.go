@@ -317,7 +317,7 @@ func statusJSON(all []*credentials, now time.Time) string {
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	encoder.Encode(rows) // into memory
+	_ = encoder.Encode(rows) // into memory
 	return text.String()
 }
 
