@@ -7,6 +7,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -594,6 +595,25 @@ func TestWaitingCostsLittle(t *testing.T) {
 	}
 	if limit := 50 * time.Millisecond * span / (30 * time.Second); measured && spent > limit {
 		t.Errorf("waiting cost %v of processor time in %v, want at most %v", spent, span, limit)
+	}
+}
+
+// Who waits for a lock tries it a few times a second. How long a try takes is the machine's matter.
+func TestLockWaitingCostsLittle(t *testing.T) {
+	t.Parallel()
+	s, _ := testStore(t, closedDir(t))
+	other, _ := testStore(t, s.dir)
+	release, ok, err := other.tryLock(testKey, lockLogin)
+	if !ok || err != nil {
+		t.Fatalf("got %v, %v", ok, err)
+	}
+	defer release()
+	opened := watchOpens(t, s.dir, "."+lockLogin+".lock")
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	s.lock(ctx, testKey, lockLogin)
+	if tries := opened(); tries == 0 || tries > 20 {
+		t.Errorf("%d tries in two seconds, want 20 at most", tries)
 	}
 }
 

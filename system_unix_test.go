@@ -6,7 +6,6 @@ package main
 // that are gone.
 
 import (
-	"context"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -15,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 func modeOf(t *testing.T, path string) fs.FileMode {
@@ -189,35 +187,6 @@ func TestStoreDiskFull(t *testing.T) {
 	wantAccess(t, s.load(testKey), testCredentials(1))
 	if left, _ := filepath.Glob(filepath.Join(dir, tempPattern)); len(left) != 0 {
 		t.Errorf("left behind: %q", left)
-	}
-}
-
-// countedContext ends when it has been asked so often whether it has.
-type countedContext struct {
-	context.Context
-	left int
-}
-
-func (c *countedContext) Err() error {
-	if c.left--; c.left < 0 {
-		return context.DeadlineExceeded
-	}
-	return nil
-}
-
-// Who waits for a lock tries it a few times a second. How long a try takes is the machine's matter.
-func TestLockWaitingCostsLittle(t *testing.T) {
-	s, _ := testStore(t, closedDir(t))
-	release, ok, err := s.tryLock(testKey, "login")
-	if !ok || err != nil {
-		t.Fatalf("got %v, %v", ok, err)
-	}
-	defer release()
-	const tries = 14
-	began := time.Now()
-	s.lock(&countedContext{context.Background(), tries}, testKey, "login")
-	if took := time.Since(began); took < tries*100*time.Millisecond {
-		t.Errorf("%d tries in %v, want at most ten a second", tries, took)
 	}
 }
 
