@@ -152,7 +152,7 @@ func (d *discoverer) serverFor(
 		d.log.debugf("%v", err)
 		failed = alsoFailed(failed, err)
 	}
-	if prm != nil || !errors.Is(failed, errNoMetadata) {
+	if prm != nil || !errors.Is(failed, errAbsent) {
 		return nil, failed
 	}
 	a.server = serverMetadata{
@@ -180,26 +180,25 @@ func (d *discoverer) resourceMetadata(
 		}
 		return nil
 	}
-	prm, failed := fetchFirst(ctx, d, document, origin(server), d.resourceForms(server, c), check)
+	prm, err := fetchFirst(ctx, d, document, origin(server), d.resourceForms(server, c), check)
 	switch {
-	case prm != nil:
+	case err == nil:
 		return prm, d.checkResource(prm.Resource, server)
-	case failed == nil || d.authMetadata != nil:
+	case errors.Is(err, errAbsent) || d.authMetadata != nil:
 		return nil, nil
 	}
-	return nil, withHint(failed, "if you know its authorization server: --auth-metadata URL, the "+
+	return nil, withHint(err, "if you know its authorization server: --auth-metadata URL, the "+
 		"address of that server's metadata")
 }
 
 // fetchFirst tries the addresses that a document may have, most of them at the origin base, and
-// returns the first that check lets pass. It returns neither a document nor an error if none is
-// there.
+// returns the first that check lets pass. Its error is errAbsent if every server says so.
 func fetchFirst[T any](
 	ctx context.Context, d *discoverer, document, base string, forms []string,
 	check func(found *T, form string) error,
-) (found *T, failed error) {
+) (_ *T, failed error) {
 	for _, form := range forms {
-		found = new(T)
+		found := new(T)
 		err := d.fetch(ctx, document, form, found)
 		if err == nil {
 			err = check(found, form)
@@ -215,6 +214,9 @@ func fetchFirst[T any](
 		if errors.As(err, new(noAnswer)) && strings.HasPrefix(form, base+"/") {
 			break // the other forms are of the same origin, and would only wait
 		}
+	}
+	if failed == nil {
+		failed = fmt.Errorf("%w: no %s at %s", errAbsent, document, base)
 	}
 	return nil, failed
 }
@@ -269,10 +271,6 @@ func isPathPrefix(prefix, path string) bool {
 	return strings.HasPrefix(strings.TrimRight(path, "/")+"/", strings.TrimRight(prefix, "/")+"/")
 }
 
-// errNoMetadata says that every form was refused, so that the default paths of 2025-03-26 are right
-// where they are allowed.
-var errNoMetadata = errors.New("no authorization server metadata")
-
 // serverMetadata tries the forms for one issuer. None is weaker than another, for all are of the
 // issuer's origin and must carry its name: an answer that is of no use leads on, too (single-page
 // applications answer every path with HTML).
@@ -291,11 +289,11 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 		m.source = form
 		return nil
 	}
-	m, failed := fetchFirst(ctx, d, serverDocument, origin(u), serverForms(u), check)
-	if m == nil && failed == nil {
-		failed = vouchHint(fmt.Errorf("%w at %s", errNoMetadata, excerpt(u.Host)), "")
+	m, err := fetchFirst(ctx, d, serverDocument, origin(u), serverForms(u), check)
+	if errors.Is(err, errAbsent) {
+		err = vouchHint(err, "")
 	}
-	return m, failed
+	return m, err
 }
 
 // serverForms is the table of the specification 2026-07-28, Authorization Server Metadata
@@ -398,7 +396,7 @@ func (m *serverMetadata) checkPKCE() error {
 	return vouchHint(err, m.source)
 }
 
-var errAbsent = errors.New("not there")
+var errAbsent = errors.New("not found")
 
 // fetch reads the JSON object at address into v.
 func (d *discoverer) fetch(ctx context.Context, document, address string, v any) error {
@@ -491,23 +489,6 @@ func alsoFailed(before, err error) error {
 	return fmt.Errorf("%w; %w", before, err)
 }
 
-// selectScope follows the Scope Selection Strategy of the specification; an empty result means no
-// scope parameter. What the user gave is not added to. offline_access alone would replace the
-// server's default scopes, so it only joins others.
-func selectScope(given string, c challenge, published string, m *serverMetadata) string {
-	if given != "" {
-		return given
-	}
-	scope := unionScope(c.Scope, "")
-	if scope == "" {
-		scope = unionScope(published, "")
-	}
-	if scope != "" && slices.Contains(m.ScopesSupported, offlineAccess) {
-		scope = unionScope(scope, offlineAccess)
-	}
-	return scope
-}
-
 // unionScope keeps the order of a, then of b, and each scope once.
 func unionScope(a, b string) string { return withoutScope(a+" "+b, "") }
 
@@ -556,8 +537,7 @@ func parseChallenge(h http.Header) (c challenge, ok bool) {
 			}
 		}
 	}
-	ok = ok || bearer || none
-	if ok && c.ResourceMetadata == "" {
+	if ok = ok || bearer || none; ok && c.ResourceMetadata == "" {
 		c.ResourceMetadata = elsewhere
 	}
 	return c, ok
@@ -580,15 +560,13 @@ type authChallenge struct {
 //	challenge  = auth-scheme [ 1*SP ( token68 / #auth-param ) ]
 //	auth-param = token BWS "=" BWS ( token / quoted-string )
 //
-// Servers write URLs without quotes although these are no tokens, so an unquoted value ends only at
-// white space or a comma.
-const authToken = "([!#$%&'*+.^_`|~0-9A-Za-z-]+)"
-
+// Commas divide challenges as well as parameters: an element is a parameter, or a scheme with the
+// token68 that may follow. Servers write URLs without quotes although these are no tokens, so an
+// unquoted value ends only at white space or a comma.
 var (
-	authParam = onceNeeded(`^` + authToken +
-		`[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^ \t,"]+))[ \t]*(?:,|$)`)
-	authScheme = onceNeeded(`^` + authToken + `(?:[ \t]+[^= \t]|[ \t]*(?:,|$))`)
-	token68    = onceNeeded(`^[0-9A-Za-z._~+/-]+=*[ \t]*(?:,|$)`)
+	authElement = onceNeeded("^[, \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:" +
+		`([ \t]*=[ \t]*)(?:"((?:[^"\\]|\\.)*)"|([^ \t,"]+))[ \t]*(?:,|$)|` +
+		`(?:[ \t]+[0-9A-Za-z._~+/-]+=*)?[ \t]*(?:,|$)|[ \t]+)`)
 	quotedPair = onceNeeded(`\\(.)`)
 )
 
@@ -598,23 +576,21 @@ func onceNeeded(expr string) func() *regexp.Regexp {
 }
 
 // parseChallengeLine returns what it understood before the first thing that it does not understand.
-// Commas divide challenges as well as parameters; only "=" after a name tells a parameter from a
-// scheme.
 func parseChallengeLine(line string) (all []authChallenge) {
 	for {
-		line = strings.TrimLeft(line, ", \t")
-		if m := authParam().FindStringSubmatch(line); m != nil && len(all) > 0 {
-			line = line[len(m[0]):]
-			params, name := all[len(all)-1].params, strings.ToLower(m[1])
-			if _, double := params[name]; !double {
-				params[name] = quotedPair().ReplaceAllString(m[2], "$1") + m[3]
-			}
-		} else if m := authScheme().FindStringSubmatch(line); m != nil {
-			line = strings.TrimLeft(line[len(m[1]):], " \t")
-			line = line[len(token68().FindString(line)):]
-			all = append(all, authChallenge{strings.ToLower(m[1]), map[string]string{}})
-		} else {
+		m := authElement().FindStringSubmatch(line)
+		if m == nil || m[2] != "" && len(all) == 0 {
 			return all
+		}
+		line = line[len(m[0]):]
+		name := strings.ToLower(m[1])
+		if m[2] == "" {
+			all = append(all, authChallenge{name, map[string]string{}})
+			continue
+		}
+		params := all[len(all)-1].params
+		if _, double := params[name]; !double {
+			params[name] = quotedPair().ReplaceAllString(m[3], "$1") + m[4]
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -202,7 +203,7 @@ func FuzzParseChallenge(f *testing.F) {
 		}
 		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value)
 		first := `Basic realm="` + quoted + `"`
-		if isToken(scheme) && token68().FindString(blob) == blob && blob != "" && !strings.EqualFold(scheme, "bearer") {
+		if isToken(scheme) && regexp.MustCompile(`^[0-9A-Za-z._~+/-]+=*$`).MatchString(blob) && !strings.EqualFold(scheme, "bearer") {
 			first = scheme + " " + blob
 		}
 		c, ok := parseChallenge(http.Header{"Www-Authenticate": {first + `, Bearer error="` + quoted + `" ,scope = "` + quoted + `"`, first}})
@@ -445,7 +446,7 @@ func TestDiscoverNamedServerWithoutMetadata(t *testing.T) {
 	mcp := newSite(t)
 	mcp.page(prmPath, 200, resourcePage("HERE", "HERE/tenant"))
 	_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), challenge{})
-	wantError(t, err, "no authorization server metadata at "+mcp.url(t, "").Host)
+	wantError(t, err, "no authorization server metadata at "+mcp.URL)
 }
 
 func TestDiscoverSeveralServers(t *testing.T) {
@@ -464,7 +465,7 @@ func TestDiscoverSeveralServers(t *testing.T) {
 	}
 	second.page(asPath, 500, "")
 	_, err := mcp.discoverer().discover(context.Background(), mcp.url(t, ""), challenge{})
-	wantError(t, err, "is not https", fmt.Sprintf("is of issuer %q, not of %q", second.URL, first.URL), "status 500", "no authorization server metadata at "+mcp.url(t, "").Host)
+	wantError(t, err, "is not https", fmt.Sprintf("is of issuer %q, not of %q", second.URL, first.URL), "status 500", "no authorization server metadata at "+mcp.URL)
 	if strings.Contains(err.Error(), "\n") {
 		t.Errorf("error %q is more than one line", err)
 	}
@@ -887,7 +888,7 @@ func TestFetchRedirects(t *testing.T) {
 	}
 }
 
-func TestSelectScope(t *testing.T) {
+func TestScopesSelected(t *testing.T) {
 	offline := authorization{scopes: []string{"p", "q", "p"}, server: serverMetadata{ScopesSupported: []string{"q", "offline_access"}}}
 	for name, test := range map[string]struct {
 		given, challenged string
@@ -905,7 +906,8 @@ func TestSelectScope(t *testing.T) {
 		"offline, not listed":     {"", "c", authorization{server: serverMetadata{ScopesSupported: []string{"c"}}}, "c"},
 		"server's own, not asked": {"", "", authorization{server: serverMetadata{ScopesSupported: []string{"c"}}}, ""},
 	} {
-		if got := selectScope(test.given, challenge{Scope: test.challenged}, strings.Join(test.a.scopes, " "), &test.a.server); got != test.want {
+		o := &oauth{cfg: &config{server: parsedURL(t, "https://mcp.example"), scope: test.given}}
+		if got, _ := o.scopes(challenge{Scope: test.challenged}, &credentials{}, &test.a); got != test.want {
 			t.Errorf("%s: got %q, want %q", name, got, test.want)
 		}
 	}

@@ -74,7 +74,7 @@ dd if=/dev/zero of="$MCP_PROXY_CACHE_DIR/hog" bs=4k 2>/dev/null || :`)
 	p.echo("signed in")
 	auth.expireAccess()
 	p.echo("refreshed")
-	if got := linesWith(p.stderr(), "is lost when this process ends: "); got != 1 ||
+	if got := linesWith(p.stderr(), "kept only until this process ends: "); got != 1 ||
 		!strings.Contains(p.stderr(), syscall.ENOSPC.Error()) {
 		t.Errorf("stderr speaks of the disk %d times, want a word about it:\n%s", got, p.stderr())
 	}

@@ -178,19 +178,16 @@ func (c *config) withToken(from *credentials) *config {
 func (o *oauth) token(ctx context.Context) (string, error) {
 	c, now := o.current(), time.Now()
 	t := c.Token
-	if c.renewal() == "" || !t.due(now) {
+	switch {
+	case c.renewal() == "" || !t.due(now):
 		return t.Access, nil
-	}
-	if now.Before(t.Expiry) {
+	case now.Before(t.Expiry):
 		o.refreshAhead(ctx, t.Access)
 		return t.Access, nil
 	}
 	err := o.refresh(ctx, t.Access, nil)
-	switch {
-	case err == nil:
+	if err == nil || isRejected(err) { // then the server's challenge says what to ask for
 		return o.held(), nil
-	case isRejected(err):
-		return t.Access, nil // the server's challenge says what to ask for
 	}
 	return "", err
 }

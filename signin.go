@@ -201,12 +201,21 @@ func unusable(err error) error {
 }
 
 // scopes are what this request needs, and that with what was asked for before at the same
-// authorization server (MCP 2026-07-28, Authorization, "Scope Selection Strategy").
+// authorization server (MCP 2026-07-28, Authorization, "Scope Selection Strategy"). If it is empty,
+// no scope parameter is sent.
 func (o *oauth) scopes(ch challenge, old *credentials, found *authorization) (now, all string) {
 	host := o.cfg.server.Host
 	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+host, o.log)
 	published := boundedScope(strings.Join(found.scopes, " "), "in the metadata of "+host, o.log)
-	now = selectScope(o.cfg.scope, ch, published, &found.server)
+	if now = o.cfg.scope; now == "" {
+		if now = unionScope(ch.Scope, ""); now == "" {
+			now = unionScope(published, "")
+		}
+		// Alone it would replace the server's default scopes.
+		if now != "" && slices.Contains(found.server.ScopesSupported, offlineAccess) {
+			now = unionScope(now, offlineAccess)
+		}
+	}
 	if ch.Error == insufficientScope {
 		now = unionScope(now, ch.Scope)
 	}

@@ -30,20 +30,8 @@ const (
 )
 
 // credentials is the content of NAME.json, where NAME is base64url of what storeKey.id returns, or
-// its SHA-256 in hex if that name would be too long:
-//
-//	{
-//	  "version": 1,
-//	  "server": "https://mcp.example.com/mcp",
-//	  "issuer": "https://auth.example.com",
-//	  "token_endpoint": "https://auth.example.com/token",
-//	  "resource": "https://mcp.example.com/mcp",
-//	  "client": {"id": "…", "source": "registered", "redirect_uri": "http://127.0.0.1:41234/…"},
-//	  "token": {"access_token": "…", "refresh_token": "…", "token_type": "Bearer",
-//	            "obtained_at": "2026-07-28T10:00:00Z", "expires_at": "2026-07-28T11:00:00Z"}
-//	}
-//
-// The version rises when an older program would misread the file. Such a program leaves it alone.
+// its SHA-256 in hex if that name would be too long. Times are in the form of RFC 3339. The version
+// rises when an older program would misread the file. Such a program leaves it alone.
 type credentials struct {
 	Version int `json:"version"`
 	storeKey
@@ -165,14 +153,7 @@ type store struct {
 // openStore touches nothing yet: a server without authorization leaves no directory behind.
 func openStore(dir string, log *logger) *store {
 	s := &store{dir: dir, warn: log.warnf}
-	s.usable = sync.OnceValue(func() error {
-		err := s.prepare()
-		if err != nil {
-			err = withHint(err, "set MCP_PROXY_CACHE_DIR to a directory of your own")
-			s.warnOnce("unsaved", "a sign-in is kept only until this process ends: %v", err)
-		}
-		return err
-	})
+	s.usable = sync.OnceValue(s.prepare)
 	return s
 }
 
@@ -460,7 +441,7 @@ func (s *store) read(name string) ([]byte, fs.FileInfo, error) {
 func (s *store) write(name string, content any) (err error) {
 	defer func() {
 		if err != nil {
-			s.warnOnce("unsaved", "a change of the cache is lost when this process ends: %v", err)
+			s.warnOnce("unsaved", "a sign-in is kept only until this process ends: %v", err)
 		}
 	}()
 	path := s.path(name)
@@ -469,7 +450,7 @@ func (s *store) write(name string, content any) (err error) {
 	case err != nil:
 		return err
 	case s.usable() != nil:
-		return s.usable()
+		return withHint(s.usable(), "set MCP_PROXY_CACHE_DIR to a directory of your own")
 	case filepath.Ext(name) == ".json" && s.isNewer(name):
 		return fmt.Errorf("%s: %w", path, errNewer) // a note is good for minutes: any version may
 	case len(data) > maxPrivateFile:

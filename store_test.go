@@ -248,7 +248,7 @@ func TestStoreNoRegularFile(t *testing.T) {
 	if s.save(testKey, testCredentials(1)) == nil {
 		t.Error("saved over a directory")
 	}
-	wantSaid(t, said(), "lost when this process ends")
+	wantSaid(t, said(), "until this process ends")
 	if left, _ := filepath.Glob(s.path(tempPattern)); len(left) != 0 {
 		t.Errorf("left behind: %q", left)
 	}
@@ -267,12 +267,12 @@ func TestStoreWithoutDirectory(t *testing.T) {
 		if s.usable() == nil {
 			t.Errorf("%q is persistent", dir)
 		}
-		text := said()
-		wantSaid(t, text, "until this process ends")
-		wantSaid(t, text, "\nhint: set MCP_PROXY_CACHE_DIR")
 		if s.save(testKey, testCredentials(1)) == nil {
 			t.Error("no error")
 		}
+		text := said()
+		wantSaid(t, text, "until this process ends")
+		wantSaid(t, text, "\nhint: set MCP_PROXY_CACHE_DIR")
 		s.saveLogin(testKey, loginState{PID: 7, Started: time.Now()})
 		if got := s.loadLogin(testKey); got.PID != 7 {
 			t.Errorf("got %+v", got)

@@ -96,14 +96,6 @@ func isLasting(err error) bool {
 		errors.As(err, &e) && e.unusable
 }
 
-// aboutClient reports whether the server may not have understood who the client is. Not all say
-// invalid_client: Nextcloud's OpenID provider sends a 401 of its own form, and servers that read
-// the form alone, as WordPress's OAuth 2 plugin, miss parameters.
-func (e *oauthError) aboutClient() bool {
-	return e.code == "invalid_client" || e.code == "invalid_request" ||
-		e.status == http.StatusUnauthorized
-}
-
 // errorCode is the code of a refusal by the authorization server; "" for any other error.
 func errorCode(err error) string {
 	var e *oauthError
@@ -203,12 +195,16 @@ func (o *oauth) post(
 		err = o.discover.send(ctx, r, read)
 		var refused *oauthError
 		isAnswer := errors.As(err, &refused)
+		// Not all say invalid_client if they miss it: Nextcloud's OpenID provider sends a 401 of its own
+		// form, and what reads the form alone, as WordPress's OAuth 2 plugin, misses parameters.
+		doubtsClient := isAnswer && (refused.code == "invalid_client" ||
+			refused.code == "invalid_request" || refused.status == http.StatusUnauthorized)
 		switch {
 		case err == nil || attempts == 1:
 			return err
-		case isAnswer && refused.aboutClient() && firstRefusal == nil && c.Client.Secret != "":
-			// Servers that accept only one of the two, whatever their metadata says: Nextcloud's
-			// OpenID provider the form, Kanidm the header.
+		case doubtsClient && firstRefusal == nil && c.Client.Secret != "":
+			// Some accept only one of the two, whatever their metadata says: Nextcloud's OpenID provider
+			// the form, Kanidm the header.
 			firstRefusal = err
 			if c.Client.AuthMethod = methodPost; method == methodPost {
 				c.Client.AuthMethod = methodBasic
@@ -417,10 +413,8 @@ func expiresIn(v any) time.Duration {
 	return time.Duration(min(seconds, maxTokenLife.Seconds()) * float64(time.Second))
 }
 
-// revoke makes the tokens worthless (RFC 7009), the refresh token first: "If the particular token
-// is a refresh token and the authorization server supports the revocation of access tokens, then
-// the authorization server SHOULD also invalidate all access tokens based on the same authorization
-// grant" (section 2.1).
+// revoke makes the tokens worthless (RFC 7009), the refresh token first: with it the authorization
+// server should invalidate all access tokens of the same grant (section 2.1).
 func (o *oauth) revoke(ctx context.Context, c *credentials) error {
 	read := func(status int, body []byte) error { return readAnswer(status, body, &struct{}{}) }
 	for _, t := range [][2]string{
