@@ -156,13 +156,12 @@ func (d device) await(ctx context.Context, code *deviceAuthorization) (token, er
 // nextPoll is RFC 8628, section 3.5: "the interval MUST be increased by 5 seconds for this and all
 // subsequent requests" at slow_down, and doubled where the connection times out.
 func nextPoll(interval time.Duration, err error) (time.Duration, bool) {
-	var refused *oauthError
-	isAnswer := errors.As(err, &refused)
+	refused := refusedWith(err)
 	switch {
-	case isAnswer && refused.code == codePending:
-	case isAnswer && refused.code == codeSlowDown:
+	case refused.code == codePending:
+	case refused.code == codeSlowDown:
 		interval += slowDown
-	case isAnswer && !refused.outOfOrder(), !isAnswer && !errors.As(err, new(noAnswer)):
+	case !refused.outOfOrder() && !errors.As(err, new(noAnswer)):
 		return interval, false
 	default:
 		interval = max(interval, min(2*interval, maxPoll))

@@ -235,13 +235,10 @@ func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
 	if server.RawQuery != "" {
 		path += "?" + server.RawQuery
 	}
-	forms := []string{path, root}
-	if c.ResourceMetadata != "" {
-		if _, err := checkEndpoint(c.ResourceMetadata, d.allowHTTP); err == nil {
-			forms = []string{c.ResourceMetadata, path, root}
-		} else {
-			d.log.infof("resource_metadata in the challenge of %s %v: ignored", server.Host, err)
-		}
+	forms := []string{c.ResourceMetadata, path, root}
+	if _, err := checkEndpoint(c.ResourceMetadata, d.allowHTTP); err != nil {
+		d.log.infof("resource_metadata in the challenge of %s %v: ignored", server.Host, err)
+		forms = forms[1:]
 	}
 	return slices.Compact(forms)
 }
@@ -250,11 +247,9 @@ func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
 // Shorter paths are right as well: one resource may hold several MCP endpoints. A given --resource
 // is the user's word.
 func (d *discoverer) checkResource(resource string, server *url.URL) error {
-	if d.resource != "" {
-		return nil
-	}
 	u, err := checkEndpoint(resource, d.allowHTTP)
-	if err == nil && sameOrigin(u, server) && isPathPrefix(u.EscapedPath(), server.EscapedPath()) {
+	if d.resource != "" || err == nil && sameOrigin(u, server) &&
+		isPathPrefix(u.EscapedPath(), server.EscapedPath()) {
 		return nil
 	}
 	ours := origin(server) + server.EscapedPath()
@@ -300,14 +295,11 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 // Discovery. RFC 8414, section 3.1: "any terminating "/" MUST be removed before inserting".
 func serverForms(issuer *url.URL) []string {
 	base, path := origin(issuer), strings.TrimRight(issuer.EscapedPath(), "/")
-	forms := []string{
+	return slices.Compact([]string{
 		base + "/.well-known/oauth-authorization-server" + path,
 		base + "/.well-known/openid-configuration" + path,
-	}
-	if path != "" {
-		forms = append(forms, base+path+"/.well-known/openid-configuration")
-	}
-	return forms
+		base + path + "/.well-known/openid-configuration", // the same if there is no path
+	})
 }
 
 // vouchHint adds what a user can do about an authorization server that breaks a rule of the
@@ -375,11 +367,8 @@ func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 // Resource servers of the MCP SDK for Python publish https://as/ for an authorization server
 // https://as (pydantic adds the slash), and people leave it out of Auth0's issuers, which have it.
 func sameIssuer(got, want string) bool {
-	if got == want {
-		return true
-	}
 	u, err := url.Parse(want)
-	return err == nil && strings.Trim(u.Path, "/") == "" &&
+	return got == want || err == nil && strings.Trim(u.Path, "/") == "" &&
 		strings.TrimSuffix(got, "/") == strings.TrimSuffix(want, "/")
 }
 
@@ -605,6 +594,7 @@ func (d *discoverer) register(
 	if len(methods) == 0 {
 		methods = []string{methodBasic} // RFC 8414, section 2: the default
 	}
+	method := firstOf(authMethods, methods)
 	grants := []string{grantCode}
 	// A strict server refuses a grant type that it has not; without the list nobody knows, and the
 	// specification (2026-07-28, Refresh Tokens) wants refresh_token there.
@@ -620,7 +610,7 @@ func (d *discoverer) register(
 		"redirect_uris":              []string{redirectURI},
 		"grant_types":                append(grants, moreGrants...),
 		"response_types":             []string{"code"},
-		"token_endpoint_auth_method": firstOf(authMethods, methods),
+		"token_endpoint_auth_method": method,
 	}
 	if scope != "" {
 		request["scope"] = scope
@@ -631,7 +621,7 @@ func (d *discoverer) register(
 			request[name] = value
 		}
 	}
-	if body, _ := json.Marshal(request); firstOf(authMethods, methods) == "" {
+	if body, _ := json.Marshal(request); method == "" {
 		err = fmt.Errorf("the token endpoint wants %s, which mcp-proxy does not do",
 			excerpt(strings.Join(methods, ", ")))
 	} else {
@@ -652,7 +642,7 @@ func (d *discoverer) register(
 		return c, nil
 	case errors.As(err, new(noAnswer)):
 		return client{}, err
-	case errorCode(err) == "invalid_redirect_uri":
+	case refusedWith(err).code == "invalid_redirect_uri":
 		err = fmt.Errorf("%w: the redirect URI was %s", err, redirectURI)
 	}
 	return client{}, withHint(lastingFailure{err},
@@ -694,10 +684,7 @@ func registeredClient(status int, body []byte, methods []string) (client, error)
 // refusedRegistration reports whether err says that something in a registration is refused, and
 // whether that may be the redirect URI.
 func refusedRegistration(err error) (request, redirect bool) {
-	var e *oauthError
-	if !errors.As(err, &e) {
-		return false, false
-	}
+	e := refusedWith(err)
 	text := strings.ToLower(e.Error())
 	redirect = strings.Contains(text, "redirect")
 	policy := redirect || strings.Contains(text, "scope") // Keycloak's

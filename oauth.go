@@ -451,7 +451,7 @@ func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
 		return o.requestToken(ctx, c, form, maxTokenAttempts)
 	}
 	t, err := attempt(c.ScopeAtRefresh)
-	code := errorCode(err)
+	code := refusedWith(err).code
 	if c.scope() != "" && (code == "invalid_request" || code == "invalid_scope") {
 		other, otherErr := attempt(!c.ScopeAtRefresh)
 		if !isRejected(otherErr) { // else the reason of the usual way is the one to mend

@@ -155,11 +155,11 @@ func (s *signIn) concede(err error) bool {
 		return true
 	}
 	// Keycloak refuses it to users without that role at the token endpoint, as not_allowed.
-	var answer *oauthError
-	offline := errors.As(err, &answer) && answer.code != "invalid_grant" &&
-		strings.Contains(strings.ToLower(answer.description), "offline") &&
+	refused := refusedWith(err)
+	offline := refused.code != "invalid_grant" &&
+		strings.Contains(strings.ToLower(refused.description), "offline") &&
 		hasScope(scope, offlineAccess)
-	if errorCode(err) != "invalid_scope" && !offline || s.cfg.scope != "" || scope == "" {
+	if refused.code != "invalid_scope" && !offline || s.cfg.scope != "" || scope == "" {
 		return false
 	}
 	again := "without a scope"
@@ -486,14 +486,14 @@ func (s *signIn) keepNew(ctx context.Context) error {
 
 // explainRefusal adds what the user can do about a refusal of the authorization server.
 func (o *oauth) explainRefusal(err error) error {
-	var refused *oauthError
-	if errors.As(err, &refused) {
-		if refused.outOfOrder() {
-			return err
-		}
+	refused := refusedWith(err)
+	switch {
+	case refused.outOfOrder():
+		return err
+	case refused != oauthError{}:
 		err = authError{err}
 	}
-	switch code := errorCode(err); {
+	switch code := refused.code; {
 	case code == "invalid_scope" && o.cfg.scope != "":
 		return withHint(err, "the authorization server refuses what --scope names: leave it out, "+
 			"or name scopes that this client may have")
@@ -509,7 +509,7 @@ func (o *oauth) explainRefusal(err error) error {
 		return withHint(err, "check --client-id and %s", what)
 	// Entra ID (AADSTS9010010, AADSTS901002) wants no resource parameter.
 	case code == "invalid_target",
-		refused != nil && strings.HasPrefix(refused.description, "AADSTS901"):
+		strings.HasPrefix(refused.description, "AADSTS901"):
 		return withHint(err, "this authorization server takes no resource parameter: "+
 			"add --resource none")
 	}

@@ -70,15 +70,28 @@ func (e *oauthError) outOfOrder() bool {
 		e.code == "temporarily_unavailable" || e.code == "server_error"
 }
 
+// refusedWith is what the authorization server refuses with, nothing for any other error.
+func refusedWith(err error) oauthError {
+	var e *oauthError
+	if errors.As(err, &e) {
+		return *e
+	}
+	return oauthError{}
+}
+
 // isRejected reports whether the authorization server refuses this grant or client: only then may a
 // token be given up. Without an error code of RFC 6749, section 5.2, the status decides: else no
 // start would ever lead to a sign-in.
 func isRejected(err error) bool {
-	var e *oauthError
-	if !errors.As(err, &e) || e.outOfOrder() || e.unusable {
-		return false
-	}
-	return e.code != "" || e.status == http.StatusBadRequest || e.status == http.StatusUnauthorized
+	e := refusedWith(err)
+	return !e.outOfOrder() && !e.unusable &&
+		(e.code != "" || e.status == http.StatusBadRequest || e.status == http.StatusUnauthorized)
+}
+
+// isUnknownClient reports whether the server has lost the registration.
+func isUnknownClient(err error) bool {
+	code := refusedWith(err).code
+	return code == "invalid_client" || code == "unauthorized_client"
 }
 
 // lastingFailure is one that trying again at once would only repeat: of a registration, or what
@@ -91,24 +104,7 @@ func (l lastingFailure) Unwrap() error { return l.error }
 // With the same settings it would say the same again, after one more registration and one more
 // consent of the user. A user's no and a network's trouble are of another kind.
 func isLasting(err error) bool {
-	var e *oauthError
-	return isRejected(err) || errors.As(err, new(lastingFailure)) ||
-		errors.As(err, &e) && e.unusable
-}
-
-// errorCode is the code of a refusal by the authorization server; "" for any other error.
-func errorCode(err error) string {
-	var e *oauthError
-	if errors.As(err, &e) {
-		return e.code
-	}
-	return ""
-}
-
-// isUnknownClient reports whether the server has lost the registration.
-func isUnknownClient(err error) bool {
-	code := errorCode(err)
-	return code == "invalid_client" || code == "unauthorized_client"
+	return isRejected(err) || refusedWith(err).unusable || errors.As(err, new(lastingFailure))
 }
 
 // errorCodes are those of RFC 6749, sections 4.1.2.1 and 5.2, RFC 8707, section 2, RFC 8628,
@@ -123,11 +119,10 @@ var errorCodes = []string{
 // errorType is the low-cardinality error.type of a span, also of one that is not about HTTP.
 func errorType(err error) string {
 	var known errorKind
-	var e *oauthError
-	switch {
+	switch e := refusedWith(err); {
 	case errors.As(err, &known):
 		return known.kind
-	case !errors.As(err, &e):
+	case e == oauthError{}:
 		return networkErrorType(err)
 	case e.code == "":
 		return strconv.Itoa(e.status)
@@ -193,12 +188,11 @@ func (o *oauth) post(
 		}
 		r := authRequest{name, address, header, []byte(body.Encode()), secrets}
 		err = o.discover.send(ctx, r, read)
-		var refused *oauthError
-		isAnswer := errors.As(err, &refused)
+		refused := refusedWith(err)
 		// Not all say invalid_client if they miss it: Nextcloud's OpenID provider sends a 401 of its own
 		// form, and what reads the form alone, as WordPress's OAuth 2 plugin, misses parameters.
-		doubtsClient := isAnswer && (refused.code == "invalid_client" ||
-			refused.code == "invalid_request" || refused.status == http.StatusUnauthorized)
+		doubtsClient := refused.code == "invalid_client" || refused.code == "invalid_request" ||
+			refused.status == http.StatusUnauthorized
 		switch {
 		case err == nil || attempts == 1:
 			return err
@@ -210,11 +204,10 @@ func (o *oauth) post(
 				c.Client.AuthMethod = methodBasic
 			}
 			continue
-		case firstRefusal != nil && isAnswer && !refused.outOfOrder() &&
-			refused.code != "invalid_grant":
+		case firstRefusal != nil && isRejected(err) && refused.code != "invalid_grant":
 			c.Client.AuthMethod = method
 			return firstRefusal // of the method that the metadata names
-		case !(isAnswer && refused.outOfOrder() || notSent(err)) || attempt >= attempts:
+		case !refused.outOfOrder() && !notSent(err) || attempt >= attempts:
 			return err
 		}
 		if !sleep(ctx, backoff(attempt)) {
@@ -264,13 +257,12 @@ var authMethods = []string{methodNone, methodPost, methodBasic}
 // section 2), and so does one without any that we know: RFC 6749, section 2.3.1 obliges every
 // server that gives secrets to take it.
 func authMethod(c client, supported []string) string {
-	switch {
+	switch method := firstOf([]string{methodBasic, methodPost, methodNone}, supported); {
 	case c.Secret == "":
 		return methodNone
 	case c.AuthMethod != "":
 		return c.AuthMethod
-	}
-	if method := firstOf([]string{methodBasic, methodPost, methodNone}, supported); method != "" {
+	case method != "":
 		return method
 	}
 	return methodBasic
@@ -462,32 +454,31 @@ func algorithmsFor(key crypto.Signer) []string {
 // parsePrivateKey takes the first private key of a PEM text. Its errors follow on the name of the
 // file.
 func parsePrivateKey(text []byte) (crypto.Signer, error) {
-	var key any
-	for block, rest := pem.Decode(text); ; block, rest = pem.Decode(rest) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		var key any
 		var err error
-		switch {
-		case block == nil:
-			return nil, withHint(errors.New("holds no private key in PEM"),
-				"it begins with -----BEGIN PRIVATE KEY-----")
-		case block.Type == "PRIVATE KEY":
+		switch block.Type {
+		case "PRIVATE KEY":
 			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-		case block.Type == "EC PRIVATE KEY":
+		case "EC PRIVATE KEY":
 			key, err = x509.ParseECPrivateKey(block.Bytes)
-		case block.Type == "RSA PRIVATE KEY":
+		case "RSA PRIVATE KEY":
 			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-		case block.Type == "ENCRYPTED PRIVATE KEY":
+		case "ENCRYPTED PRIVATE KEY":
 			return nil, withHint(errors.New("is encrypted"),
 				"openssl pkey -in FILE -out PLAIN, and keep that file to yourself")
 		default:
 			continue // a certificate, the parameters of a curve
 		}
 		signer, ok := key.(crypto.Signer)
-		if err != nil || !ok || algorithmsFor(signer) == nil {
-			return nil, withHint(errors.New("holds no key that signs assertions"), "an RSA key of %d "+
-				"bits or more, an EC key on P-256, P-384 or P-521, or an Ed25519 key", minRSABits)
+		if err == nil && ok && algorithmsFor(signer) != nil {
+			return signer, nil
 		}
-		return signer, nil
+		return nil, withHint(errors.New("holds no key that signs assertions"), "an RSA key of %d "+
+			"bits or more, an EC key on P-256, P-384 or P-521, or an Ed25519 key", minRSABits)
 	}
+	return nil, withHint(errors.New("holds no private key in PEM"),
+		"it begins with -----BEGIN PRIVATE KEY-----")
 }
 
 // chooseAlgorithm takes the first that the authorization server lists in
