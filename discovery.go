@@ -111,12 +111,9 @@ func (d *discoverer) serverFor(
 ) (a *authorization, err error) {
 	base, a := origin(server), &authorization{}
 	issuers := []string{base}
+	a.resource, _, _ = strings.Cut(server.String(), "?") // a query may be a key
 	if prm != nil {
 		issuers, a.resource, a.scopes = prm.AuthorizationServers, prm.Resource, prm.ScopesSupported
-	} else {
-		bare := *server // a query may be a key
-		bare.Fragment, bare.RawFragment, bare.RawQuery, bare.ForceQuery = "", "", "", false
-		a.resource = bare.String()
 	}
 	if d.resource != "" {
 		a.resource = d.resource

@@ -398,7 +398,7 @@ func TestDiscoverAtTheOrigin(t *testing.T) {
 	t.Run("with metadata", func(t *testing.T) {
 		mcp := newSite(t)
 		mcp.page(asPath, 200, serverPage)
-		a, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/v1/mcp#top"), challenge{})
+		a, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/v1/mcp"), challenge{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -182,7 +182,11 @@ func (o *oauth) token(ctx context.Context) (string, error) {
 	case c.renewal() == "" || !t.due(now):
 		return t.Access, nil
 	case now.Before(t.Expiry):
-		o.refreshAhead(ctx, t.Access)
+		select {
+		case o.refreshing <- struct{}{}:
+			o.refreshInTurn(ctx, t.Access, nil, now.Add(-refreshPause))
+		default: // a refresh is going on
+		}
 		return t.Access, nil
 	}
 	err := o.refresh(ctx, t.Access, nil)
@@ -324,50 +328,39 @@ func (o *oauth) refresh(ctx context.Context, used string, ch *challenge) error {
 	if err := o.refreshing.take(ctx); err != nil {
 		return err
 	}
-	if now := o.current().Token.Access; now != used && now != "" {
-		o.refreshing.give()
-		return nil
-	}
-	if o.refreshFailedAt.After(asked) ||
-		o.cfg.unattended() && isLasting(o.refreshFailure) && time.Since(o.refreshFailedAt) < retryPause {
-		defer o.refreshing.give()
-		return o.refreshFailure
-	}
 	select {
-	case err := <-o.startRefresh(ctx, used, ch):
+	case err := <-o.refreshInTurn(ctx, used, ch, asked):
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// refreshAhead starts a refresh unless one is going on or failed a moment ago.
-func (o *oauth) refreshAhead(ctx context.Context, used string) {
-	select {
-	case o.refreshing <- struct{}{}:
-	default:
-		return
-	}
-	if time.Since(o.refreshFailedAt) < refreshPause || o.current().Token.Access != used {
-		o.refreshing.give()
-		return
-	}
-	o.startRefresh(ctx, used, nil)
-}
-
-// startRefresh needs the turn and gives it back. It goes on when nobody waits for it any more: the
-// authorization server may have revoked the refresh token already, and its successor would be lost.
-func (o *oauth) startRefresh(ctx context.Context, used string, ch *challenge) <-chan error {
+// refreshInTurn needs the turn and gives it back; it shares a failure that came after asked. It goes
+// on when nobody waits for it any more: the authorization server may have revoked the refresh token
+// already, and its successor would be lost.
+func (o *oauth) refreshInTurn(
+	ctx context.Context, used string, ch *challenge, asked time.Time,
+) <-chan error {
 	done := make(chan error, 1)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTime)
 	go func() {
 		defer cancel()
 		defer o.refreshing.give()
-		err := o.refreshNow(ctx, used, ch)
-		if err != nil {
-			o.refreshFailure, o.refreshFailedAt = err, time.Now()
+		lasts := o.cfg.unattended() && isLasting(o.refreshFailure) &&
+			time.Since(o.refreshFailedAt) < retryPause
+		switch now := o.held(); {
+		case now != used && now != "":
+			done <- nil
+		case lasts || o.refreshFailedAt.After(asked):
+			done <- o.refreshFailure
+		default:
+			err := o.refreshNow(ctx, used, ch)
+			if err != nil {
+				o.refreshFailure, o.refreshFailedAt = err, time.Now()
+			}
+			done <- err
 		}
-		done <- err
 	}()
 	return done
 }
