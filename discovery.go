@@ -170,14 +170,16 @@ func (d *discoverer) serverFor(
 func (d *discoverer) resourceMetadata(
 	ctx context.Context, server *url.URL, c challenge,
 ) (*resourceMetadata, error) {
-	const document = "protected resource metadata"
-	check := func(prm *resourceMetadata, _ string) error {
-		if prm.Resource == "" && prm.AuthorizationServers == nil {
-			return fmt.Errorf("fetch %s: %s: the answer is none", document, excerpt(server.Host))
+	const name = "protected resource metadata"
+	var prm *resourceMetadata
+	err := d.tryForms(name, origin(server), d.resourceForms(server, c), func(form string) error {
+		prm = &resourceMetadata{}
+		err := d.fetch(ctx, name, form, prm)
+		if err == nil && prm.Resource == "" && prm.AuthorizationServers == nil {
+			err = fmt.Errorf("fetch %s: %s: the answer is none", name, excerpt(server.Host))
 		}
-		return nil
-	}
-	prm, err := fetchFirst(ctx, d, document, origin(server), d.resourceForms(server, c), check)
+		return err
+	})
 	switch {
 	case err == nil:
 		return prm, d.checkResource(prm.Resource, server)
@@ -188,21 +190,16 @@ func (d *discoverer) resourceMetadata(
 		"address of that server's metadata")
 }
 
-// fetchFirst tries the addresses that a document may have, most of them at the origin base, and
-// returns the first that check lets pass. Its error is errAbsent if every server says so.
-func fetchFirst[T any](
-	ctx context.Context, d *discoverer, document, base string, forms []string,
-	check func(found *T, form string) error,
-) (_ *T, failed error) {
+// tryForms tries the addresses that a document may have, most of them at the origin base, until one
+// will do. Its error is errAbsent if every server says so.
+func (d *discoverer) tryForms(
+	document, base string, forms []string, try func(form string) error,
+) (failed error) {
 	for _, form := range forms {
-		found := new(T)
-		err := d.fetch(ctx, document, form, found)
-		if err == nil {
-			err = check(found, form)
-		}
+		err := try(form)
 		switch {
 		case err == nil:
-			return found, nil
+			return nil
 		case errors.Is(err, errAbsent):
 			d.log.debugf("%v", err)
 			continue
@@ -215,7 +212,7 @@ func fetchFirst[T any](
 	if failed == nil {
 		failed = fmt.Errorf("%w: no %s at %s", errAbsent, document, base)
 	}
-	return nil, failed
+	return failed
 }
 
 // resourceForms lists where the document may be: specification 2026-07-28, Protected Resource
@@ -274,14 +271,17 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 	if err != nil {
 		return nil, vouchHint(fmt.Errorf("issuer of the authorization server %w", err), "")
 	}
-	check := func(m *serverMetadata, form string) error {
+	var m *serverMetadata
+	err = d.tryForms(serverDocument, origin(u), serverForms(u), func(form string) error {
+		m = &serverMetadata{source: form}
+		if err := d.fetch(ctx, serverDocument, form, m); err != nil {
+			return err
+		}
 		if err := m.validate(issuer, d.allowHTTP); err != nil {
 			return vouchHint(err, form)
 		}
-		m.source = form
 		return nil
-	}
-	m, err := fetchFirst(ctx, d, serverDocument, origin(u), serverForms(u), check)
+	})
 	if errors.Is(err, errAbsent) {
 		err = vouchHint(err, "")
 	}
