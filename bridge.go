@@ -11,12 +11,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,61 +31,36 @@ const (
 
 // bridge is in use once peers is set.
 type bridge struct {
-	host          string // the server's
-	log           *logger
-	out           *lineWriter
-	tools         *toolHeaders
-	calls         *calls
-	forgetSession func()
-	// ask sends a request of the proxy's own. heard, if not nil, is given what comes on its stream.
-	ask func(ctx context.Context, m *message, heard heardFunc) (*document, error)
+	*upstream
+	session *session
+	ask     askFunc
 
-	peers    atomic.Pointer[peerInfo]
-	oldWorks atomic.Bool // the server took a message of the host's revision
+	peers atomic.Pointer[peerInfo]
+	level atomic.Value // of log messages, as the host set it; a string
 
 	starting    turn // one server/discover at a time, and the next field
 	unavailable bool // the server was asked, and does not speak the bridge's revision
 
 	changing  turn     // one change of the subscription at a time, and the next field
-	resources []string // that the host has subscribed to
+	resources [][]byte // that the host has subscribed to, raw
 
 	mu       sync.Mutex               // guards what follows
 	over     bool                     // the host can answer nothing any more
-	level    string                   // of log messages, as the host set it
 	pending  map[string]chan *message // input requests that the host has not answered, by raw id
-	unlisten context.CancelFunc       // ends the subscription; nil without one
+	unlisten func()                   // ends the subscription
 }
 
-// errNoStream: the server refuses a subscription; asking again is pointless.
-var errNoStream = errors.New("the server offers no stream")
-
-// A heardFunc takes a message that is no answer; an error is for the log.
+// An askFunc sends a request of the proxy's own. heard, if not nil, is given what comes before the
+// answer; an error of it is for the log.
+type askFunc = func(ctx context.Context, m *message, heard heardFunc) (*document, error)
 type heardFunc = func(method string, d *document) error
 
-// peerInfo is what the two sides said about themselves. It is never changed once made.
-type peerInfo struct {
-	clientInfo, clientCapabilities []byte // raw
-	serverCapabilities             []byte // raw
-}
-
-func newBridge(p *proxy) *bridge {
-	return &bridge{
-		host: p.server.Host, log: p.log, out: p.out, tools: p.tools, calls: p.calls,
-		forgetSession: p.session.forget, ask: p.ask,
-		starting: newTurn(), changing: newTurn(), pending: map[string]chan *message{},
-	}
-}
+// peerInfo is what the two sides said about themselves, raw. It is never changed once made.
+type peerInfo struct{ clientInfo, clientCapabilities, serverCapabilities []byte }
 
 // serves reports whether a message of the host has to be translated. A host that speaks both
 // revisions needs no bridge for a message of the newer one.
 func (b *bridge) serves(m *message) bool { return m.version == "" && b.peers.Load() != nil }
-
-// accepted notes that the server takes messages of the host's revision.
-func (b *bridge) accepted(m *message) {
-	if m.version == "" && m.method != "initialize" {
-		b.oldWorks.Store(true)
-	}
-}
 
 // intercept takes over the answer to the host's initialize, which is settled and not finished, if
 // it calls for a bridge.
@@ -105,23 +78,20 @@ func (b *bridge) intercept(ctx context.Context, c *call, answer *document) bool 
 	})
 }
 
-// mayBeNeeded reports whether a refusal may mean that the server does not serve the session that it
-// opened: the server of the Go SDK that is made for revision 2026-07-28 alone answers initialize as
-// one of the host's revision does, and everything after it with 400 and a line of text.
-func (b *bridge) mayBeNeeded(c *call, status int, reply *document) bool {
-	if c.m.own || c.m.version != "" || c.m.method == "initialize" || status != http.StatusBadRequest {
-		return false
+// startLate starts the bridge in the middle of a session that the server opened and does not serve:
+// the server of the Go SDK that is made for revision 2026-07-28 alone answers initialize as one of
+// the host's revision does, and everything after it with 400 and a line of text. It returns false
+// if that is not what the refusal of c means.
+func (b *bridge) startLate(ctx context.Context, c *call, refused *serverRefusal) bool {
+	initialize := b.session.handshake.initialize.Load()
+	mayBe := initialize != nil && c.m.version == "" && c.m.method != "initialize" && !c.m.own &&
+		refused.status == http.StatusBadRequest
+	if refused.reply != nil {
+		mayBe = mayBe && isModernError(refused.reply.error)
+	} else {
+		mayBe = mayBe && !b.session.state().worked
 	}
-	if reply == nil {
-		return !b.oldWorks.Load()
-	}
-	return isModernError(reply.error)
-}
-
-// startLate starts the bridge in the middle of a session that the server refuses; false if that is
-// not what the refusal meant.
-func (b *bridge) startLate(ctx context.Context, initialize *message) bool {
-	if initialize == nil || b.starting.take(ctx) != nil {
+	if !mayBe || b.starting.take(ctx) != nil {
 		return false
 	}
 	defer b.starting.give()
@@ -179,13 +149,13 @@ func (b *bridge) discover(ctx context.Context, initialize *message) ([]byte, err
 		return nil, err
 	}
 	if !contains(member(answer.result, "supportedVersions"), bridgeVersion) {
-		return nil, fmt.Errorf("%s does not speak %s", b.host, bridgeVersion)
+		return nil, fmt.Errorf("%s does not speak %s", b.server.Host, bridgeVersion)
 	}
 	peers.serverCapabilities = objectOr(member(answer.result, "capabilities"), "{}")
-	b.forgetSession()
+	b.session.replace(sessionState{})
 	b.peers.Store(peers)
 	b.log.infof("%s speaks only %s: bridging for a client that opens with initialize",
-		b.host, bridgeVersion)
+		b.server.Host, bridgeVersion)
 	return answer.result, nil
 }
 
@@ -197,12 +167,11 @@ func objectOr(raw []byte, otherwise string) []byte {
 	return []byte(otherwise)
 }
 
-// request is a message of the bridge's revision in the host's name. params is an object or nil. The
-// sender gives it an id.
+// request is a message of the bridge's revision in the host's name. params is an object or nil.
 func (p *peerInfo) request(method string, params []byte, level string) *message {
 	params = objectOr(params, "{}")
-	// The host's own members stay: a progress token, the trace context.
-	meta := withMember(objectOr(member(params, "_meta"), "{}"), metaVersion, quote(bridgeVersion))
+	meta := objectOr(member(params, "_meta"), "{}") // the host's, as a progress token
+	meta = withMember(meta, metaVersion, quote(bridgeVersion))
 	if len(p.clientInfo) > 0 {
 		meta = withMember(meta, metaClientInfo, p.clientInfo)
 	}
@@ -210,45 +179,32 @@ func (p *peerInfo) request(method string, params []byte, level string) *message 
 	if level != "" {
 		meta = withMember(meta, metaLogLevel, quote(level))
 	}
-	params = withMember(params, "_meta", meta)
-	m, _, bad := parseMessage(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":0,"method":%s,"params":%s}`,
-		quote(method), params))
-	if bad != nil { // made of valid JSON
-		panic(bad)
-	}
-	return m
+	return newRequest(method, withMember(params, "_meta", meta))
 }
 
 // call brings a request of the host to the server and the answer back.
-func (b *bridge) call(ctx context.Context, c *call) error {
+func (b *bridge) call(ctx context.Context, c *call) (err error) {
 	c.sent.Store(false) // the server is not told of a cancellation: its POST is closed
-	answer, err := b.answer(ctx, c)
+	m, answer := c.m, resultAnswer(c.m.id, []byte(`{}`))
+	switch {
+	case !isNull(m.params) && m.params[0] != '{':
+		err = rpcErrorf(codeInvalidParams, "params is not an object")
+	case m.method == "initialize":
+		answer, err = b.initialize(ctx, m)
+	case m.method == "ping":
+	case m.method == "logging/setLevel":
+		err = b.setLevel(m)
+	case m.method == "resources/subscribe", m.method == "resources/unsubscribe":
+		err = b.subscribe(ctx, m)
+	default:
+		if answer, err = b.inRounds(ctx, c); err == nil {
+			answer, err = b.downgrade(m, answer)
+		}
+	}
 	if err == nil {
 		c.answer(answer)
 	}
 	return err
-}
-
-func (b *bridge) answer(ctx context.Context, c *call) (answer *document, err error) {
-	m := c.m
-	if !isNull(m.params) && m.params[0] != '{' {
-		return nil, &rpcError{Code: codeInvalidParams, Message: "mcp-proxy: params is not an object"}
-	}
-	switch m.method {
-	case "initialize":
-		return b.initialize(ctx, m)
-	case "ping":
-	case "logging/setLevel":
-		err = b.setLevel(m)
-	case "resources/subscribe", "resources/unsubscribe":
-		err = b.subscribe(ctx, m)
-	default:
-		if answer, err = b.inRounds(ctx, c); err != nil {
-			return nil, err
-		}
-		return b.downgrade(m, answer)
-	}
-	return resultAnswer(m.id, []byte(`{}`)), err
 }
 
 func resultAnswer(id, result []byte) *document {
@@ -261,11 +217,11 @@ func (b *bridge) notify(_ context.Context, m *message) error {
 		b.listen()
 		return nil
 	}
-	b.log.debugf("%s is not forwarded: %s does not know it", nameOf(m), b.host)
+	b.log.debugf("%s is not forwarded: %s does not know it", nameOf(m), b.server.Host)
 	return nil
 }
 
-// logLevels in ascending order (RFC 5424, section 6.2.1).
+// logLevels are those of RFC 5424, section 6.2.1.
 var logLevels = []string{
 	"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency",
 }
@@ -277,23 +233,14 @@ func (b *bridge) setLevel(m *message) error {
 	}
 	level, _ := unquote(member(m.params, "level"))
 	if !slices.Contains(logLevels, level) {
-		return &rpcError{Code: codeInvalidParams, Message: "mcp-proxy: there is no such log level"}
+		return rpcErrorf(codeInvalidParams, "there is no such log level")
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.level = level
+	b.level.Store(level)
 	return nil
 }
 
 func notOffered(method string) error {
-	text := "mcp-proxy: the server does not offer " + method
-	return &rpcError{Code: codeMethodNotFound, Message: text}
-}
-
-func (b *bridge) logLevel() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.level
+	return rpcErrorf(codeMethodNotFound, "the server does not offer %s", method)
 }
 
 // relay passes on what the server says on the stream of a request.
@@ -304,16 +251,10 @@ func (b *bridge) relay(c *call, method string, d *document) error {
 	case d.id != nil:
 		// MCP 2026-07-28, Streamable HTTP, "Receiving Messages": the server MUST NOT send requests,
 		// and cannot be answered.
-		return fmt.Errorf("%s sent a request, %s, that this revision lacks", b.host, excerpt(method))
-	case method == "notifications/message":
-		// The server may still work on a request that was sent before the level rose.
-		level, _ := unquote(member(d.params, "level"))
-		got, least := slices.Index(logLevels, level), slices.Index(logLevels, b.logLevel())
-		if got >= 0 && got < least {
-			return nil
-		}
+		return fmt.Errorf("%s sent a request, %s, that this revision lacks", b.server.Host,
+			excerpt(method))
 	}
-	b.out.write(d.raw)
+	b.calls.out.write(d.raw)
 	return nil
 }
 
@@ -321,7 +262,17 @@ func (b *bridge) relay(c *call, method string, d *document) error {
 // know, but not one that has another meaning.
 func (b *bridge) downgrade(m *message, d *document) (*document, error) {
 	if isError(d.error) {
-		return downgradeError(m, d), nil
+		// A resource that does not exist is -32602 since 2026-07-28, and was -32002. If the params
+		// are wrong in another way, the error does not name the resource.
+		text, _ := unquote(member(d.error, "message"))
+		uri := member(m.params, "uri")
+		missing := uri != nil && bytes.Equal(member(d.error, "data", "uri"), uri) ||
+			strings.Contains(strings.ToLower(text), "not found")
+		if m.method == "resources/read" && hasCode(d.error, codeInvalidParams) && missing {
+			code := []byte(strconv.Itoa(codeResourceNotFound))
+			d = newDocument(withMember(d.raw, "error", withMember(d.error, "code", code)))
+		}
+		return d, nil
 	}
 	// MCP 2026-07-28, Overview, "ResultType": absent is complete, unknown is invalid.
 	if kind := member(d.result, "resultType"); kind != nil && string(kind) != `"complete"` {
@@ -331,7 +282,7 @@ func (b *bridge) downgrade(m *message, d *document) (*document, error) {
 	case "tools/list":
 		// 2025-11-25 knows output schemas of objects only: the TypeScript SDK's client of that
 		// revision refuses the whole list for another one.
-		return newDocument(editTools(b.tools.learn(d.raw), func(tool []byte) []byte {
+		return newDocument(editTools(b.session.tools.learn(d.raw), func(tool []byte) []byte {
 			schema := member(tool, "outputSchema")
 			if schema == nil || means(member(schema, "type"), "object") {
 				return tool
@@ -348,25 +299,9 @@ func (b *bridge) downgrade(m *message, d *document) (*document, error) {
 	return d, nil
 }
 
-// downgradeError gives an error the code that it had in the host's revision: a resource that does
-// not exist is -32602 since 2026-07-28, and was -32002. If the params are wrong in another way, the
-// error does not name the resource.
-func downgradeError(m *message, d *document) *document {
-	text, _ := unquote(member(d.error, "message"))
-	uri := member(m.params, "uri")
-	named := uri != nil && bytes.Equal(member(d.error, "data", "uri"), uri)
-	missing := named || strings.Contains(strings.ToLower(text), "not found")
-	invalid := string(member(d.error, "code")) == strconv.Itoa(codeInvalidParams)
-	if m.method != "resources/read" || !invalid || !missing {
-		return d
-	}
-	code := []byte(strconv.Itoa(codeResourceNotFound))
-	return newDocument(withMember(d.raw, "error", withMember(d.error, "code", code)))
-}
-
 // invalid is the error for what the server must not do.
 func (b *bridge) invalid(what string) error {
-	return &rpcError{Code: codeInternal, Message: "mcp-proxy: " + b.host + " " + what}
+	return rpcErrorf(codeInternal, "%s %s", b.server.Host, what)
 }
 
 // inRounds sends a request until its answer is none that asks for input (MCP 2026-07-28, Multi
@@ -374,8 +309,9 @@ func (b *bridge) invalid(what string) error {
 // server's state as it is.
 func (b *bridge) inRounds(ctx context.Context, c *call) (*document, error) {
 	heard := func(method string, d *document) error { return b.relay(c, method, d) }
-	m := b.peers.Load().request(c.m.method, c.m.params, b.logLevel())
-	params, silent := m.params, 0 // silent counts rounds in a row in which the host is not asked
+	level, _ := b.level.Load().(string)
+	m := b.peers.Load().request(c.m.method, c.m.params, level)
+	params := m.params
 	for round := 0; round < maxRounds; round++ {
 		answer, err := b.ask(ctx, m, heard)
 		if err != nil || !means(member(answer.result, "resultType"), "input_required") {
@@ -396,14 +332,11 @@ func (b *bridge) inRounds(ctx context.Context, c *call) (*document, error) {
 			if err != nil {
 				return nil, err
 			}
-			next, silent = withMember(next, "inputResponses", responses), 0
+			next = withMember(next, "inputResponses", responses)
 		case isNull(state):
 			return nil, b.invalid("asked for input without saying which")
-		default:
-			// The first retry may follow at once ("Client Requirements", 1).
-			if silent++; silent > 1 && !sleep(ctx, min(backoff(min(silent-1, 10)), maxRoundPause)) {
-				return nil, ctx.Err()
-			}
+		case !sleep(ctx, min(backoff(min(round+1, 10)), maxRoundPause)):
+			return nil, ctx.Err()
 		}
 		if !isNull(state) {
 			next = withMember(next, "requestState", state)
@@ -417,42 +350,37 @@ func (b *bridge) inRounds(ctx context.Context, c *call) (*document, error) {
 
 // inputRequest is one thing that the server wants to know from the host.
 type inputRequest struct {
-	key    string // in inputRequests and inputResponses
-	method string
-	params []byte
-	id     []byte // of the request to the host
-	answer chan *message
+	key, method string // key: in inputRequests and inputResponses
+	params, id  []byte // id: of the request to the host
+	answer      chan *message
 }
 
 // readInputs reads the inputRequests of a result. The host must offer to answer all of them: it is
 // asked nothing else.
-func (b *bridge) readInputs(raw []byte) ([]*inputRequest, error) {
-	if isNull(raw) {
-		return nil, nil
-	}
-	count := 0
-	scan(raw, func([]byte, int, int) { count++ }) // before they are decoded: they may be millions
-	var all map[string]json.RawMessage
-	if count > maxInputs || json.Unmarshal(raw, &all) != nil {
-		return nil, b.invalid("asked for input that is no object of at most 100 requests")
-	}
+func (b *bridge) readInputs(raw []byte) (inputs []*inputRequest, err error) {
 	capabilities := b.peers.Load().clientCapabilities
-	var inputs []*inputRequest
-	for key, request := range all {
-		method, _ := unquote(member(request, "method"))
-		params := objectOr(member(request, "params"), "{}")
+	scan(raw, func(quoted []byte, start, end int) {
+		key, ok := unquote(quoted)
+		if !ok || len(inputs) == maxInputs {
+			err = b.invalid("asked for input that is no object of at most 100 requests")
+		}
+		if err != nil {
+			return // there may be millions
+		}
+		method, _ := unquote(member(raw[start:end], "method"))
+		params := objectOr(member(raw[start:end], "params"), "{}")
 		if !offersInput(capabilities, method, params) {
 			// "Server Requirements", 6: it MUST NOT.
-			return nil, b.invalid("asks for " + excerpt(method) + ", which this client lacks")
+			err = b.invalid("asks for " + excerpt(method) + ", which this client lacks")
 		}
 		if isURLElicitation(method, params) && member(params, "elicitationId") == nil {
 			// Required until 2025-11-25.
 			params = withMember(params, "elicitationId", quote(newState()))
 		}
-		inputs = append(inputs, &inputRequest{key, method, params, newOwnID(), make(chan *message, 1)})
-	}
-	sort.Slice(inputs, func(i, j int) bool { return inputs[i].key < inputs[j].key })
-	return inputs, nil
+		answer := make(chan *message, 1)
+		inputs = append(inputs, &inputRequest{key, method, params, newOwnID(), answer})
+	})
+	return inputs, err
 }
 
 func isURLElicitation(method string, params []byte) bool {
@@ -493,7 +421,7 @@ func (b *bridge) askHost(ctx context.Context, inputs []*inputRequest) ([]byte, e
 	b.mu.Unlock()
 	defer b.withdraw(inputs)
 	for _, in := range inputs {
-		b.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"method":%s,"params":%s}`,
+		b.calls.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"method":%s,"params":%s}`,
 			in.id, quote(in.method), in.params))
 	}
 	responses := []byte(`{}`)
@@ -515,31 +443,32 @@ func (b *bridge) askHost(ctx context.Context, inputs []*inputRequest) ([]byte, e
 	return responses, nil
 }
 
+// takeQuestion returns where the answer to a question goes, nil if nobody waits for one.
+func (b *bridge) takeQuestion(id []byte) chan *message {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	answer := b.pending[string(id)]
+	delete(b.pending, string(id)) // a second response answers nothing
+	return answer
+}
+
 // takeResponse takes a response of the host to an input request; it is not for the server.
 func (b *bridge) takeResponse(m *message) bool {
 	if !m.response {
 		return false
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	answer := b.pending[string(m.id)]
-	if answer == nil {
-		return false
+	answer := b.takeQuestion(m.id)
+	if answer != nil {
+		answer <- m
 	}
-	delete(b.pending, string(m.id)) // a second response answers nothing
-	answer <- m
-	return true
+	return answer != nil
 }
 
 // withdraw tells the host that nobody waits any more for the answers that it has not given.
 func (b *bridge) withdraw(inputs []*inputRequest) {
 	for _, in := range inputs {
-		b.mu.Lock()
-		open := b.pending[string(in.id)] != nil
-		delete(b.pending, string(in.id))
-		b.mu.Unlock()
-		if open {
-			b.out.write(fmt.Appendf(nil,
+		if b.takeQuestion(in.id) != nil {
+			b.calls.out.write(fmt.Appendf(nil,
 				`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%s}}`, in.id))
 		}
 	}
@@ -555,11 +484,9 @@ func inputResult(method string, m *message) ([]byte, error) {
 		return []byte(`{"action":"cancel"}`), nil
 	case isError(answer.error):
 		refused := rpcErrorOf(answer.error)
-		refused.Message = "mcp-proxy: the client refused " + method + ": " + refused.Message
-		return nil, refused
+		return nil, rpcErrorf(refused.Code, "the client refused %s: %s", method, refused.Message)
 	case answer.result == nil || answer.result[0] != '{':
-		return nil, &rpcError{Code: codeInternal,
-			Message: "mcp-proxy: the client's answer to " + method + " is no object"}
+		return nil, rpcErrorf(codeInternal, "the client's answer to %s is no object", method)
 	}
 	return answer.result, nil
 }
@@ -580,9 +507,7 @@ func (b *bridge) end(context.Context) {
 		delete(b.pending, id)
 		close(answer)
 	}
-	if b.unlisten != nil {
-		b.unlisten()
-	}
+	b.unlisten()
 }
 
 // listChanges are the members of a subscription's filter and the notifications that they ask for,
@@ -594,7 +519,7 @@ var listChanges = []struct{ capability, filter, method string }{
 }
 
 // filter is what is to be listened to, nil if that is nothing.
-func (p *peerInfo) filter(resources []string) []byte {
+func (p *peerInfo) filter(resources [][]byte) []byte {
 	filter := []byte(`{}`)
 	for _, change := range listChanges {
 		if string(member(p.serverCapabilities, change.capability, "listChanged")) == "true" {
@@ -602,10 +527,7 @@ func (p *peerInfo) filter(resources []string) []byte {
 		}
 	}
 	if len(resources) > 0 {
-		list, err := json.Marshal(resources)
-		if err != nil { // strings always can be
-			panic(err)
-		}
+		list := fmt.Appendf(nil, "[%s]", bytes.Join(resources, []byte(",")))
 		filter = withMember(filter, "resourceSubscriptions", list)
 	}
 	if string(filter) == `{}` {
@@ -615,12 +537,11 @@ func (p *peerInfo) filter(resources []string) []byte {
 }
 
 // listen opens the stream for what the server announces, as the host's revision does once the host
-// has said that it is ready. It waits a moment: the changes that the next message causes must be
-// heard.
+// has said that it is ready.
 func (b *bridge) listen() {
 	if b.changing.take(context.Background()) == nil {
 		defer b.changing.give()
-		_ = b.listenTo(context.Background(), b.resources, "", listenWait) // there is no error
+		_ = b.listenTo(context.Background(), b.resources, "") // there is no error
 	}
 }
 
@@ -630,42 +551,33 @@ func (b *bridge) subscribe(ctx context.Context, m *message) error {
 	if string(member(b.peers.Load().serverCapabilities, "resources", "subscribe")) != "true" {
 		return notOffered(m.method)
 	}
-	uri, ok := unquote(member(m.params, "uri"))
+	raw := member(m.params, "uri")
+	uri, ok := unquote(raw)
 	if !ok {
-		return &rpcError{Code: codeInvalidParams, Message: "mcp-proxy: uri is not a string"}
+		return rpcErrorf(codeInvalidParams, "uri is not a string")
 	}
 	if err := b.changing.take(ctx); err != nil {
 		return err
 	}
 	defer b.changing.give()
-	resources := slices.DeleteFunc(slices.Clone(b.resources), func(s string) bool { return s == uri })
+	resources := slices.DeleteFunc(slices.Clone(b.resources),
+		func(other []byte) bool { return means(other, uri) })
 	wanted := ""
 	if m.method == "resources/subscribe" {
-		wanted, resources = uri, append(resources, uri)
+		wanted, resources = uri, append(resources, bytes.Clone(raw))
 	}
 	if len(resources) == len(b.resources) {
 		return nil
 	}
-	return b.listenTo(ctx, resources, wanted, ackWait)
+	return b.listenTo(ctx, resources, wanted)
 }
 
 // listenTo replaces the stream by one for these resources. If the host asked for it, the server
-// must not refuse it; but a server need not acknowledge a stream for it to work.
-func (b *bridge) listenTo(ctx context.Context, resources []string, wanted string,
-	atMost time.Duration) error {
-	asked := len(resources) != len(b.resources)
-	var stop context.CancelFunc
+// must not refuse it.
+func (b *bridge) listenTo(ctx context.Context, resources [][]byte, wanted string) (err error) {
+	asked, stop := len(resources) != len(b.resources), func() {}
 	if filter := b.peers.Load().filter(resources); filter != nil {
-		var acknowledged chan error
-		stop, acknowledged = b.openSubscription(filter, asked, wanted)
-		bounded, cancel := context.WithTimeout(ctx, atMost)
-		defer cancel()
-		var err error
-		select {
-		case err = <-acknowledged:
-		case <-bounded.Done():
-			err = ctx.Err()
-		}
+		stop, err = b.openSubscription(ctx, filter, asked, wanted)
 		if err != nil && asked {
 			stop()
 			return err
@@ -673,108 +585,95 @@ func (b *bridge) listenTo(ctx context.Context, resources []string, wanted string
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.unlisten != nil {
-		b.unlisten()
-	}
-	if b.unlisten, b.resources = stop, resources; stop != nil && b.over {
+	b.unlisten()
+	if b.unlisten, b.resources = stop, resources; b.over {
 		stop()
 	}
 	return nil
 }
 
 // openSubscription opens a subscriptions/listen stream, and opens it again when it ends, until it
-// is stopped or the server refuses it. What becomes of the first attempt goes to acknowledged; the
-// server must accept the resource wanted, if any. A stream that the host asked for may lead to a
-// sign-in.
-func (b *bridge) openSubscription(filter []byte, asked bool, wanted string) (
-	stop context.CancelFunc, acknowledged chan error) {
-	ctx, stop := context.WithCancel(context.Background())
-	acknowledged = make(chan error, 1)
-	acknowledge := func(err error) {
-		select {
-		case acknowledged <- err:
-		default: // nobody waits for a further attempt
-		}
+// is stopped or the server refuses it. A stream that the host asked for may lead to a sign-in, and
+// the server must accept the resource wanted, if any. The first attempt is waited for, so that the
+// changes which the next message causes are heard; but a server need not acknowledge a stream for
+// it to work.
+func (b *bridge) openSubscription(
+	ctx context.Context, filter []byte, asked bool, wanted string,
+) (stop func(), err error) {
+	listening, stop := context.WithCancel(context.Background())
+	atMost := listenWait
+	if asked {
+		atMost = ackWait
 	}
-	at := cursor{retry: -1}
+	bounded, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
+	first, acknowledge := context.WithCancelCause(bounded) // the first cause counts
+	at := cursor{retry: firstReconnect}
 	heard := func(method string, d *document) error {
 		honored := member(d.params, "notifications", "resourceSubscriptions")
 		switch {
 		case method != "notifications/subscriptions/acknowledged":
-			at.moves++
+			at.moved = true
 			return b.relayChange(filter, method, d)
 		case wanted != "" && !contains(honored, wanted):
-			acknowledge(&rpcError{Code: codeResourceNotFound,
-				Message: "mcp-proxy: the server does not accept a subscription to this resource"})
+			acknowledge(rpcErrorf(codeResourceNotFound,
+				"the server does not accept a subscription to this resource"))
 		default:
 			acknowledge(nil)
 		}
 		return nil
 	}
-	started := b.calls.start(func() {
-		defer stop()
-		for {
-			began := time.Now()
-			err := b.listenOnce(ctx, filter, asked, heard)
-			acknowledge(err)
-			if ctx.Err() != nil || errors.Is(err, errNoStream) || errors.Is(err, errStopping) {
-				return
-			}
-			asked = false
-			b.log.debugf("subscriptions/listen: %v", err)
-			if !sleep(ctx, at.pause(time.Since(began))) {
-				return
-			}
-		}
-	})
-	if !started {
-		acknowledge(errStopping)
-	}
-	return stop, acknowledged
-}
-
-// listenOnce listens until the stream ends.
-func (b *bridge) listenOnce(ctx context.Context, filter []byte, asked bool, heard heardFunc) error {
 	params := fmt.Appendf(nil, `{"notifications":%s}`, filter)
 	m := b.peers.Load().request("subscriptions/listen", params, "")
 	m.unasked = !asked
-	answer, err := b.ask(ctx, m, heard)
-	var refused *rpcError
-	final := false
-	switch {
-	case err == nil && answer.error == nil:
-		return errors.New("ended by the server")
-	case err == nil:
-		// "Subscription limit reached" is an internal error in the TypeScript SDK's server.
-		final = string(member(answer.error, "code")) != strconv.Itoa(codeInternal)
-		text := "mcp-proxy: " + b.host + " refuses subscriptions/listen"
-		err = &rpcError{Code: codeTransport, Message: text}
-	case errors.As(err, &refused):
-		status, _ := refused.Data["httpStatus"].(int)
-		final = status >= 400 && !notNow(status)
+	started := b.calls.start(func() {
+		defer stop()
+		for final := false; !final; m.unasked = true {
+			began := time.Now()
+			answer, err := b.ask(listening, m, heard)
+			var refused *rpcError
+			switch {
+			case err == nil && answer.error == nil:
+				err = errors.New("ended by the server")
+			case err == nil:
+				// "Subscription limit reached" is an internal error in the TypeScript SDK's server.
+				final = !hasCode(answer.error, codeInternal)
+				err = rpcErrorf(codeTransport, "%s refuses subscriptions/listen", b.server.Host)
+			case errors.As(err, &refused):
+				status, _ := refused.Data["httpStatus"].(int)
+				final = status >= 400 && !notNow(status)
+			}
+			acknowledge(err)
+			b.log.debugf("subscriptions/listen: %v", err)
+			final = final || errors.Is(err, errStopping) ||
+				!sleep(listening, at.pause(time.Since(began)))
+		}
+	})
+	if !started {
+		return stop, errStopping
 	}
-	if final {
-		return fmt.Errorf("%w: %w", errNoStream, err)
+	<-first.Done()
+	err = context.Cause(first)
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		err = ctx.Err()
 	}
-	return err
+	return stop, err
 }
 
-// relayChange gives the host a notification that the filter asks for as the host's revision has it:
-// without the subscription's id.
+// relayChange gives the host a notification that the filter asks for, without what only the
+// server's revision has in it: the subscription's id.
 func (b *bridge) relayChange(filter []byte, method string, d *document) error {
+	uri, wanted := unquote(member(d.params, "uri"))
+	wanted = wanted && method == "notifications/resources/updated" &&
+		contains(member(filter, "resourceSubscriptions"), uri)
 	for _, change := range listChanges {
-		if method == change.method && member(filter, change.filter) != nil {
-			b.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%s}`, quote(method)))
-			return nil
-		}
+		wanted = wanted || method == change.method && member(filter, change.filter) != nil
 	}
-	uri := member(d.params, "uri")
-	s, ok := unquote(uri)
-	wanted := ok && contains(member(filter, "resourceSubscriptions"), s)
-	if wanted && method == "notifications/resources/updated" {
-		b.out.write(fmt.Appendf(nil,
-			`{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":%s}}`, uri))
-		return nil
+	if !wanted {
+		return fmt.Errorf("%s sent %s on a subscription that does not ask for it", b.server.Host,
+			excerpt(method))
 	}
-	return fmt.Errorf("%s sent %s on a subscription that does not ask for it", b.host, excerpt(method))
+	b.calls.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%s,"params":%s}`, quote(method),
+		without(objectOr(d.params, "{}"), "_meta")))
+	return nil
 }

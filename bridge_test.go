@@ -401,13 +401,13 @@ func TestBridgeLogLevel(t *testing.T) {
 	if got := server.requests("tools/call loud")[1].msg.line; !strings.Contains(got, `"io.modelcontextprotocol/logLevel":"error"`) {
 		t.Errorf("got %s, want the level", got)
 	}
-	if got := len(p.received("notifications/message", 0)); got != 9+5 {
-		t.Errorf("got %d log messages, want all nine, then five", got)
+	if got := len(p.received("notifications/message", 0)); got != 9+9 {
+		t.Errorf("got %d log messages, want all of them: the level is the server's to keep", got)
 	}
 	if got := len(p.received("notifications/progress", 0)); got != 2 {
 		t.Errorf("got %d notifications of progress, want 2", got)
 	}
-	if got := len(p.messages); got != 9+5+2 {
+	if got := len(p.messages); got != 9+9+2 {
 		t.Errorf("got %d messages, want none but these", got)
 	}
 	p.failure(p.request("logging/setLevel", `{"level":"loud"}`))
@@ -633,8 +633,8 @@ func TestInputOfAllKinds(t *testing.T) {
 	p.replies(form, `"result":{"action":"accept","content":{"n":12345678901234567890}}`)
 	p.replies(roots, `"result":{"roots":[]}`)
 	p.replies(sample, `"result":{"role":"assistant","model":"m","content":{"type":"text","text":"<&>"}}`)
-	want := `{"content":[],"got":{"a":{"role":"assistant","model":"m","content":{"type":"text","text":"<&>"}},"b":{"roots":[]},` +
-		`"c\"":{"action":"accept","content":{"n":12345678901234567890}}},"state":` + state + `}`
+	want := `{"content":[],"got":{"c\"":{"action":"accept","content":{"n":12345678901234567890}},` +
+		`"a":{"role":"assistant","model":"m","content":{"type":"text","text":"<&>"}},"b":{"roots":[]}},"state":` + state + `}`
 	if got := p.result(id); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -994,7 +994,7 @@ func TestBridgeListens(t *testing.T) {
 	}
 	server.push(promptsChanged) // which was not asked for
 	server.push(toolsChanged)
-	if got, want := p.received("notifications/tools/list_changed", 1)[0].line, `{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`; got != want {
+	if got, want := p.received("notifications/tools/list_changed", 1)[0].line, `{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{}}`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -31,14 +30,12 @@ type earlyInit struct {
 	*proxy
 	last *call // the initialize read last; only the goroutine that reads stdin touches it
 
-	shown chan struct{} // closed once the user is asked: no ping waits for an initialize any more
-
 	mu    sync.Mutex  // held while early answers are written, and guards what follows
 	timer *time.Timer // runs while the user is asked to sign in; nil otherwise
 }
 
 // turnOf returns the initialize that a message which was just read waits for. After a sign-in that
-// failed a request is the host's wish for another one: what opens a session is said again before it.
+// failed a request is the host's wish for another one: what opens a session is said again first.
 func (e *earlyInit) turnOf(work context.Context, m *message) *call {
 	o := e.last
 	switch {
@@ -59,13 +56,10 @@ func (e *earlyInit) await(ctx context.Context, m *message, o *call) (result []by
 	if o == nil {
 		return nil, nil
 	}
-	var shown chan struct{}
-	if m.method == "ping" && !o.settled.Load() { // once it is, the host may have its answer
-		shown = e.shown
+	if m.method == "ping" && !o.settled.Load() {
+		return []byte(`{}`), nil // it asks whether we are there, and may come before all others
 	}
 	select {
-	case <-shown:
-		return []byte(`{}`), nil
 	case <-o.done:
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -80,7 +74,7 @@ func (e *earlyInit) await(ctx context.Context, m *message, o *call) (result []by
 		return nil, err
 	}
 	for _, p := range promised {
-		if p.method == m.method && !o.offers(p.capability) {
+		if p.method == m.method && member(o.reply.result, "capabilities", p.capability) == nil {
 			return []byte(p.empty), nil
 		}
 	}
@@ -100,19 +94,10 @@ func (c *call) outcome() error {
 	return nil
 }
 
-func (c *call) offers(capability string) bool {
-	return member(c.reply.result, "capabilities", capability) != nil
-}
-
 // asking is called when the user is shown where to sign in.
 func (e *earlyInit) asking(*url.URL) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	select {
-	case <-e.shown:
-	default:
-		close(e.shown)
-	}
 	if e.timer == nil {
 		e.timer = time.AfterFunc(earlyDelay, e.answer)
 	}
@@ -158,7 +143,7 @@ func (e *earlyInit) announce(o *call) {
 		return
 	}
 	for _, change := range listChanges {
-		if o.offers(change.capability) {
+		if member(o.reply.result, "capabilities", change.capability) != nil {
 			e.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%q}`, change.method))
 		}
 	}
@@ -170,12 +155,9 @@ func (e *earlyInit) welcome(m *message) []byte {
 	if !slices.Contains([]string{"2024-11-05", "2025-03-26", "2025-06-18"}, version) {
 		version = "2025-11-25"
 	}
-	var capabilities []string
-	for _, change := range listChanges {
-		capabilities = append(capabilities, fmt.Sprintf(`%q:{"listChanged":true}`, change.capability))
-	}
-	return fmt.Appendf(nil, `{"protocolVersion":%q,"capabilities":{%s},"serverInfo":{"name":%s,`+
-		`"version":%s},"instructions":%s}`, version, strings.Join(capabilities, ","),
-		quote(e.server.Host), quote(programVersion()), quote("The user is signing in to "+
-			e.server.Host+" in the browser, and requests are answered once that is done."))
+	return fmt.Appendf(nil, `{"protocolVersion":%q,"capabilities":{"tools":{"listChanged":true},`+
+		`"prompts":{"listChanged":true},"resources":{"listChanged":true}},"serverInfo":{"name":%s,`+
+		`"version":%s},"instructions":%s}`, version, quote(e.server.Host), quote(programVersion()),
+		quote("The user is signing in to "+e.server.Host+
+			" in the browser, and requests are answered once that is done."))
 }

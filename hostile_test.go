@@ -398,7 +398,7 @@ func TestInjection(t *testing.T) {
 		p.failure(p.request("tools/call", echoParams("breaks"))) // and is not resumed
 		wantNoHeader(t, server.fakeOrigin, "X-Injected", "Last-Event-Id")
 		var at cursor
-		if at.moved(&event{id: "1\x01X-Injected: 1", hasID: true}); at.id != "" {
+		if at.move(&event{id: "1\x01X-Injected: 1", hasID: true}); at.id != "" {
 			t.Errorf("the id %q is kept", at.id) // net/http would refuse it, at every attempt to resume
 		}
 	})

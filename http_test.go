@@ -377,9 +377,8 @@ func TestMachineSlept(t *testing.T) {
 			via.clock = func() time.Duration { return wall - monotonic }
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
-			body, err := p.session.get(ctx, &cursor{}, sessionState{})
-			fatal(t, err)
-			defer body.Close()
+			go p.session.stream(ctx, nil, &cursor{}, sessionState{})
+			server.await("GET", 1)
 			last := 0
 			for i, test := range []struct {
 				name            string

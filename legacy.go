@@ -8,68 +8,58 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
-const endpointWait = 10 * time.Second // for the endpoint event
+const endpointWait = 10 * time.Second // for the stream, and then for its endpoint event
 
 type legacy struct {
 	*upstream
 	handshake *handshake
 	mode      string // --transport
 	opening   turn
+	known     atomic.Bool                // the server was found to be an old one
+	now       atomic.Pointer[connection] // nil without one
+}
 
-	mu       sync.Mutex // guards what follows
-	known    bool       // the server was found to be an old one
-	endpoint *url.URL   // nil until the server named it
-	ended    chan struct{}
-	stop     context.CancelFunc
+// connection is a stream that is open, and the endpoint that it named.
+type connection struct {
+	endpoint *url.URL
+	ended    <-chan struct{}
+	stop     context.CancelCauseFunc
 }
 
 // chosen reports whether this is the way of all messages: by the user's choice, or because the
 // server was found to know no other.
-func (l *legacy) chosen() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.mode == "sse" || l.known
-}
+func (l *legacy) chosen() bool { return l.mode == "sse" || l.known.Load() }
 
 // possible reports whether a refusal of the first POST may mean an old server: the specification
 // names the statuses (2025-11-25, Transports, "Backwards Compatibility"). A modern message could
 // not be carried anyway.
 func (l *legacy) possible(m *message, refused *serverRefusal) bool {
 	first := l.mode == "auto" && !l.chosen() && m.method == "initialize" && m.version == ""
-	switch refused.status {
-	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed:
-		return first && refused.reply == nil
-	}
-	return first && refused.endpoint
-}
-
-func (l *legacy) active() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.endpoint != nil
+	names := []int{http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed}
+	return first && (refused.endpoint ||
+		refused.reply == nil && slices.Contains(names, refused.status))
 }
 
 // end closes the connection; the next message opens another.
 func (l *legacy) end(context.Context) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.endpoint = nil
-	if l.stop != nil {
-		l.stop()
+	if conn := l.now.Swap(nil); conn != nil {
+		conn.stop(nil)
 	}
 }
 
 // connect opens the connection for m, if there is none. A connection that broke took its session
 // with it, so the client's own initialize is said again.
 func (l *legacy) connect(ctx context.Context, m *message) error {
-	if l.active() {
+	if l.now.Load() != nil {
 		return nil
 	}
 	if m.again {
@@ -79,7 +69,7 @@ func (l *legacy) connect(ctx context.Context, m *message) error {
 		return err
 	}
 	defer l.opening.give()
-	if l.active() {
+	if l.now.Load() != nil {
 		return nil
 	}
 	if err := l.open(ctx); err != nil {
@@ -98,56 +88,27 @@ func (l *legacy) connect(ctx context.Context, m *message) error {
 func (l *legacy) streamEnded() error { return fmt.Errorf("%s %w", l.server.Host, errStreamEnded) }
 
 // open opens the stream and waits for the endpoint event.
-func (l *legacy) open(ctx context.Context) error {
-	stream, stop := context.WithCancel(context.Background())
-	found := make(chan error, 1) // whoever wants to know waits for the first
-	ended := make(chan struct{})
-	started := l.calls.start(func() {
-		defer close(ended)
-		defer stop()
-		tell(found, l.read(stream, stop, ended, found))
-	})
-	if !started {
-		stop()
-		return errStopping
-	}
-	timer := time.NewTimer(endpointWait)
-	defer timer.Stop()
-	var err error
-	for {
-		select {
-		case err = <-found:
-		case <-timer.C:
-			if l.auth.isSigningIn() { // the user may need longer
-				timer.Reset(endpointWait)
-				continue
-			}
-			err = errors.New("the server named no endpoint")
-		case <-ctx.Done():
-			err = ctx.Err()
+func (l *legacy) open(ctx context.Context) (err error) {
+	stream, stop := context.WithCancelCause(context.Background())
+	defer func() {
+		if stream.Err() != nil {
+			err = context.Cause(stream)
 		}
-		break
-	}
-	if err != nil {
-		stop()
-		<-ended // or it could still be taken for the connection
-	}
-	return err
-}
-
-func tell(found chan<- error, err error) {
-	select {
-	case found <- err:
-	default:
-	}
-}
-
-// read reads the one stream until it ends; nil goes to found when the endpoint is known.
-func (l *legacy) read(
-	ctx context.Context, stop context.CancelFunc, ended chan struct{}, found chan<- error,
-) error {
-	resp, err := l.exchange(ctx, &attempts{}, func() *http.Request {
-		req := l.request(ctx, http.MethodGet, l.server, nil)
+		if err != nil {
+			stop(err)
+		}
+	}()
+	defer context.AfterFunc(ctx, func() { stop(ctx.Err()) })()
+	late := time.AfterFunc(endpointWait, func() {
+		stop(errors.New("the server named no endpoint"))
+	})
+	defer late.Stop()
+	watched := httptrace.WithClientTrace(stream, &httptrace.ClientTrace{
+		GotConn:              func(httptrace.GotConnInfo) { late.Reset(endpointWait) },
+		GotFirstResponseByte: func() { late.Stop() }, // the user may need longer to sign in
+	})
+	resp, err := l.exchange(watched, &attempts{}, func() *http.Request {
+		req := l.request(watched, http.MethodGet, l.server, nil)
 		req.Header["Accept"] = eventsOnly
 		return req
 	})
@@ -156,45 +117,54 @@ func (l *legacy) read(
 		return err
 	case resp.StatusCode != http.StatusOK:
 		return l.refusal(resp).error
-	}
-	defer resp.Body.Close()
-	if mediaType(resp) != eventStream {
+	case mediaType(resp) != eventStream:
 		return l.badAnswer(resp.StatusCode, "with something that is no event stream")
 	}
-	defer func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.ended == ended {
-			l.endpoint = nil
-		}
-	}()
+	late.Reset(endpointWait)
 	events := newEventReader(resp.Body, maxMessage)
 	warned := false
-	for {
-		e, err := events.next()
-		if err != nil {
-			return l.streamEnded()
-		}
-		if e.data == nil {
-			continue
-		}
-		switch e.name {
-		case "endpoint":
-			endpoint, err := l.endpointOf(string(e.data))
+	next := func() (endpoint []byte, err error) { // what comes before it is passed on
+		for {
+			e, err := events.next()
 			if err != nil {
-				return err
+				return nil, l.streamEnded()
 			}
-			l.mu.Lock()
-			l.known, l.endpoint, l.ended, l.stop = true, endpoint, ended, stop
-			l.mu.Unlock()
-			tell(found, nil)
-		case "message":
+			if e.name == "endpoint" && e.data != nil {
+				return e.data, nil
+			}
+			if e.name != "message" || e.data == nil {
+				continue
+			}
 			if bad := l.fromServer(nil, newDocument(e.data)); bad != nil && !warned {
 				warned = true
 				l.log.warnf("%v", bad)
 			}
 		}
 	}
+	named, err := next()
+	if err != nil {
+		return err
+	}
+	endpoint, err := l.endpointOf(string(named))
+	if err != nil {
+		return err
+	}
+	conn := &connection{endpoint, stream.Done(), stop}
+	l.known.Store(true)
+	l.now.Store(conn)
+	started := l.calls.start(func() {
+		defer resp.Body.Close()
+		for ended := error(nil); ended == nil; {
+			_, ended = next()
+		}
+		l.now.CompareAndSwap(conn, nil)
+		stop(nil)
+	})
+	if !started {
+		l.end(ctx)
+		return errStopping
+	}
+	return nil
 }
 
 // badEndpoint is what the user must know: there is an HTTP+SSE server.
@@ -221,23 +191,23 @@ func (l *legacy) endpointOf(raw string) (*url.URL, error) {
 }
 
 // send posts a message to the endpoint; its answer comes on the stream, until ended is closed.
-func (l *legacy) send(ctx context.Context, m *message) (ended chan struct{}, err error) {
+func (l *legacy) send(ctx context.Context, m *message) (ended <-chan struct{}, err error) {
 	if err := l.connect(ctx, m); err != nil {
 		return nil, err
 	}
-	l.mu.Lock()
-	endpoint, ended := l.endpoint, l.ended
-	l.mu.Unlock()
-	if endpoint == nil {
+	conn := l.now.Load()
+	if conn == nil {
 		return nil, l.streamEnded()
 	}
-	resp, err := l.exchange(ctx, &attempts{}, func() *http.Request { return l.post(ctx, endpoint, m) })
+	resp, err := l.exchange(ctx, &attempts{}, func() *http.Request {
+		return l.post(ctx, conn.endpoint, m)
+	})
 	if err != nil {
 		return nil, err
 	}
 	if resp.StatusCode < 300 {
 		discard(resp)
-		return ended, nil
+		return conn.ended, nil
 	}
 	refused := l.refusal(resp)
 	if refused.reply != nil {
@@ -245,9 +215,9 @@ func (l *legacy) send(ctx context.Context, m *message) (ended chan struct{}, err
 	}
 	err = refused.error
 	prefix := strings.TrimSuffix(path.Dir(l.server.Path), "/") + "/"
-	if resp.StatusCode == http.StatusNotFound && !strings.HasPrefix(endpoint.Path, prefix) {
+	if resp.StatusCode == http.StatusNotFound && !strings.HasPrefix(conn.endpoint.Path, prefix) {
 		err = withHint(err, "the server says that messages go to %s, which is not below %s: its "+
-			"operator must tell it the prefix under which it is reached", excerpt(endpoint.Path), prefix)
+			"operator must tell it the prefix under which it is reached", excerpt(conn.endpoint.Path), prefix)
 	}
 	return nil, err
 }
@@ -260,20 +230,14 @@ func (l *legacy) notify(ctx context.Context, m *message) error {
 func (l *legacy) call(ctx context.Context, c *call) error {
 	if c.m.version != "" {
 		// Revision 2024-11-05 could not even refuse it in a way that a client understands.
-		text := "mcp-proxy: the server speaks revision 2024-11-05 only; open with initialize"
-		return &rpcError{Code: codeMethodNotFound, Message: text}
+		return rpcErrorf(codeMethodNotFound,
+			"the server speaks revision 2024-11-05 only; open with initialize")
 	}
 	c.sent.Store(true)
 	ended, err := l.send(ctx, c.m)
 	if err != nil {
 		return err
 	}
-	select {
-	case <-c.done:
-		return nil
-	case <-ended:
-		return l.streamEnded()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	c.reached()
+	return c.await(ctx, ended, l.streamEnded())
 }

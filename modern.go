@@ -10,6 +10,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -17,7 +18,7 @@ import (
 	"math"
 	"net/http"
 	"path"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,12 +69,8 @@ const (
 // nameMembers says which member of params becomes Mcp-Name. The tasks are SEP-2663's, section
 // "Streamable HTTP: Routing Headers"; the TypeScript SDK's server refuses them without it.
 var nameMembers = map[string]string{
-	"tools/call":     "name",
-	"prompts/get":    "name",
-	"resources/read": "uri",
-	"tasks/get":      "taskId",
-	"tasks/update":   "taskId",
-	"tasks/cancel":   "taskId",
+	"tools/call": "name", "prompts/get": "name", "resources/read": "uri",
+	"tasks/get": "taskId", "tasks/update": "taskId", "tasks/cancel": "taskId",
 }
 
 // modernVersion returns the protocol version in a message's _meta, "" if the message is of an
@@ -102,14 +99,15 @@ type toolHeaders struct {
 // set mirrors a modern message into h. What cannot be mirrored is left out: the server decides
 // about that message.
 func (t *toolHeaders) set(h http.Header, method string, params []byte, version string) {
-	setPlain(h, "MCP-Protocol-Version", version)
-	setPlain(h, "Mcp-Method", method)
-	field, hasName := nameMembers[method]
-	if !hasName {
-		return
+	plain := map[string]string{"Mcp-Protocol-Version": version, "Mcp-Method": method}
+	for name, value := range plain {
+		if isPlain(value) { // these have no encoding
+			h.Set(name, value)
+		}
 	}
-	name, ok := unquote(member(params, field))
-	if !ok {
+	field, hasName := nameMembers[method]
+	name, isString := unquote(member(params, field))
+	if !hasName || !isString {
 		return
 	}
 	h.Set("Mcp-Name", encodeHeaderValue(name))
@@ -121,13 +119,6 @@ func (t *toolHeaders) set(h http.Header, method string, params []byte, version s
 		if value, ok := paramValue(member(arguments, a.path...)); ok {
 			h.Set(a.header, value)
 		}
-	}
-}
-
-// setPlain is for the headers that have no encoding: a value that is unsafe as it is is not sent.
-func setPlain(h http.Header, name, value string) {
-	if isPlain(value) {
-		h.Set(name, value)
 	}
 }
 
@@ -165,15 +156,9 @@ func encodeHeaderValue(s string) string {
 // (RFC 9110 allows it, the conformance suite wants it encoded), the empty string (the Go SDK's
 // server takes an empty header for a missing one), and "=?base64?=", where the two marks overlap.
 func isPlain(s string) bool {
-	if s == "" || s[0] == ' ' || s[len(s)-1] == ' ' {
-		return false
-	}
-	for i := 0; i < len(s); i++ {
-		if s[i] < 0x20 || s[i] > 0x7e {
-			return false
-		}
-	}
-	return !strings.HasPrefix(s, sentinelPrefix) || !strings.HasSuffix(s, sentinelSuffix)
+	unsafe := func(r rune) bool { return r < ' ' || r > '~' }
+	encoded := strings.HasPrefix(s, sentinelPrefix) && strings.HasSuffix(s, sentinelSuffix)
+	return s != "" && strings.Trim(s, " ") == s && !strings.ContainsFunc(s, unsafe) && !encoded
 }
 
 // learn reads a response to tools/list, remembers the annotations of its valid tools and returns
@@ -203,37 +188,28 @@ func (t *toolHeaders) learn(response []byte) []byte {
 	return response
 }
 
-// editTools returns a response to tools/list with what edit makes of each tool, which is nothing if
-// edit returns nil. It is the very same slice if that changes none.
+// editTools returns a response to tools/list with what edit makes of each tool: something shorter,
+// nothing if that is nil, or the tool as it is. It is the very same slice if no tool changes.
 func editTools(response []byte, edit func(tool []byte) []byte) []byte {
 	start, end := place(response, "result", "tools")
-	var out []byte // once a tool has changed
-	comma := false
+	list, changed := []byte{'['}, false
 	scan(response[start:end], func(key []byte, from, to int) {
 		if key != nil {
 			return // it is no list
 		}
 		tool := response[start+from : start+to : start+to]
 		edited := edit(tool)
-		if out == nil {
-			if len(edited) == len(tool) && &edited[0] == &tool[0] {
-				comma = true
-				return
-			}
-			out = append(make([]byte, 0, len(response)+1), response[:start+from]...)
-			out = bytes.TrimRight(out, white+",")
-		}
+		changed = changed || len(edited) != len(tool)
 		if edited != nil {
-			if comma {
-				out = append(out, ',')
-			}
-			out, comma = append(out, edited...), true
+			list = append(append(list, edited...), ',')
 		}
 	})
-	if out == nil {
+	if !changed {
 		return response
 	}
-	return append(append(out, ']'), response[end:]...)
+	list = append(bytes.TrimRight(list, ","), ']')
+	edited := make([]byte, 0, len(response)+1) // and a line end
+	return append(append(append(edited, response[:start]...), list...), response[end:]...)
 }
 
 func (t *toolHeaders) annotations(tool string) []annotation {
@@ -288,11 +264,13 @@ func readAnnotations(schema []byte) ([]annotation, error) {
 	if dec.Decode(&root) != nil {
 		return nil, errors.New("its inputSchema cannot be read")
 	}
-	r := &schemaReader{seen: make(map[string]bool)}
-	if err := r.schema(root, true); err != nil {
+	r := &schemaReader{}
+	if err := r.schema(root, false, true); err != nil {
 		return nil, err
 	}
-	sort.Slice(r.found, func(i, j int) bool { return r.found[i].header < r.found[j].header })
+	slices.SortFunc(r.found, func(a, b annotation) int {
+		return strings.Compare(a.header, b.header)
+	})
 	return r.found, nil
 }
 
@@ -301,45 +279,35 @@ func readAnnotations(schema []byte) ([]annotation, error) {
 type schemaReader struct {
 	path  []string // names of the properties and definitions around the current position
 	found []annotation
-	seen  map[string]bool // headers of found
 }
 
-// schema looks into a value at a place for a schema or a list of schemas. It is reachable if
-// "properties" alone lead to it.
-func (r *schemaReader) schema(value any, reachable bool) (err error) {
+// schema looks into a value at a place for a schema or a list of schemas, or with hasNames for
+// schemas by name, where x-mcp-header is a parameter called so. It is reachable if "properties"
+// alone lead to it.
+func (r *schemaReader) schema(value any, hasNames, reachable bool) (err error) {
 	switch value := value.(type) {
 	case []any:
 		for i := 0; i < len(value) && err == nil; i++ {
-			err = r.schema(value[i], false)
+			err = r.schema(value[i], false, false)
 		}
 	case map[string]any:
-		if header, ok := value[annotationKey]; ok {
+		if header, ok := value[annotationKey]; ok && !hasNames {
 			err = r.annotate(header, value["type"], reachable)
 		}
-		for keyword, inner := range value {
-			if hasNames, ok := applicators[keyword]; ok && err == nil {
-				err = r.applicator(inner, hasNames, reachable && keyword == "properties")
+		for key, inner := range value {
+			named, known := applicators[key]
+			switch {
+			case err != nil:
+			case hasNames:
+				r.path = append(r.path, key)
+				err = r.schema(inner, false, reachable)
+				r.path = r.path[:len(r.path)-1]
+			case known:
+				err = r.schema(inner, named, reachable && key == "properties")
 			}
 		}
 	}
 	return err
-}
-
-// applicator looks into the value of a keyword. If it maps names to schemas, a name x-mcp-header is
-// a parameter called so.
-func (r *schemaReader) applicator(value any, hasNames, reachable bool) error {
-	schemas, ok := value.(map[string]any)
-	if !hasNames || !ok {
-		return r.schema(value, false)
-	}
-	for name, schema := range schemas {
-		r.path = append(r.path, name)
-		if err := r.schema(schema, reachable); err != nil {
-			return err
-		}
-		r.path = r.path[:len(r.path)-1]
-	}
-	return nil
 }
 
 // annotate checks one annotation against the constraints of "x-mcp-header" and keeps it.
@@ -355,15 +323,14 @@ func (r *schemaReader) annotate(header, kind any, reachable bool) error {
 		fault = "is not a header name"
 	case !isPrimitive(kind):
 		fault = "is on a type other than integer, string, boolean"
-	case r.seen[canonical]:
+	case slices.ContainsFunc(r.found, func(a annotation) bool { return a.header == canonical }):
 		fault = "is used twice"
 	case len(name)+len(where) > maxPath:
 		fault = fmt.Sprintf("is longer than %d bytes with its path", maxPath)
 	case len(r.found) == maxAnnotations:
 		fault = fmt.Sprintf("is one more than %d", maxAnnotations)
 	default:
-		r.seen[canonical] = true
-		r.found = append(r.found, annotation{canonical, append([]string(nil), r.path...)})
+		r.found = append(r.found, annotation{canonical, slices.Clone(r.path)})
 		return nil
 	}
 	return fmt.Errorf("the %s at %q %s", annotationKey, excerpt(where), fault)
@@ -388,15 +355,11 @@ func isPrimitive(kind any) bool {
 	case string:
 		return kind == "integer" || kind == "string" || kind == "boolean"
 	case []any:
-		found := false
-		for _, one := range kind {
+		kind = slices.DeleteFunc(slices.Clone(kind), func(one any) bool { return one == "null" })
+		return len(kind) > 0 && !slices.ContainsFunc(kind, func(one any) bool {
 			name, _ := one.(string)
-			if name != "null" && !isPrimitive(name) {
-				return false
-			}
-			found = found || name != "null"
-		}
-		return found
+			return !isPrimitive(name)
+		})
 	}
 	return false
 }
@@ -405,7 +368,18 @@ func isPrimitive(kind any) bool {
 // Streamable HTTP, "Client Behavior").
 func isHeaderMismatch(m *message, status int, reply *document) bool {
 	return m.version != "" && m.method == "tools/call" && status == http.StatusBadRequest &&
-		reply != nil && string(member(reply.error, "code")) == strconv.Itoa(codeHeaderMismatch)
+		reply != nil && hasCode(reply.error, codeHeaderMismatch)
+}
+
+// rpcErrorf is an error of the proxy's own.
+func rpcErrorf(code int, format string, args ...any) *rpcError {
+	return &rpcError{Code: code, Message: "mcp-proxy: " + fmt.Sprintf(format, args...)}
+}
+
+// hasCode reports whether a raw error has one of these codes.
+func hasCode(raw []byte, codes ...int) bool {
+	code, err := strconv.Atoi(string(member(raw, "code")))
+	return err == nil && slices.Contains(codes, code)
 }
 
 // isModernAnswer reports whether an answer to initialize is one that only a server gives which does
@@ -417,26 +391,17 @@ func isModernAnswer(d *document) bool {
 	if d.result != nil {
 		return means(member(d.result, "protocolVersion"), bridgeVersion)
 	}
-	switch string(member(d.error, "code")) {
-	case strconv.Itoa(codeMethodNotFound):
-		return true
-	case strconv.Itoa(codeInvalidParams):
-		return bytes.Contains(d.error, []byte(metaPrefix))
-	}
-	return isModernError(d.error)
+	return hasCode(d.error, codeMethodNotFound) || isModernError(d.error) ||
+		hasCode(d.error, codeInvalidParams) && bytes.Contains(d.error, []byte(metaPrefix))
 }
 
 // isModernError reports whether a raw error is one that only modern revisions define, and does not
 // rule out the one that the bridge speaks.
 func isModernError(raw []byte) bool {
-	switch string(member(raw, "code")) {
-	case strconv.Itoa(codeHeaderMismatch), strconv.Itoa(codeMissingCapability):
-		return true
-	case strconv.Itoa(codeUnsupportedVersion):
-		supported := member(raw, "data", "supported")
-		return supported == nil || contains(supported, bridgeVersion)
-	}
-	return false
+	supported := member(raw, "data", "supported")
+	return hasCode(raw, codeHeaderMismatch, codeMissingCapability) ||
+		hasCode(raw, codeUnsupportedVersion) &&
+			(supported == nil || contains(supported, bridgeVersion))
 }
 
 // contains reports whether a raw array holds a string.
@@ -446,14 +411,13 @@ func contains(array []byte, want string) (found bool) {
 }
 
 // relist lists the tools in place of the client and reports whether what is known about the tool
-// that m calls has changed: only then is m worth sending again. ask sends a request of the proxy's
-// own.
-func (t *toolHeaders) relist(m *message, ask func(*message) (*document, error)) bool {
+// that m calls has changed: only then is m worth sending again.
+func (t *toolHeaders) relist(ctx context.Context, m *message, ask askFunc) bool {
 	tool, _ := unquote(member(m.params, "name"))
 	before := fmt.Sprintf("%q", t.annotations(tool))
 	cursor := []byte(nil)
 	for page := 0; page < maxListPages; page++ {
-		answer, err := ask(listRequest(m, cursor))
+		answer, err := ask(ctx, listRequest(m, cursor), nil)
 		if err != nil || answer.result == nil {
 			return false
 		}
@@ -469,23 +433,27 @@ func (t *toolHeaders) relist(m *message, ask func(*message) (*document, error)) 
 // listRequest is a tools/list in the name of the client that sent m: with its version, identity and
 // capabilities, but not what belongs to m alone, such as a progress token.
 func listRequest(m *message, cursor []byte) *message {
-	params := map[string]json.RawMessage{"_meta": []byte(`{}`)}
+	meta := []byte(`{}`)
 	scan(m.meta, func(key []byte, start, end int) {
 		if name, _ := unquote(key); strings.HasPrefix(name, metaPrefix) {
-			params["_meta"] = withMember(params["_meta"], name, m.meta[start:end])
+			meta = withMember(meta, name, m.meta[start:end])
 		}
 	})
+	params := withMember([]byte(`{}`), "_meta", meta)
 	if cursor != nil {
-		params["cursor"] = cursor
+		params = withMember(params, "cursor", cursor)
 	}
-	raw, err := json.Marshal(map[string]any{
-		"jsonrpc": "2.0", "id": 0, "method": "tools/list", "params": params,
-	})
-	if err != nil { // made of valid JSON
-		panic(err)
+	return newRequest("tools/list", params)
+}
+
+// newRequest makes a request of the proxy's own of valid JSON. The sender gives it an id.
+func newRequest(method string, params []byte) *message {
+	m, _, bad := parseMessage(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":0,"method":%s,"params":%s}`,
+		quote(method), params))
+	if bad != nil {
+		panic(bad)
 	}
-	list, _, _ := parseMessage(raw)
-	return list
+	return m
 }
 
 // toolFilter holds the globs of --ignore-tool as globOf makes them.
@@ -521,15 +489,13 @@ func (f toolFilter) hides(tool string) bool {
 // refuse returns the error for a call of a tool that is hidden: the one for a tool that does not
 // exist (MCP 2025-11-25, Tools, "Error Handling").
 func (f toolFilter) refuse(m *message) error {
-	if len(f) == 0 || m.method != "tools/call" {
-		return nil
+	if m.method == "tools/call" && len(f) > 0 {
+		if tool, _ := unquote(member(m.params, "name")); f.hides(tool) {
+			return rpcErrorf(codeInvalidParams, "unknown tool: %s is left out by --ignore-tool",
+				excerpt(tool))
+		}
 	}
-	tool, _ := unquote(member(m.params, "name"))
-	if !f.hides(tool) {
-		return nil
-	}
-	return &rpcError{Code: codeInvalidParams,
-		Message: "mcp-proxy: unknown tool: " + excerpt(tool) + " is left out by --ignore-tool"}
+	return nil
 }
 
 // shown returns a response to tools/list without the hidden tools.

@@ -890,7 +890,7 @@ func TestLearnKeepsBytes(t *testing.T) {
 		{"at the end", `[` + one + `,` + two + `,` + bad + `]`, `[` + one + `,` + two + `]`},
 		{"all", `[` + bad + `,` + bad + `]`, `[]`},
 		{"strange company", `[null, 1 ,"x",[],{},{"name":"n"},{"inputSchema":{}},{"name":7,"inputSchema":true},` + bad + `]`,
-			`[null, 1 ,"x",[],{},{"name":"n"},{"inputSchema":{}},{"name":7,"inputSchema":true}]`},
+			`[null,1,"x",[],{},{"name":"n"},{"inputSchema":{}},{"name":7,"inputSchema":true}]`},
 		{"no name", `[{"inputSchema":{"x-mcp-header":"A"}},` + one + `]`, `[` + one + `]`},
 	}
 	for _, test := range tests {

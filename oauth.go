@@ -158,9 +158,6 @@ func (c *credentials) state(now time.Time) tokenState {
 	return tokenState{isThere, isOver, isUsable, c.Token.Refresh != ""}
 }
 
-// isSigningIn reports whether a message waits for the user.
-func (o *oauth) isSigningIn() bool { return o != nil && len(o.signingIn) > 0 }
-
 // hasOwnToken reports whether the user gives an Authorization header, which turns OAuth off.
 func (c *config) hasOwnToken() bool { return c.headers.Get("Authorization") != "" }
 

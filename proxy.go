@@ -81,11 +81,12 @@ func newProxy(
 	handshake := &handshake{ask: p.ask, notify: func(ctx context.Context, m *message) error {
 		return p.eraOf(m).notify(ctx, m)
 	}}
-	p.session = &session{upstream: up, handshake: handshake, tools: p.tools, renewing: newTurn()}
+	p.session = &session{upstream: up, handshake: handshake, tools: p.tools, renewing: newTurn(),
+		stop: func() {}}
 	p.legacy = &legacy{upstream: up, handshake: handshake, mode: cfg.transport, opening: newTurn()}
-	p.bridge = newBridge(p)
-	p.session.accepted = p.bridge.accepted
-	p.early = &earlyInit{proxy: p, shown: make(chan struct{})}
+	p.bridge = &bridge{upstream: up, session: p.session, ask: p.ask, starting: newTurn(),
+		changing: newTurn(), pending: map[string]chan *message{}, unlisten: func() {}}
+	p.early = &earlyInit{proxy: p}
 	if auth != nil {
 		auth.shown, auth.asked = p.early.asking, p.early.asked
 	}
@@ -361,8 +362,7 @@ func (p *proxy) call(ctx context.Context, c *call) error {
 			return err
 		}
 		switch {
-		case p.bridge.mayBeNeeded(c, refused.status, refused.reply) &&
-			p.bridge.startLate(ctx, p.session.handshake.initialize.Load()):
+		case p.bridge.startLate(ctx, c, refused):
 			continue
 		case p.legacy.possible(c.m, refused):
 			err := p.legacy.connect(ctx, c.m)
@@ -613,6 +613,18 @@ func looseID(raw []byte) string {
 		return strconv.FormatFloat(number, 'g', -1, 64)
 	}
 	return text
+}
+
+// await waits for an answer that comes on another stream, which may end.
+func (c *call) await(ctx context.Context, ended <-chan struct{}, otherwise error) error {
+	select {
+	case <-c.done:
+		return nil
+	case <-ended:
+		return otherwise
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // settle makes sure that a call is answered once: only the caller that gets true may write its

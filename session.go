@@ -10,10 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptrace"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +28,7 @@ const (
 	maxResumes     = 5               // attempts in a row that bring nothing, of an open request
 	steadyStream   = 5 * time.Second // a stream that lived so long was worth opening
 	maxSessionID   = 4 << 10         // bytes
+	maxVersion     = 64
 	longestRetry   = 5 * time.Minute // that a server may ask for before a reconnection
 	// A server that asks for no pause at all would otherwise be asked in a loop.
 	shortestRetry = 100 * time.Millisecond
@@ -38,14 +38,12 @@ type session struct {
 	*upstream
 	handshake *handshake
 	tools     *toolHeaders
-	accepted  func(m *message) // is told what the server takes
-	renewing  turn             // to make the session anew
+	renewing  turn // to make the session anew
 
 	mu        sync.Mutex // guards what follows
 	now       sessionState
-	failure   error         // of the last attempt to open another session
-	listening chan struct{} // closed when the listening stream has ended; nil without one
-	stop      context.CancelFunc
+	listening <-chan struct{} // closed when the listening stream has ended; nil without one
+	stop      func()          // ends it
 }
 
 // sessionState is what a message needs to know of the session it is sent in.
@@ -53,8 +51,8 @@ type sessionState struct {
 	id         string // Mcp-Session-Id; "" if the server has no sessions
 	version    string // as negotiated; "" before initialize is answered
 	worked     bool   // the server took a message of the session
-	generation int    // counts initializations
-	failures   int    // counts sessions that could not be opened anew
+	generation int    // counts initializations, those that failed as well
+	failure    error  // of the last of them
 }
 
 func (s sessionState) set(h http.Header) {
@@ -82,58 +80,50 @@ func (s *session) state() sessionState {
 	return s.now
 }
 
-// forget ends a session that the server does not serve, without a word to it.
-func (s *session) forget() {
+// replace ends what is listened to, and returns the session that was.
+func (s *session) replace(next sessionState) (before sessionState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stop != nil {
-		s.stop()
-	}
-	s.now = sessionState{generation: s.now.generation + 1, failures: s.now.failures}
+	s.stop()
+	before, next.generation = s.now, s.now.generation+1
+	s.now = next
+	return before
 }
 
-// send posts a message, with the headers of its revision.
-func (s *session) send(
-	ctx context.Context, m *message, a *attempts,
-) (resp *http.Response, sent sessionState, err error) {
-	if m.version == "" && m.method != "initialize" {
-		sent = s.state()
-		sent.worked = sent.worked && !a.renewed
-	}
-	a.auth.noSignIn, a.auth.inSession = m.unasked, sent.worked
-	resp, err = s.exchange(ctx, a, func() *http.Request {
-		req := s.post(ctx, s.server, m)
-		if m.version != "" {
-			s.tools.set(req.Header, m.method, m.params, m.version)
-		} else {
-			sent.set(req.Header)
-		}
-		return req
-	})
-	if err == nil && resp.StatusCode < 300 {
-		s.accepted(m)
-		if sent.id != "" && !sent.worked {
-			s.mu.Lock()
-			s.now.worked = s.now.worked || s.now.generation == sent.generation
-			s.mu.Unlock()
-		}
-	}
-	return resp, sent, err
-}
-
-func (s *session) call(ctx context.Context, c *call) error {
+// deliver sends a message with the headers of its revision, and once more if the server refuses it
+// for something that can be mended. taken gets the answer of a server that takes it.
+func (s *session) deliver(
+	ctx context.Context, m *message, taken func(*http.Response, sessionState) error,
+) error {
 	var a attempts
 	relisted := false
 	for {
-		c.sent.Store(true)
-		resp, sent, err := s.send(ctx, c.m, &a)
-		if err != nil {
-			return err
+		var sent sessionState
+		if m.version == "" && m.method != "initialize" {
+			sent = s.state()
+			sent.worked = sent.worked && !a.renewed
 		}
-		if resp.StatusCode < 300 {
-			c.reached()
-			err = s.relayAll(ctx, c, resp, sent)
-		} else {
+		a.auth.noSignIn, a.auth.inSession = m.unasked, sent.id != "" && sent.worked
+		resp, err := s.exchange(ctx, &a, func() *http.Request {
+			req := s.post(ctx, s.server, m)
+			if m.version != "" {
+				s.tools.set(req.Header, m.method, m.params, m.version)
+			} else {
+				sent.set(req.Header)
+			}
+			return req
+		})
+		switch {
+		case err != nil:
+			return err
+		case resp.StatusCode < 300:
+			if sent.generation > 0 && !sent.worked {
+				s.mu.Lock()
+				s.now.worked = s.now.worked || s.now.generation == sent.generation
+				s.mu.Unlock()
+			}
+			err = taken(resp, sent)
+		default:
 			err = s.refusal(resp)
 		}
 		var refused *serverRefusal
@@ -141,16 +131,15 @@ func (s *session) call(ctx context.Context, c *call) error {
 			return err
 		}
 		switch {
-		case sent.lost(c.m, refused.status, refused.reply):
+		case sent.lost(m, refused.status, refused.reply):
 			if err := s.renew(ctx, sent, &a); errors.As(err, new(authError)) {
 				return err
 			} else if err == nil {
 				continue
 			}
-		case isHeaderMismatch(c.m, refused.status, refused.reply) && !relisted:
+		case isHeaderMismatch(m, refused.status, refused.reply) && !relisted:
 			relisted = true
-			ask := func(m *message) (*document, error) { return s.handshake.ask(ctx, m, nil) }
-			if s.tools.relist(c.m, ask) {
+			if s.tools.relist(ctx, m, s.handshake.ask) {
 				continue
 			}
 		}
@@ -158,38 +147,35 @@ func (s *session) call(ctx context.Context, c *call) error {
 	}
 }
 
+func (s *session) call(ctx context.Context, c *call) error {
+	c.sent.Store(true)
+	return s.deliver(ctx, c.m, func(resp *http.Response, sent sessionState) error {
+		c.reached()
+		return s.relayAll(ctx, c, resp, sent)
+	})
+}
+
 func (s *session) notify(ctx context.Context, m *message) error {
-	var a attempts
-	for {
-		resp, sent, err := s.send(ctx, m, &a)
-		switch {
-		case err != nil:
-			return err
-		case resp.StatusCode >= 300:
-			refused := s.refusal(resp)
-			if sent.lost(m, refused.status, refused.reply) && s.renew(ctx, sent, &a) == nil {
-				continue
-			}
-			return refused
-		case mediaType(resp) == eventStream:
+	return s.deliver(ctx, m, func(resp *http.Response, _ sessionState) error {
+		if mediaType(resp) == eventStream {
 			// A server may say something of its own even there, and holds up no message with it.
 			s.calls.start(func() {
 				defer hangUp(resp.Body).Stop()
 				err := s.events(context.Background(), nil, resp.Body, &cursor{})
 				s.log.debugf("stream that answers a notification: %v", err)
 			})
-		default:
+		} else {
 			discard(resp)
 		}
 		if m.method == "notifications/initialized" && m.version == "" {
 			s.listen()
 		}
 		return nil
-	}
+	})
 }
 
 // relayAll passes on an answer of one or several streams: one that breaks off before the answer is
-// resumed if the revision allows it.
+// resumed if the revision allows it, until several attempts in a row bring nothing.
 func (s *session) relayAll(
 	ctx context.Context, c *call, resp *http.Response, sent sessionState,
 ) error {
@@ -200,14 +186,23 @@ func (s *session) relayAll(
 	c.talked, c.refuses = false, func(answer *document) bool {
 		return !c.talked && sent.lost(c.m, http.StatusOK, answer)
 	}
-	at := cursor{retry: -1}
+	at := cursor{retry: firstReconnect}
 	began := time.Now()
 	err := s.relay(ctx, c, resp, &at)
+	lived := time.Since(began)
 	for c.m.version == "" && at.id != "" && errors.Is(err, errStreamEnded) {
-		var body io.ReadCloser
-		if body, err = s.resume(ctx, &at, sent, time.Since(began)); err == nil {
-			began = time.Now()
-			err = s.events(ctx, c, body, &at)
+		pause := at.pause(lived)
+		if at.vain > maxResumes || !sleep(ctx, pause) {
+			break
+		}
+		var again error
+		var refused noStream
+		lived, again = s.stream(ctx, c, &at, sent)
+		switch {
+		case lived > 0:
+			err = again
+		case errors.As(again, &refused) && !notNow(int(refused)):
+			at.id = "" // there is no use in trying again
 		}
 	}
 	s.mu.Lock()
@@ -216,29 +211,15 @@ func (s *session) relayAll(
 	if ended == nil || c.m.version != "" || !errors.As(err, new(acceptedOnly)) {
 		return err
 	}
-	select { // the answer may come on the stream that is listened to
-	case <-c.done:
-		return nil
-	case <-ended:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return c.await(ctx, ended, err) // the answer may come on the stream that is listened to
 }
 
 // opened notes what the answer to initialize says, before the client sees it.
 func (s *session) opened(m *message, id string, answer *document) {
 	version, _ := unquote(member(answer.result, "protocolVersion"))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stop != nil {
-		s.stop() // the stream of an earlier session
-	}
-	before := s.now
-	s.now = sessionState{
-		id: validSessionID(id), version: validVersion(version),
-		generation: before.generation + 1, failures: before.failures,
-	}
+	before := s.replace(sessionState{
+		id: visibleASCII(id, maxSessionID), version: visibleASCII(version, maxVersion),
+	})
 	if before.id != "" && !m.again { // one in place of a lost session has none to end
 		s.calls.start(func() {
 			within(context.Background(), endTime, func(ctx context.Context) { s.delete(ctx, before) })
@@ -246,14 +227,14 @@ func (s *session) opened(m *message, id string, answer *document) {
 	}
 }
 
-// validSessionID refuses what must not be sent back in a header: only visible ASCII is allowed (MCP
-// 2025-11-25, Transports, "Session Management").
-func validSessionID(id string) string {
+// visibleASCII refuses what a hostile server could smuggle into a header: a session id has nothing
+// else (MCP 2025-11-25, Transports, "Session Management"), and no version has more.
+func visibleASCII(value string, longest int) string {
 	invisible := func(r rune) bool { return r < '!' || r > '~' }
-	if len(id) > maxSessionID || strings.IndexFunc(id, invisible) >= 0 {
+	if len(value) > longest || strings.IndexFunc(value, invisible) >= 0 {
 		return ""
 	}
-	return id
+	return value
 }
 
 // validEventID refuses what no header can hold (RFC 9110, section 5.5); a stream without an id is
@@ -265,27 +246,18 @@ func validEventID(id string) string {
 	return id
 }
 
-// validVersion refuses what a hostile server could smuggle into a header.
-func validVersion(version string) string {
-	if len(version) > 64 || !isToken(version) {
-		return ""
-	}
-	return version
-}
-
 // cursor is where in a stream we are.
 type cursor struct {
 	id    string        // Last-Event-ID
-	retry time.Duration // as the server asked; negative if it did not
-	moves int           // events seen
+	retry time.Duration // as the server asked, firstReconnect if it did not
 
-	seen   int  // moves when the stream was opened again last
+	moved  bool // the last stream has brought something
 	vain   int  // openings in a row that brought nothing
 	steady bool // the last stream was worth opening
 }
 
-func (at *cursor) moved(e *event) {
-	at.moves++
+func (at *cursor) move(e *event) {
+	at.moved = true
 	if e.hasID {
 		at.id = validEventID(e.id)
 	}
@@ -296,28 +268,21 @@ func (at *cursor) moved(e *event) {
 
 // wait is how long to wait before the nth attempt in a row that brings nothing.
 func (at *cursor) wait(n int) time.Duration {
-	wait := firstReconnect
-	if at.retry >= 0 {
-		wait = at.retry
-	}
-	wait = min(max(wait, shortestRetry), longestRetry)
-	for ; n > 1 && wait < maxReconnect; n-- {
-		wait = min(2*wait+100*time.Millisecond, maxReconnect)
-	}
-	return wait
+	wait := min(max(at.retry, shortestRetry), longestRetry)
+	return min(wait<<min(n-1, 10), max(wait, maxReconnect))
 }
 
 // pause is how long to wait before the stream, which ended after it had lived for so long, is
 // opened again. lived is 0 if it was not opened at all.
 func (at *cursor) pause(lived time.Duration) time.Duration {
-	worth := at.moves > at.seen || lived >= steadyStream
+	worth := at.moved || lived >= steadyStream
 	if lived > 0 {
 		at.steady = worth
 	}
 	if worth {
 		at.vain = 0
 	}
-	at.seen = at.moves
+	at.moved = false
 	at.vain++
 	return at.wait(at.vain)
 }
@@ -327,33 +292,22 @@ func (at *cursor) pause(lived time.Duration) time.Duration {
 // one could come on this stream, and would be lost without it.
 func (s *session) listen() {
 	ctx, stop := context.WithCancel(context.Background())
-	ended, sent := make(chan struct{}), make(chan struct{})
+	asked, wrote := context.WithTimeout(ctx, listenWait)
+	defer wrote()
 	s.mu.Lock()
-	if s.stop != nil {
-		s.stop()
-	}
-	s.stop, s.listening = stop, ended
+	s.stop()
+	s.stop, s.listening = stop, ctx.Done()
 	now := s.now
 	s.mu.Unlock()
-	asked := sync.OnceFunc(func() { close(sent) })
+	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { wrote() }}
 	started := s.calls.start(func() {
-		defer close(ended)
-		defer asked()
 		defer stop()
-		s.keepListening(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-			WroteRequest: func(httptrace.WroteRequestInfo) { asked() },
-		}), now, cursor{retry: -1})
+		s.keepListening(httptrace.WithClientTrace(ctx, trace), now, cursor{retry: firstReconnect})
 	})
 	if !started {
 		stop()
-		return
 	}
-	timer := time.NewTimer(listenWait)
-	defer timer.Stop()
-	select {
-	case <-sent:
-	case <-timer.C:
-	}
+	<-asked.Done()
 }
 
 // keepListening keeps the server's own stream open until ctx ends, the server says that it has
@@ -361,14 +315,8 @@ func (s *session) listen() {
 func (s *session) keepListening(ctx context.Context, sent sessionState, at cursor) {
 	opened := false
 	for refusals := 0; ; {
-		body, err := s.get(ctx, &at, sent)
-		began := time.Now() // a gateway may have held the request for a minute before it refused it
-		lived := time.Duration(0)
-		if err == nil {
-			opened = true
-			err = s.events(ctx, nil, body, &at)
-			lived = time.Since(began)
-		}
+		lived, err := s.stream(ctx, nil, &at, sent)
+		opened = opened || lived > 0
 		var refused noStream
 		if errors.As(err, &refused) {
 			refusals++
@@ -376,13 +324,10 @@ func (s *session) keepListening(ctx context.Context, sent sessionState, at curso
 		switch {
 		case ctx.Err() != nil, refused.forGood(), !opened && refusals == maxRefusals:
 			return
-		case refused == http.StatusNotFound && opened && at.steady:
+		case refused == http.StatusNotFound && at.steady:
 			// The session is lost, and nobody may be about to find out. Renewing it ends this stream.
-			s.calls.start(func() {
-				var a attempts
-				a.auth.noSignIn = true
-				_ = s.renew(context.Background(), sent, &a) // the next message will find out
-			})
+			a := attempts{auth: authAttempts{noSignIn: true}}
+			_ = s.renew(context.Background(), sent, &a) // the next message will find out
 			return
 		}
 		s.log.debugf("listening stream: %v", err)
@@ -405,20 +350,18 @@ func (n noStream) forGood() bool {
 // notNow reports whether a refusal may pass: the server is out of order, or waits for a sign-in
 // that a request will ask for.
 func notNow(status int) bool {
-	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout,
-		http.StatusTooManyRequests:
-		return true
-	case http.StatusNotImplemented:
-		return false
-	}
-	return status >= 500
+	passing := []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout,
+		http.StatusTooManyRequests}
+	return slices.Contains(passing, status) || status >= 500 && status != http.StatusNotImplemented
 }
 
-// get asks for a stream from where the last one broke. The error is a noStream if it is refused.
-func (s *session) get(ctx context.Context, at *cursor, sent sessionState) (io.ReadCloser, error) {
-	var a attempts
-	a.auth.noSignIn = true // what nobody asked for must not open a browser
+// stream asks for a stream from where the last one broke, and passes on what it brings until it
+// ends. It returns how long the stream lived: 0 if there was none, because of a noStream mostly.
+func (s *session) stream(
+	ctx context.Context, c *call, at *cursor, sent sessionState,
+) (lived time.Duration, err error) {
+	// What nobody asked for must not open a browser.
+	a := attempts{auth: authAttempts{noSignIn: true}}
 	resp, err := s.exchange(ctx, &a, func() *http.Request {
 		req := s.request(ctx, http.MethodGet, s.server, nil)
 		req.Header["Accept"] = eventsOnly
@@ -430,40 +373,14 @@ func (s *session) get(ctx context.Context, at *cursor, sent sessionState) (io.Re
 	})
 	switch {
 	case err != nil:
-		return nil, err
-	case resp.StatusCode == http.StatusOK && mediaType(resp) == eventStream:
-		return resp.Body, nil
+		return 0, err
+	case resp.StatusCode != http.StatusOK || mediaType(resp) != eventStream:
+		discard(resp)
+		return 0, noStream(resp.StatusCode)
 	}
-	discard(resp)
-	return nil, noStream(resp.StatusCode)
-}
-
-// resume asks for the rest of a stream that ended before its answer, after it had lived for so
-// long.
-func (s *session) resume(
-	ctx context.Context, at *cursor, sent sessionState, lived time.Duration,
-) (io.ReadCloser, error) {
-	for {
-		pause := at.pause(lived)
-		if at.vain > maxResumes {
-			return nil, fmt.Errorf("%s %w", s.server.Host, errStreamEnded)
-		}
-		if !sleep(ctx, pause) {
-			return nil, ctx.Err()
-		}
-		body, err := s.get(ctx, at, sent)
-		var refused noStream
-		switch {
-		case err == nil:
-			return body, nil
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case errors.As(err, &refused) && !notNow(int(refused)):
-			at.id = "" // there is no use in trying again
-			return nil, fmt.Errorf("%s %w", s.server.Host, errStreamEnded)
-		}
-		lived = 0
-	}
+	began := time.Now() // a gateway may have held the request for a minute before it refused it
+	err = s.events(ctx, c, resp.Body, at)
+	return max(time.Since(began), 1), err
 }
 
 // lostText is how servers say that they do not know a session: "Session not found" (Python, Java
@@ -479,36 +396,31 @@ var lostText = onceNeeded(`(?i)` +
 // so that it has not processed the message. reply is the answer's JSON-RPC error, nil if there is
 // none.
 func (s sessionState) lost(m *message, status int, reply *document) bool {
-	if !s.worked {
+	if s.id == "" || !s.worked {
 		return false
 	}
-	text, code := "", ""
+	var raw []byte
 	if reply != nil {
-		text, _ = unquote(member(reply.error, "message"))
-		code = string(member(reply.error, "code"))
+		raw = reply.error
 	}
+	text, _ := unquote(member(raw, "message"))
 	speaks := lostText().MatchString(text)
 	switch status {
 	case http.StatusNotFound:
 		// MCP 2025-11-25, Transports, "Session Management", item 3. But a method that the server does
 		// not know may be 404 as well.
-		return code != strconv.Itoa(codeMethodNotFound) || speaks
-	case http.StatusGone:
-		return true
-	case http.StatusUnauthorized:
-		// rmcp up to 0.9 (without a challenge), FastMCP for TypeScript: authorization has had its turn
-		// and has no better token, see oauth.challenged.
+		return !hasCode(raw, codeMethodNotFound) || speaks
+	case http.StatusGone, http.StatusUnauthorized:
+		// 401: rmcp up to 0.9 (without a challenge), FastMCP for TypeScript. Authorization has had
+		// its turn and has no better token, see oauth.challenged.
 		return true
 	case http.StatusBadRequest, http.StatusUnprocessableEntity:
 		return reply == nil || speaks // in plain text: mark3labs/mcp-go, rmcp
 	}
-	if status < 300 {
-		// It may be the error of a tool with sessions of its own, and processed.
-		ordinary := code == strconv.Itoa(codeInvalidParams) ||
-			bytes.Contains(bytes.ToLower(m.params), []byte("session"))
-		return speaks && !ordinary
-	}
-	return speaks
+	// In a success it may be the error of a tool with sessions of its own, and processed.
+	ordinary := status < 300 && (hasCode(raw, codeInvalidParams) ||
+		bytes.Contains(bytes.ToLower(m.params), []byte("session")))
+	return speaks && !ordinary
 }
 
 // renew opens a session in place of one that is lost, once for all the messages that find it out
@@ -519,22 +431,16 @@ func (s *session) renew(ctx context.Context, lost sessionState, a *attempts) err
 		return err
 	}
 	defer s.renewing.give()
-	s.mu.Lock()
-	now, failure := s.now, s.failure
-	s.mu.Unlock()
-	if now.generation != lost.generation {
-		return nil // somebody did it
-	}
-	if now.failures != lost.failures {
-		return failure // somebody tried it after this message had been sent
+	if now := s.state(); now.generation != lost.generation {
+		return now.failure // somebody did it, or tried it after this message had been sent
 	}
 	s.log.infof("%s lost the session: initializing again", s.server.Host)
 	err := s.handshake.again(ctx, a.auth.noSignIn)
 	if err != nil && ctx.Err() == nil {
 		s.log.warnf("%v", err)
 		s.mu.Lock()
-		s.now.failures++
-		s.failure = err
+		s.now.generation++
+		s.now.failure = err
 		s.mu.Unlock()
 	}
 	return err
@@ -542,7 +448,7 @@ func (s *session) renew(ctx context.Context, lost sessionState, a *attempts) err
 
 // handshake is what the client said to open a session, to be said again for another one.
 type handshake struct {
-	ask        func(context.Context, *message, heardFunc) (*document, error)
+	ask        askFunc
 	notify     func(context.Context, *message) error
 	initialize atomic.Pointer[message] // the last that the server took; nil if there is none
 }
@@ -550,20 +456,16 @@ type handshake struct {
 var initialized, _, _ = parseMessage(
 	[]byte(`{"jsonrpc":"2.0","method":"notifications/initialized"}`))
 
-// again says what the client said. unasked is for the case that nobody waits for it.
+// again says what the client has said. unasked is for the case that nobody waits for it.
 func (h *handshake) again(ctx context.Context, unasked bool) error {
-	initialize := h.initialize.Load()
-	if initialize == nil {
-		return errors.New("the session is lost, and there is no initialize to open another with")
-	}
-	m := *initialize
+	m := *h.initialize.Load()
 	m.unasked, m.again = unasked, true
 	answer, err := h.ask(ctx, &m, nil)
-	switch {
-	case err != nil:
+	if err == nil && answer.result == nil {
+		err = rpcErrorOf(answer.error)
+	}
+	if err != nil {
 		return fmt.Errorf("the session is lost and no other could be opened: %w", err)
-	case answer.result == nil:
-		return errors.New("the session is lost and the server refuses another")
 	}
 	bounded, cancel := context.WithTimeout(ctx, deliveryWait)
 	defer cancel()
@@ -575,14 +477,8 @@ func (h *handshake) again(ctx context.Context, unasked bool) error {
 
 // end tells the server that the session is over. It may refuse.
 func (s *session) end(ctx context.Context) {
-	s.mu.Lock()
-	now, stop := s.now, s.stop
-	s.mu.Unlock()
-	if stop != nil {
-		stop()
-	}
-	if now.id != "" {
-		s.delete(ctx, now)
+	if before := s.replace(sessionState{}); before.id != "" {
+		s.delete(ctx, before)
 	}
 }
 

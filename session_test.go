@@ -196,11 +196,13 @@ func TestStreamIsNotResumed(t *testing.T) {
 func TestResumingIsBounded(t *testing.T) {
 	t.Parallel()
 	server := startMCP(t)
-	p := newTestProxy(t, server.url)
-	at := cursor{id: "p", retry: 0, vain: maxResumes}
-	if _, err := p.session.resume(context.Background(), &at, sessionState{}, 0); err == nil ||
-		server.count("GET") != 0 {
-		t.Errorf("got error %v and %d GET, want an error and none", err, server.count("GET"))
+	server.inPieces("tools/call long", []string{"id: p\nretry: 1\ndata: "}) // and never more
+	p := startProxy(t, "-u", server.url)
+	p.initialize()
+	server.await("GET", 1)
+	p.failure(p.request("tools/call", `{"name":"long"}`))
+	if got := server.count("GET") - 1; got != maxResumes {
+		t.Errorf("got %d resumptions, want %d", got, maxResumes)
 	}
 }
 
@@ -309,10 +311,10 @@ func TestCursorWait(t *testing.T) {
 		n     int
 		want  time.Duration
 	}{
-		{-1, 1, firstReconnect},
-		{-1, 2, 2*firstReconnect + 100*time.Millisecond},
+		{firstReconnect, 1, firstReconnect},
+		{firstReconnect, 2, 2 * firstReconnect},
 		{500 * time.Millisecond, 1, 500 * time.Millisecond},
-		{500 * time.Millisecond, 2, 1100 * time.Millisecond},
+		{500 * time.Millisecond, 2, time.Second},
 		{time.Hour, 1, longestRetry},
 		{time.Hour, 9, longestRetry},
 	} {
@@ -321,7 +323,7 @@ func TestCursorWait(t *testing.T) {
 			t.Errorf("retry %v, attempt %d: got %v, want %v", test.retry, test.n, got, test.want)
 		}
 	}
-	for _, retry := range []time.Duration{-1, 0, time.Millisecond, time.Minute} {
+	for _, retry := range []time.Duration{firstReconnect, 0, time.Millisecond, time.Minute} {
 		at := cursor{retry: retry}
 		if got := at.wait(1); got < shortestRetry {
 			t.Errorf("retry %v: got %v: a server would be asked without pause", retry, got)
@@ -337,16 +339,16 @@ func TestCursorWait(t *testing.T) {
 // A stream that lived for a while is worth opening again soon, and so is one that brought
 // something.
 func TestCursorPause(t *testing.T) {
-	at := cursor{retry: -1}
+	at := cursor{retry: firstReconnect}
 	for i, test := range []struct {
-		moves int
+		moved bool
 		lived time.Duration
 		want  int // attempt in a row that brought nothing
 	}{
-		{0, 0, 1}, {0, 0, 2}, {0, time.Second, 3}, {0, steadyStream, 1}, {0, 0, 2}, {1, 0, 1}, {1, 0, 2},
-		{1, 0, 3}, {5, time.Hour, 1},
+		{false, 0, 1}, {false, 0, 2}, {false, time.Second, 3}, {false, steadyStream, 1}, {false, 0, 2},
+		{true, 0, 1}, {false, 0, 2}, {false, 0, 3}, {true, time.Hour, 1},
 	} {
-		at.moves = test.moves
+		at.moved = test.moved
 		if got, want := at.pause(test.lived), at.wait(test.want); got != want || at.vain != test.want {
 			t.Errorf("step %d: got %v and %d in a row, want %v and %d", i, got, at.vain, want, test.want)
 		}
@@ -579,7 +581,7 @@ func TestLostSessionForGood(t *testing.T) {
 			server.forgets(answer)
 			for i := 1; i <= 3; i++ {
 				got := p.failure(p.request("tools/call", echoParams("x")))
-				if strings.Contains(got.Message, "503") || server.count("initialize") != 1+i ||
+				if strings.Contains(got.Message, "answered 503") || server.count("initialize") != 1+i ||
 					server.count("tools/call echo") != 1+i {
 					t.Errorf("got %q and %q, want the refusal of the call", got.Message, server.labels())
 				}
@@ -936,13 +938,13 @@ func TestSessionStateIsChecked(t *testing.T) {
 		strings.Repeat("x", maxSessionID):   strings.Repeat("x", maxSessionID),
 		strings.Repeat("x", maxSessionID+1): "",
 	} {
-		if got := validSessionID(id); got != want {
+		if got := visibleASCII(id, maxSessionID); got != want {
 			t.Errorf("session id %.20q: got %.20q, want %.20q", id, got, want)
 		}
 	}
 	for version, want := range map[string]string{"2025-11-25": "2025-11-25", "DRAFT": "DRAFT", "": "",
 		"a b": "", "a\r\nb: c": "", strings.Repeat("1", 65): ""} {
-		if got := validVersion(version); got != want {
+		if got := visibleASCII(version, maxVersion); got != want {
 			t.Errorf("version %q: got %q, want %q", version, got, want)
 		}
 	}
@@ -955,7 +957,7 @@ func FuzzSessionHeaders(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, id, version, event string) {
 		h := http.Header{}
-		sessionState{id: validSessionID(id), version: validVersion(version)}.set(h)
+		sessionState{id: visibleASCII(id, maxSessionID), version: visibleASCII(version, maxVersion)}.set(h)
 		checkHeader(t, h)
 		for name, want := range map[string]string{"Mcp-Session-Id": id, "Mcp-Protocol-Version": version} {
 			if got := h.Get(name); got != "" && got != want {

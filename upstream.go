@@ -375,7 +375,7 @@ func (u *upstream) events(ctx context.Context, c *call, body io.ReadCloser, at *
 		default:
 			return fmt.Errorf("%s %w", u.server.Host, errStreamEnded)
 		}
-		at.moved(e)
+		at.move(e)
 		if e.name == "endpoint" && c != nil && c.m.method == "initialize" {
 			err := u.badAnswer(http.StatusOK, "as an HTTP+SSE server: --transport sse")
 			return &serverRefusal{error: err, endpoint: true}

@@ -127,15 +127,10 @@ func dialing(p *proxy, dial func(ctx context.Context, network, address string) (
 // roundTripped sends a tools/call and says what becomes of it.
 func roundTripped(p *proxy) error {
 	m, _, _ := parseMessage([]byte(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}`))
-	resp, _, err := p.session.send(context.Background(), m, &attempts{})
-	if err != nil {
-		return err
-	}
-	discard(resp)
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %d", resp.StatusCode)
-	}
-	return nil
+	return p.session.deliver(context.Background(), m, func(resp *http.Response, _ sessionState) error {
+		discard(resp)
+		return nil
+	})
 }
 
 // What never left this machine is tried again: the server may be starting.
