@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -421,13 +422,14 @@ func TestHintsNameTheAccount(t *testing.T) {
 	t.Parallel()
 	server, auth := startProtected(t)
 	user := newUser(t, auth, server)
-	const want = "hint: mcp-proxy login -u 'URL?…' --profile 'it'\\''s mine'"
+	want := "hint: mcp-proxy login -u " + quoted(runtime.GOOS, server.url+"?…") + " --profile " +
+		quoted(runtime.GOOS, "it's mine")
 	for _, command := range []string{"status", "doctor"} {
 		stdout, _, _ := user.run(command, "-u", server.url+"?a=1&b=2", "--profile", "it's mine")
 		if strings.Contains(stdout, "a=1") {
 			t.Errorf("%s: got %q with the query", command, stdout)
 		}
-		if !strings.Contains(stdout, strings.ReplaceAll(want, "URL", server.url)) {
+		if !strings.Contains(stdout, want) {
 			t.Errorf("%s: got %q, want %q", command, stdout, want)
 		}
 	}
@@ -440,7 +442,7 @@ func TestHintsNameTheFlags(t *testing.T) {
 	for args, want := range map[string]string{
 		"--device": " --device",
 		"--grant client_credentials -i x -s env:S":                   " --grant client_credentials -i x -s env:S",
-		"-i x -s hunter2 --no-browser --auth-param a=b --allow-http": " -i x -s env:NAME --auth-param 'a=b' --allow-http",
+		"-i x -s hunter2 --no-browser --auth-param a=b --allow-http": " -i x -s env:NAME --auth-param " + quoted(runtime.GOOS, "a=b") + " --allow-http",
 	} {
 		user := newUser(t)
 		user.env["S"] = "hunter2"

@@ -246,7 +246,8 @@ func TestEnvironmentErrors(t *testing.T) {
 		user := newUser(t)
 		user.env[test.name] = test.value
 		_, stderr, exit := user.run("-u", "https://mcp.example.invalid/")
-		if exit != 1 || !strings.Contains(stderr, test.name) || !strings.Contains(stderr, "\nhint: ") ||
+		named := strings.Contains(strings.ToUpper(stderr), strings.ToUpper(test.name)) // Windows folds case
+		if exit != 1 || !named || !strings.Contains(stderr, "\nhint: ") ||
 			strings.Contains(stderr, "hunter2") {
 			t.Errorf("%s=%s: got exit code %d, %q", test.name, test.value, exit, stderr)
 		}
