@@ -502,14 +502,7 @@ type call struct {
 // isOurs reports whether the server's answer is for the proxy alone, not for the client.
 func (c *call) isOurs() bool { return c.m.own || c.early.Load() }
 
-func (c *call) isDone() bool {
-	select {
-	case <-c.done:
-		return true
-	default:
-		return false
-	}
-}
+func (c *call) isDone() bool { return awaitClosed(context.Background(), c.done, 0) }
 
 // enter makes c one of the open calls and has do serve it; the error is its answer if it cannot be
 // one.
@@ -662,14 +655,13 @@ func (c *call) fail(err error) {
 	}
 	defer c.finish()
 	c.failure = err
-	switch {
-	case c.isOurs() || c.cancelled.Load():
+	isRequest := c.m.isRequest()
+	if c.isOurs() || c.cancelled.Load() || !isRequest && errors.Is(err, context.Canceled) {
 		return
-	case !c.m.isRequest():
+	}
+	if !isRequest {
 		c.span.fail("delivery")
-		if !errors.Is(err, context.Canceled) {
-			c.calls.complain(nameOf(c.m)+" was not delivered: ", err)
-		}
+		c.calls.complain(nameOf(c.m)+" was not delivered: ", err)
 		return
 	}
 	answer := asRPCError(err)

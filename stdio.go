@@ -224,7 +224,7 @@ func (c *collector) room(n int) []byte {
 			c.full = append(c.full, c.last)
 			n = max(n, c.size/8, minChunk)
 		}
-		c.last = make([]byte, 0, min(max(n, 1), maxChunk))
+		c.last = make([]byte, 0, min(n+1, maxChunk)) // as for a line's end
 	}
 	return c.last[len(c.last):cap(c.last)]
 }

@@ -170,7 +170,7 @@ func (t *tracer) start(ctx context.Context, name string, kind spanKind) (context
 		s.flags = flagSampled
 	}
 	binary.BigEndian.PutUint64(s.span[:], rand.Uint64())
-	s.line = appendAll(make([]byte, 0, 1280), t.head, `"traceId":"`, hex.EncodeToString(s.trace[:]),
+	s.line = appendAll(make([]byte, 0, 1<<10), t.head, `"traceId":"`, hex.EncodeToString(s.trace[:]),
 		`","spanId":"`, hex.EncodeToString(s.span[:]), `","parentSpanId":"`, parent,
 		`","flags":`, strconv.Itoa(flags|int(s.flags)), `,"kind":`, strconv.Itoa(int(kind)),
 		`,"startTimeUnixNano":"`, strconv.FormatInt(s.start.UnixNano(), 10),

@@ -386,9 +386,10 @@ func (u *upstream) events(ctx context.Context, c *call, body io.ReadCloser, at *
 		err = u.fromServer(c, newDocument(e.data))
 		forget(len(e.data))
 		switch {
+		case err == nil:
 		case errors.As(err, new(*serverRefusal)):
 			return err
-		case err != nil && !warned:
+		case !warned:
 			warned = true
 			u.log.warnf("%v", err)
 		}
