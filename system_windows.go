@@ -19,9 +19,15 @@ const warily = 0
 func isOurs(fs.FileInfo) bool  { return true }
 func isLoose(fs.FileInfo) bool { return false }
 
+// Of winerror.h, minwinbase.h and winbase.h, where package syscall does not have them.
 const (
-	errorSharingViolation = syscall.Errno(32)
-	errorLockViolation    = syscall.Errno(33)
+	errorSharingViolation   = syscall.Errno(32)
+	errorLockViolation      = syscall.Errno(33)
+	lockfileFailImmediately = 0x1
+	lockfileExclusiveLock   = 0x2
+	detachedProcessFlag     = 0x00000008 // DETACHED_PROCESS: no console of the host's
+	newProcessGroup         = 0x00000200 // CREATE_NEW_PROCESS_GROUP: not reached by its Ctrl-C
+	breakawayFromJob        = 0x01000000 // CREATE_BREAKAWAY_FROM_JOB: not ended with its job
 )
 
 // patiently repeats op for up to a second while it fails because another process has the file open:
@@ -45,22 +51,11 @@ var (
 	unlockFileEx = kernel32.NewProc("UnlockFileEx")
 )
 
-const (
-	lockfileFailImmediately = 0x1
-	lockfileExclusiveLock   = 0x2
-)
-
 // lockedByte is the place of the one byte that is locked. Locks are mandatory on Windows, so it
 // lies far beyond any content: others can still read the file.
-func lockedByte() *syscall.Overlapped {
-	return &syscall.Overlapped{OffsetHigh: 1 << 30}
-}
+func lockedByte() *syscall.Overlapped { return &syscall.Overlapped{OffsetHigh: 1 << 30} }
 
-// tryLock takes the exclusive lock on f if nobody has it, and never waits: false means that another
-// holder has it. Closing f or the end of the process, however it ends, releases the lock.
-//
-// The lock belongs to the handle, so two opens of one file in one process exclude each other too.
-// Go's handles are not inheritable: no child gets it.
+// tryLock is as in system_unix.go: the lock belongs to the handle, and Go's are not inheritable.
 func tryLock(f *os.File) (bool, error) {
 	ok, _, err := lockFileEx.Call(f.Fd(), lockfileExclusiveLock|lockfileFailImmediately, 0, 1, 0,
 		uintptr(unsafe.Pointer(lockedByte())))
@@ -92,12 +87,6 @@ func controlSocket(_, _ string, c syscall.RawConn) error {
 		}
 	})
 }
-
-const (
-	detachedProcessFlag = 0x00000008 // DETACHED_PROCESS: no console of the host's
-	newProcessGroup     = 0x00000200 // CREATE_NEW_PROCESS_GROUP: not reached by its Ctrl-C
-	breakawayFromJob    = 0x01000000 // CREATE_BREAKAWAY_FROM_JOB: not ended with its job
-)
 
 // detachedProcess lets a child outlive the host that started its parent. A job that does not allow
 // its processes to leave refuses to start one that would: hence the second.
