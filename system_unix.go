@@ -75,6 +75,8 @@ func controlSocket(_, _ string, c syscall.RawConn) error {
 	})
 }
 
+func setNonblock(fd uintptr) error { return syscall.SetNonblock(int(fd), true) }
+
 const maxInherited = 1024 // file descriptors beyond are not looked at
 
 // detachedProcess puts a child into a session of its own: a host that kills its server's process

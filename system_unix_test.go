@@ -6,6 +6,7 @@ package main
 // that are gone.
 
 import (
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func modeOf(t *testing.T, path string) fs.FileMode {
@@ -218,5 +220,39 @@ func TestDeadPeerIsFound(t *testing.T) {
 	idle, interval, count := options[0][1], options[1][1], options[2][1]
 	if idle+interval*count > 60 {
 		t.Errorf("%d s and then %d probes of %d s, want a minute at most", idle, count, interval)
+	}
+}
+
+// twoFiles are files of one descriptor, as stdin's are, which must not be closed behind each other.
+var twoFiles []*os.File
+
+// Reads of stdin wait in the poller, unless somebody else may have the file.
+func TestPolledStdin(t *testing.T) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	fatal(t, err)
+	ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
+	regular, err := os.Create(filepath.Join(t.TempDir(), "x"))
+	fatal(t, err)
+	defer regular.Close()
+	reader, writer, err := os.Pipe() // it is in the poller
+	fatal(t, err)
+	defer reader.Close()
+	defer writer.Close()
+	for name, test := range map[string][2]*os.File{
+		"a file": {regular, writer}, "stdout": {ours, ours}, "polled": {reader, writer},
+	} {
+		if got := polled(test[0], test[1]); got != test[0] {
+			t.Errorf("%s: got another file", name)
+		}
+	}
+	stdin, _ := polled(ours, theirs).(*os.File)
+	twoFiles = append(twoFiles, ours, stdin)
+	if stdin == ours || stdin.SetReadDeadline(time.Time{}) != nil {
+		t.Fatal("it is not in the poller")
+	}
+	theirs.WriteString("x")
+	theirs.Close()
+	if got, err := io.ReadAll(stdin); string(got) != "x" || err != nil {
+		t.Errorf("got %q, %v", got, err)
 	}
 }
