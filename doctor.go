@@ -113,13 +113,12 @@ func (a *app) askFirst(ctx context.Context) (said string, challenged http.Header
 	status := resp.StatusCode
 	said = fmt.Sprintf("%d %s by %s in %v", status, http.StatusText(status), resp.Proto,
 		time.Since(begun).Round(time.Millisecond))
-	switch {
-	case status == http.StatusUnauthorized:
+	if status == http.StatusUnauthorized {
+		challenged = resp.Header
+	}
+	if challenged != nil || status < 300 {
 		discard(resp)
-		return said, resp.Header, nil
-	case status < 300:
-		discard(resp)
-		return said, nil, nil
+		return said, challenged, nil
 	}
 	refusal := up.refusal(resp)
 	if refusal.reply != nil && status < 500 {

@@ -279,15 +279,36 @@ func networkError(host string, err error) error {
 	return noAnswer{withHint(fmt.Errorf("%s: %s", host, what), "%s", hint), err}
 }
 
+// networkReason names who issued a certificate that is refused: somebody in between shows one of his
+// own.
 func networkReason(host string, err error) (what, hint string) {
 	var certificate *tls.CertificateVerificationError
+	var unknownCA x509.UnknownAuthorityError
+	var wrongName x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	issued := "its certificate, issued by "
+	if errors.As(err, &certificate) {
+		issued += issuerOf(certificate.UnverifiedCertificates[0])
+	}
 	kind, plain, proxy := networkErrorType(err), plainNetworkError(err), environmentProxy(host)
 	// Or it is what the proxy said to CONNECT, for which net/http has no type.
 	isBeforeProxy := proxy != "" && !isHangUp(err) &&
 		slices.Contains([]string{"dns", "dial", "proxyconnect", otherError}, kind)
 	switch {
-	case errors.As(err, &certificate):
-		return certificateReason(certificate)
+	case errors.As(err, &unknownCA): // of a chain the last one that came
+		issuer := issuerOf(unknownCA.Cert)
+		return "its certificate is signed by " + issuer + ", which this machine does not trust",
+			"a company's proxy or a private authority: give its certificate with --ca-cert FILE.pem"
+	case errors.As(err, &wrongName):
+		names := excerpt(strings.Join(wrongName.Certificate.DNSNames, ", "))
+		return issued + ", is for another name: " + names, "use the name the certificate is for in " +
+			"--url; if it is a company proxy's, see what the address shows in a browser"
+	case errors.As(err, &invalid):
+		return issued + ", is not valid (" + excerpt(invalid.Error()) + ")",
+			"check this machine's clock; else the server's operator must renew it"
+	case certificate != nil:
+		return issued + ", is refused by this machine: " + excerpt(certificate.Err.Error()),
+			"if you trust the issuer, give its certificate with --ca-cert FILE.pem"
 	case isBeforeProxy:
 		return "through the proxy " + proxy + ": " + plain, "check HTTPS_PROXY (http://USER:PASSWORD@" +
 			"HOST:PORT where the proxy wants to know who asks); NO_PROXY=" +
@@ -320,30 +341,6 @@ func wantsCertificate(err error) bool {
 		return strings.Contains(text, "certificate") || strings.Contains(text, "handshake failure")
 	}
 	return strings.HasSuffix(err.Error(), "http2: client conn could not be established")
-}
-
-// certificateReason names who issued what the other side showed: somebody in between shows a
-// certificate of his own.
-func certificateReason(err *tls.CertificateVerificationError) (what, hint string) {
-	var unknownCA x509.UnknownAuthorityError
-	var wrongName x509.HostnameError
-	var invalid x509.CertificateInvalidError
-	issued := "its certificate, issued by " + issuerOf(err.UnverifiedCertificates[0])
-	switch {
-	case errors.As(err, &unknownCA): // of a chain the last one that came
-		issuer := issuerOf(unknownCA.Cert)
-		return "its certificate is signed by " + issuer + ", which this machine does not trust",
-			"a company's proxy or a private authority: give its certificate with --ca-cert FILE.pem"
-	case errors.As(err, &wrongName):
-		names := excerpt(strings.Join(wrongName.Certificate.DNSNames, ", "))
-		return issued + ", is for another name: " + names, "use the name the certificate is for in " +
-			"--url; if it is a company proxy's, see what the address shows in a browser"
-	case errors.As(err, &invalid):
-		return issued + ", is not valid (" + excerpt(invalid.Error()) + ")",
-			"check this machine's clock; else the server's operator must renew it"
-	}
-	return issued + ", is refused by this machine: " + excerpt(err.Err.Error()),
-		"if you trust the issuer, give its certificate with --ca-cert FILE.pem"
 }
 
 func issuerOf(c *x509.Certificate) string { return excerpt(c.Issuer.String()) }
