@@ -238,12 +238,7 @@ func (cb *callback) linger(ctx context.Context) {
 	if cb.last.status == http.StatusGone {
 		stay = lingerExpired
 	}
-	ctx, cancel := context.WithTimeout(ctx, stay)
-	defer cancel()
-	select {
-	case <-cb.left:
-	case <-ctx.Done():
-	}
+	awaitClosed(ctx, cb.left, stay)
 }
 
 // close lets the page that is being written reach the browser first.

@@ -206,19 +206,16 @@ func (o *oauth) detach(ctx context.Context, order detachedOrder) error {
 	if err != nil {
 		return err
 	}
-	ready := make(chan error, 1)
+	ready := make(chan struct{})
 	go func() {
-		_, err := io.ReadFull(out, make([]byte, len(detachedReady)))
-		ready <- err
+		_, err = io.ReadFull(out, make([]byte, len(detachedReady)))
+		close(ready)
 		cmd.Wait() // reaps it, if this process lives as long
 	}()
-	select {
-	case err := <-ready:
-		return err
-	case <-ctx.Done():
-	case <-time.After(detachWait):
+	if !awaitClosed(ctx, ready, detachWait) {
+		return errors.New("the detached sign-in did not come up")
 	}
-	return errors.New("the detached sign-in did not come up")
+	return err
 }
 
 // runDetached is the detached process: it signs in, if nobody else does.
