@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -458,14 +457,6 @@ func (p page) write(w http.ResponseWriter, r *http.Request) {
 	}
 	fmt.Fprintf(w, pageHTML, html.EscapeString(p.title), color, mark, html.EscapeString(p.text),
 		command)
-}
-
-// isTerminal reports whether a person may type there. The null device looks like one.
-func isTerminal(stdin io.Reader) bool {
-	f, _ := stdin.(*os.File)
-	info, err := f.Stat() // an error if it is no file
-	null, _ := os.Stat(os.DevNull)
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !os.SameFile(info, null)
 }
 
 // readAnswers is for a user whose browser is on another machine: where that ends is pasted into the

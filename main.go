@@ -321,6 +321,14 @@ func (l *logger) report(err error) {
 	l.notice(text)
 }
 
+// isTerminal reports whether a person may type there. The null device looks like one.
+func isTerminal(stdin io.Reader) bool {
+	f, _ := stdin.(*os.File)
+	info, err := f.Stat() // an error if it is no file
+	null, _ := os.Stat(os.DevNull)
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !os.SameFile(info, null)
+}
+
 // hinted is an error whose remedy is known.
 type hinted struct {
 	error
