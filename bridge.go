@@ -27,6 +27,7 @@ const (
 	maxInputs     = 100             // in one round
 	maxRoundPause = 4 * time.Second // before a round in which the host is not asked
 	ackWait       = 10 * time.Second
+	unknownPeer   = `{"name":"unknown","version":""}`
 )
 
 // bridge is in use once peers is set.
@@ -58,8 +59,7 @@ type heardFunc = func(method string, d *document) error
 // peerInfo is what the two sides said about themselves, raw. It is never changed once made.
 type peerInfo struct{ clientInfo, clientCapabilities, serverCapabilities []byte }
 
-// serves reports whether a message of the host has to be translated. A host that speaks both
-// revisions needs no bridge for a message of the newer one.
+// serves reports whether a message of the host has to be translated.
 func (b *bridge) serves(m *message) bool { return m.version == "" && b.peers.Load() != nil }
 
 // intercept takes over the answer to the host's initialize, which is settled and not finished, if
@@ -130,7 +130,7 @@ func (b *bridge) initialize(ctx context.Context, m *message) (*document, error) 
 	}
 	result := fmt.Appendf(nil, `{"protocolVersion":%s,"capabilities":%s,"serverInfo":%s}`, version,
 		objectOr(member(discovered, "capabilities"), "{}"),
-		objectOr(info, `{"name":"unknown","version":""}`))
+		objectOr(info, unknownPeer))
 	if instructions := member(discovered, "instructions"); !isNull(instructions) {
 		result = withMember(result, "instructions", instructions)
 	}
@@ -141,7 +141,7 @@ func (b *bridge) initialize(ctx context.Context, m *message) (*document, error) 
 // bridge is in use from here on.
 func (b *bridge) discover(ctx context.Context, initialize *message) ([]byte, error) {
 	peers := &peerInfo{
-		clientInfo:         objectOr(member(initialize.params, "clientInfo"), ""),
+		clientInfo:         objectOr(member(initialize.params, "clientInfo"), unknownPeer),
 		clientCapabilities: objectOr(member(initialize.params, "capabilities"), "{}"),
 	}
 	answer, err := b.ask(ctx, peers.request("server/discover", nil, ""), nil)
@@ -172,9 +172,7 @@ func (p *peerInfo) request(method string, params []byte, level string) *message 
 	params = objectOr(params, "{}")
 	meta := objectOr(member(params, "_meta"), "{}") // the host's, as a progress token
 	meta = withMember(meta, metaVersion, quote(bridgeVersion))
-	if len(p.clientInfo) > 0 {
-		meta = withMember(meta, metaClientInfo, p.clientInfo)
-	}
+	meta = withMember(meta, metaClientInfo, p.clientInfo)
 	meta = withMember(meta, metaCapabilities, p.clientCapabilities)
 	if level != "" {
 		meta = withMember(meta, metaLogLevel, quote(level))
@@ -229,7 +227,7 @@ var logLevels = []string{
 // setLevel keeps the level that every later request is to carry.
 func (b *bridge) setLevel(m *message) error {
 	if member(b.peers.Load().serverCapabilities, "logging") == nil {
-		return notOffered(m.method)
+		return rpcErrorf(codeMethodNotFound, "the server does not offer %s", m.method)
 	}
 	level, _ := unquote(member(m.params, "level"))
 	if !slices.Contains(logLevels, level) {
@@ -237,10 +235,6 @@ func (b *bridge) setLevel(m *message) error {
 	}
 	b.level.Store(level)
 	return nil
-}
-
-func notOffered(method string) error {
-	return rpcErrorf(codeMethodNotFound, "the server does not offer %s", method)
 }
 
 // relay passes on what the server says on the stream of a request.
@@ -549,7 +543,7 @@ func (b *bridge) listen() {
 // a stream with the new resources before it takes the place of the one before.
 func (b *bridge) subscribe(ctx context.Context, m *message) error {
 	if string(member(b.peers.Load().serverCapabilities, "resources", "subscribe")) != "true" {
-		return notOffered(m.method)
+		return rpcErrorf(codeMethodNotFound, "the server does not offer %s", m.method)
 	}
 	raw := member(m.params, "uri")
 	uri, ok := unquote(raw)

@@ -52,7 +52,7 @@ func (l *legacy) possible(m *message, refused *serverRefusal) bool {
 // end closes the connection; the next message opens another.
 func (l *legacy) end(context.Context) {
 	if conn := l.now.Swap(nil); conn != nil {
-		conn.stop(nil)
+		conn.stop(errStopping)
 	}
 }
 
@@ -123,29 +123,24 @@ func (l *legacy) open(ctx context.Context) (err error) {
 	late.Reset(endpointWait)
 	events := newEventReader(resp.Body, maxMessage)
 	warned := false
-	next := func() (endpoint []byte, err error) { // what comes before it is passed on
+	next := func() (endpoint *url.URL, err error) { // what comes before it is passed on
 		for {
 			e, err := events.next()
-			if err != nil {
+			switch {
+			case err != nil:
 				return nil, l.streamEnded()
-			}
-			if e.name == "endpoint" && e.data != nil {
-				return e.data, nil
-			}
-			if e.name != "message" || e.data == nil {
-				continue
-			}
-			if bad := l.fromServer(nil, newDocument(e.data)); bad != nil && !warned {
-				warned = true
-				l.log.warnf("%v", bad)
+			case e.data == nil:
+			case e.name == "endpoint":
+				return l.endpointOf(string(e.data))
+			case e.name == "message":
+				if bad := l.fromServer(nil, newDocument(e.data)); bad != nil && !warned {
+					warned = true
+					l.log.warnf("%v", bad)
+				}
 			}
 		}
 	}
-	named, err := next()
-	if err != nil {
-		return err
-	}
-	endpoint, err := l.endpointOf(string(named))
+	endpoint, err := next()
 	if err != nil {
 		return err
 	}
@@ -158,31 +153,28 @@ func (l *legacy) open(ctx context.Context) (err error) {
 			_, ended = next()
 		}
 		l.now.CompareAndSwap(conn, nil)
-		stop(nil)
+		stop(l.streamEnded())
 	})
 	if !started {
 		l.end(ctx)
-		return errStopping
 	}
 	return nil
 }
 
-// badEndpoint is what the user must know: there is an HTTP+SSE server.
-type badEndpoint struct{ error }
-
-func (b badEndpoint) Unwrap() error { return b.error }
+// errEndpoint is what the user must know: there is an HTTP+SSE server.
+var errEndpoint = errors.New("names an endpoint of another origin for its messages")
 
 // endpointOf resolves what the endpoint event names. It takes the token and everything the client
 // says, so it must be of the server's own origin.
 func (l *legacy) endpointOf(raw string) (*url.URL, error) {
 	endpoint, err := l.server.Parse(raw)
 	if err != nil || !sameOrigin(l.server, endpoint) || endpoint.User != nil {
-		err := fmt.Errorf("%s names an endpoint of another origin for its messages", l.server.Host)
+		err := fmt.Errorf("%s %w", l.server.Host, errEndpoint)
 		if endpoint != nil && endpoint.Host != "" {
 			err = fmt.Errorf("%w: %s", err, excerpt(endpoint.Scheme+"://"+endpoint.Host))
 		}
-		return nil, badEndpoint{withHint(err, "if you trust it, give that server's address with --url; "+
-			"else its operator must correct the public address that it is told")}
+		return nil, withHint(err, "if you trust it, give that server's address with --url; "+
+			"else its operator must correct the public address that it is told")
 	}
 	// A blank would end the request's address; url.Parse leaves it in a query, and the URL parser of
 	// browsers and Node encodes it.

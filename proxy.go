@@ -369,7 +369,7 @@ func (p *proxy) call(ctx context.Context, c *call) error {
 			if err == nil {
 				continue
 			}
-			if ctx.Err() != nil || errors.As(err, new(badEndpoint)) || errors.As(err, new(authError)) {
+			if ctx.Err() != nil || errors.Is(err, errEndpoint) || errors.As(err, new(authError)) {
 				return err
 			}
 			p.log.debugf("no HTTP+SSE server either: %v", err)
