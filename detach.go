@@ -266,6 +266,9 @@ type leader struct {
 // lead signs in and tells the others by the note: the page, then the outcome.
 func (o *oauth) lead(ctx context.Context, order detachedOrder, login bool) error {
 	last := o.store.loadLogin(o.key)
+	if o.led.Started.After(last.Started) {
+		last = o.led
+	}
 	if login { // for which a window always opens, and no token was refused
 		order.Used, last.Window = "", time.Time{}
 	}
@@ -276,7 +279,7 @@ func (o *oauth) lead(ctx context.Context, order detachedOrder, login bool) error
 		*note = loginState{PID: os.Getpid(), Started: time.Now(), Window: last.Window}
 	})
 	err := l.authorize(limited, order.Challenge, order.Used)
-	l.change(func(note *loginState) {
+	o.led = l.change(func(note *loginState) {
 		note.Ended, note.Doubtful = time.Now(), err != nil && l.doubtful
 		if err == nil {
 			note.Window = time.Time{}

@@ -28,7 +28,6 @@ const (
 	maxServers      = 8                // authorization servers tried of one protected resource
 	maxScope        = 8 << 10          // bytes; a longer one is ignored
 	offlineAccess   = "offline_access"
-	projectName     = "github.com/smorand/mcp-proxy"
 
 	// The specification of 2025-03-26 (Server Metadata Discovery Headers) wants a version with
 	// metadata requests; the message that met the 401 may have had none yet.
@@ -336,6 +335,10 @@ func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 	grants := m.GrantTypesSupported
 	users := len(grants) == 0 || slices.Contains(grants, grantCode) ||
 		slices.Contains(grants, "implicit")
+	of := fmt.Sprintf(" of issuer %q", excerpt(issuer))
+	if m.vouched {
+		of = "" // the user knows which document, and it may name no issuer
+	}
 	for _, endpoint := range []struct {
 		name, url string
 		required  bool
@@ -349,12 +352,8 @@ func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 		if endpoint.url == "" && !endpoint.required {
 			continue
 		}
-		_, err := checkEndpoint(endpoint.url, allowHTTP)
-		switch {
-		case err != nil && m.vouched: // the user knows which document, and it may name no issuer
-			return fmt.Errorf("%s %w", endpoint.name, err)
-		case err != nil:
-			return fmt.Errorf("%s of issuer %q %w", endpoint.name, excerpt(issuer), err)
+		if _, err := checkEndpoint(endpoint.url, allowHTTP); err != nil {
+			return fmt.Errorf("%s%s %w", endpoint.name, of, err)
 		}
 	}
 	return nil
@@ -602,7 +601,7 @@ func (d *discoverer) register(
 	// outlives the version that registered it.
 	request := map[string]any{
 		"client_name":                "mcp-proxy",
-		"software_id":                projectName,
+		"software_id":                "github.com/smorand/mcp-proxy",
 		"application_type":           "native", // "web", the default, forbids loopback (OpenID Connect)
 		"redirect_uris":              []string{redirectURI},
 		"grant_types":                append(grants, moreGrants...),

@@ -386,6 +386,26 @@ func TestCacheNotWritable(t *testing.T) {
 	}
 }
 
+// The user is not asked again and again, whether or not that can be stored.
+func TestWindowsWithoutCache(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.denies = true
+	user := newUser(t, auth, server)
+	file := filepath.Join(user.dir, "file")
+	fatal(t, os.WriteFile(file, nil, 0o600))
+	user.cache = filepath.Join(file, "cache")
+	p := user.start("-u", server.url)
+	p.failure(p.request("initialize", initializeParams))
+	auth.change(func() { auth.denies = false })
+	again := p.request("initialize", initializeParams)
+	user.paste(p.awaitURL(2))
+	p.result(again)
+	if got := len(user.openings()); got != 1 {
+		t.Errorf("got %d browser windows, want 1", got)
+	}
+}
+
 func linesWith(text, part string) (n int) {
 	for _, line := range strings.Split(text, "\n") {
 		if strings.Contains(line, part) {

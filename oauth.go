@@ -53,20 +53,21 @@ type oauth struct {
 	leaving   chan struct{} // closed when nobody waits for a sign-in any more
 	handsOver bool          // others wait for the token: one that cannot be stored is of no use
 	lingering *callback     // of a sign-in that has ended
+	led       loginState    // of the sign-in that was led last: if it cannot be stored, limits hold
 
 	// Called when the user is shown where to sign in, with where a browser comes back to (nil with a
 	// device code), and when that is over.
 	shown func(redirect *url.URL)
 	asked func()
 
-	// storing is held from reading or writing the file to setting cached: else what was read before a
-	// refresh could replace what came after it.
+	// Held from reading or writing the file to setting cached: else what was read before a refresh
+	// could replace what came after it.
 	storing sync.Mutex
 	unsaved credentials // what the store held when cached could not be saved; guarded by storing
 	cached  atomic.Pointer[credentials]
 
 	accepted  atomic.Value // string: the last token that the server took
-	refusedAt atomic.Value // time.Time: when it last refused a message whatever token was made for it
+	refusedAt atomic.Value // time.Time: when it last refused a message whatever token it had
 }
 
 func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tracer) *oauth {
@@ -258,8 +259,8 @@ func (o *oauth) challenged(
 	case a.noSignIn, o.hasGivenUp(), used != "" && now.hasAsked(ch.Scope):
 		return false, nil // what was asked for already was not granted
 	default:
-		// The scopes that a request needs beyond those asked for before (MCP 2026-07-28, Authorization,
-		// "Step-Up Authorization Flow").
+		// The scopes that a request needs beyond those asked for before (MCP 2026-07-28,
+		// Authorization, "Step-Up Authorization Flow").
 		a.stepUps++
 		if machine {
 			return true, o.explainRefusal(o.refresh(ctx, used, &ch))
@@ -333,9 +334,9 @@ func (o *oauth) refresh(ctx context.Context, used string, ch *challenge) error {
 	}
 }
 
-// refreshInTurn needs the turn and gives it back; it shares a failure that came after asked. It goes
-// on when nobody waits for it any more: the authorization server may have revoked the refresh token
-// already, and its successor would be lost.
+// refreshInTurn needs the turn and gives it back. It shares a failure that came after asked, and
+// goes on when nobody waits for it any more: the authorization server may have revoked the refresh
+// token already, and its successor would be lost.
 func (o *oauth) refreshInTurn(
 	ctx context.Context, used string, ch *challenge, asked time.Time,
 ) <-chan error {

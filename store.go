@@ -147,7 +147,6 @@ type store struct {
 
 	locked sync.Map // names of the locks that this process holds
 	said   sync.Map // what was warned about
-	notes  sync.Map // by name, the loginState that could not be saved: limits must hold
 }
 
 // openStore touches nothing yet: a server without authorization leaves no directory behind.
@@ -311,21 +310,14 @@ func (s *store) loadLogin(k storeKey) (st loginState) {
 	}
 	s.ignore(k.login(), err)
 	if err != nil || st.Entry != k.hash() {
-		st = loginState{}
-	}
-	if own, ok := s.notes.Load(k.login()); ok && own.(loginState).Started.After(st.Started) {
-		return own.(loginState)
+		return loginState{}
 	}
 	return st
 }
 
 func (s *store) saveLogin(k storeKey, st loginState) error {
 	st.Entry = k.hash()
-	err := s.write(k.login(), &st)
-	if s.notes.Delete(k.login()); err != nil {
-		s.notes.Store(k.login(), st)
-	}
-	return err
+	return s.write(k.login(), &st)
 }
 
 // lock waits for the lock of that purpose until ctx ends. It polls, because ctx could not end a

@@ -273,10 +273,6 @@ func TestStoreWithoutDirectory(t *testing.T) {
 		text := said()
 		wantSaid(t, text, "until this process ends")
 		wantSaid(t, text, "\nhint: set MCP_PROXY_CACHE_DIR")
-		s.saveLogin(testKey, loginState{PID: 7, Started: time.Now()})
-		if got := s.loadLogin(testKey); got.PID != 7 {
-			t.Errorf("got %+v", got)
-		}
 		testExclusion(t, s, s)
 		wantSaid(t, said(), "")
 	}

@@ -189,16 +189,16 @@ func (o *oauth) post(
 		r := authRequest{name, address, header, []byte(body.Encode()), secrets}
 		err = o.discover.send(ctx, r, read)
 		refused := refusedWith(err)
-		// Not all say invalid_client if they miss it: Nextcloud's OpenID provider sends a 401 of its own
-		// form, and what reads the form alone, as WordPress's OAuth 2 plugin, misses parameters.
+		// Not all say invalid_client: Nextcloud's OpenID provider sends a 401 of its own form, and
+		// what reads the form alone, as WordPress's OAuth 2 plugin, misses parameters.
 		doubtsClient := refused.code == "invalid_client" || refused.code == "invalid_request" ||
 			refused.status == http.StatusUnauthorized
 		switch {
 		case err == nil || attempts == 1:
 			return err
 		case doubtsClient && firstRefusal == nil && c.Client.Secret != "":
-			// Some accept only one of the two, whatever their metadata says: Nextcloud's OpenID provider
-			// the form, Kanidm the header.
+			// Some take only one of the two, whatever their metadata says: Nextcloud's OpenID
+			// provider the form, Kanidm the header.
 			firstRefusal = err
 			if c.Client.AuthMethod = methodPost; method == methodPost {
 				c.Client.AuthMethod = methodBasic
@@ -512,10 +512,8 @@ func newAssertion(
 		"iat": now.Unix(), "exp": now.Add(assertionLife).Unix(),
 	})
 	input := encode(header) + "." + encode(claims)
-	hashes := map[string]crypto.Hash{
-		"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512,
-	}
-	digest, hash := []byte(input), hashes[algorithm[2:]]
+	known := map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}
+	digest, hash := []byte(input), known[algorithm[2:]]
 	if hash != 0 { // Ed25519 signs the text itself
 		h := hash.New()
 		h.Write(digest)
