@@ -6,6 +6,7 @@ package main
 // host are in harness_*_test.go.
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -556,12 +557,13 @@ func TestNoTrace(t *testing.T) {
 }
 
 // The trust path that the package comment names is all that handles secrets: no other file selects
-// the fields of a stored token or client that hold one, or names the Authorization header.
+// the fields of a stored token or client that hold one, or names the Authorization header. It can be
+// read in an afternoon.
 func TestTrustPath(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("*.go")
 	fatal(t, err)
-	set := gotoken.NewFileSet()
+	set, lines := gotoken.NewFileSet(), 0
 	program, err := parser.ParseFile(set, "main.go", nil, parser.ParseComments)
 	fatal(t, err)
 	named := regexp.MustCompile(`\w+\.go`).FindAllString(program.Doc.Text(), -1)
@@ -570,6 +572,11 @@ func TestTrustPath(t *testing.T) {
 		if !slices.Contains(files, name) {
 			t.Errorf("there is no %s", name)
 		}
+		source, _ := os.ReadFile(name)
+		lines += bytes.Count(source, []byte("\n"))
+	}
+	if lines > 4000 {
+		t.Errorf("%q have %d lines, want at most 4,000: an afternoon", named, lines)
 	}
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {

@@ -208,10 +208,8 @@ func probe(dir string) error {
 // lock of the sign-in, whose note is saved to find out.
 func (s *store) keeps(k storeKey) bool {
 	info, err := os.Lstat(s.path(k.file()))
-	if err == nil && info.IsDir() || s.isNewer(k.file()) {
-		return false
-	}
-	return s.saveLogin(k, s.loadLogin(k)) == nil
+	return (err != nil || !info.IsDir()) && !s.isNewer(k.file()) &&
+		s.saveLogin(k, s.loadLogin(k)) == nil
 }
 
 // load returns the credentials, nil if there are none that can be used. It warns once about a file

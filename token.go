@@ -334,15 +334,12 @@ func readAnswer(status int, body []byte, into any) error {
 		Description string `json:"error_description"`
 	}
 	_, _ = json.Unmarshal(body, &refusal), json.Unmarshal(body, into)
-	if refusal.Error != "" {
-		return &oauthError{
-			code: excerpt(refusal.Error), description: refusal.Description, status: status,
-		}
+	if refusal.Error == "" && (status == http.StatusOK || status == http.StatusCreated) {
+		return nil
 	}
-	if status != http.StatusOK && status != http.StatusCreated {
-		return &oauthError{status: status}
+	return &oauthError{
+		code: excerpt(refusal.Error), description: refusal.Description, status: status,
 	}
-	return nil
 }
 
 // tokenAnswer is RFC 6749, section 5.1.
