@@ -83,15 +83,12 @@ func (b *bridge) intercept(ctx context.Context, c *call, answer *document) bool 
 // the host's revision does, and everything after it with 400 and a line of text. It returns false
 // if that is not what the refusal of c means.
 func (b *bridge) startLate(ctx context.Context, c *call, refused *serverRefusal) bool {
-	initialize := b.session.handshake.initialize.Load()
-	mayBe := initialize != nil && c.m.version == "" && c.m.method != "initialize" && !c.m.own &&
-		refused.status == http.StatusBadRequest
+	initialize, isModern := b.session.handshake.initialize.Load(), !b.session.state().worked
 	if refused.reply != nil {
-		mayBe = mayBe && isModernError(refused.reply.error)
-	} else {
-		mayBe = mayBe && !b.session.state().worked
+		isModern = isModernError(refused.reply.error)
 	}
-	if !mayBe || b.starting.take(ctx) != nil {
+	if !isModern || refused.status != http.StatusBadRequest || initialize == nil || c.m.own ||
+		c.m.version != "" || c.m.method == "initialize" || b.starting.take(ctx) != nil {
 		return false
 	}
 	defer b.starting.give()
@@ -237,21 +234,6 @@ func (b *bridge) setLevel(m *message) error {
 	return nil
 }
 
-// relay passes on what the server says on the stream of a request.
-func (b *bridge) relay(c *call, method string, d *document) error {
-	switch {
-	case c.settled.Load():
-		return nil // the host has its answer, or wants none any more
-	case d.id != nil:
-		// MCP 2026-07-28, Streamable HTTP, "Receiving Messages": the server MUST NOT send requests,
-		// and cannot be answered.
-		return fmt.Errorf("%s sent a request, %s, that this revision lacks", b.server.Host,
-			excerpt(method))
-	}
-	b.calls.out.write(d.raw)
-	return nil
-}
-
 // downgrade makes an answer one of the host's revision. That must ignore members which it does not
 // know, but not one that has another meaning.
 func (b *bridge) downgrade(m *message, d *document) (*document, error) {
@@ -302,7 +284,19 @@ func (b *bridge) invalid(what string) error {
 // Round-Trip Requests). Each round has the original params, the answers of the host, and the
 // server's state as it is.
 func (b *bridge) inRounds(ctx context.Context, c *call) (*document, error) {
-	heard := func(method string, d *document) error { return b.relay(c, method, d) }
+	heard := func(method string, d *document) error {
+		switch {
+		case c.settled.Load(): // the host has its answer, or wants none any more
+		case d.id != nil:
+			// MCP 2026-07-28, Streamable HTTP, "Receiving Messages": the server MUST NOT send
+			// requests, and cannot be answered.
+			return fmt.Errorf("%s sent a request, %s, that this revision lacks", b.server.Host,
+				excerpt(method))
+		default:
+			b.calls.out.write(d.raw)
+		}
+		return nil
+	}
 	level, _ := b.level.Load().(string)
 	m := b.peers.Load().request(c.m.method, c.m.params, level)
 	params := m.params

@@ -477,13 +477,10 @@ func newToolFilter(globs []string) (toolFilter, error) {
 func globOf(s string) string { return strings.ReplaceAll(strings.ToLower(s), "/", "\x00") }
 
 func (f toolFilter) hides(tool string) bool {
-	tool = globOf(tool)
-	for _, glob := range f {
-		if ok, _ := path.Match(glob, tool); ok {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(f, func(glob string) bool {
+		ok, _ := path.Match(glob, globOf(tool))
+		return ok
+	})
 }
 
 // refuse returns the error for a call of a tool that is hidden: the one for a tool that does not

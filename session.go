@@ -237,15 +237,6 @@ func visibleASCII(value string, longest int) string {
 	return value
 }
 
-// validEventID refuses what no header can hold (RFC 9110, section 5.5); a stream without an id is
-// not resumed.
-func validEventID(id string) string {
-	if strings.IndexFunc(id, unicode.IsControl) >= 0 {
-		return ""
-	}
-	return id
-}
-
 // cursor is where in a stream we are.
 type cursor struct {
 	id    string        // Last-Event-ID
@@ -259,7 +250,10 @@ type cursor struct {
 func (at *cursor) move(e *event) {
 	at.moved = true
 	if e.hasID {
-		at.id = validEventID(e.id)
+		at.id = e.id
+		if strings.ContainsFunc(e.id, unicode.IsControl) {
+			at.id = "" // no header can hold it (RFC 9110, section 5.5), and nothing is resumed
+		}
 	}
 	if e.retry >= 0 {
 		at.retry = e.retry
