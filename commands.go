@@ -176,7 +176,7 @@ func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 	if c == nil {
 		c = &credentials{}
 	}
-	revoked := a.oauth(&cfg).revoke(ctx, c)
+	revoked := newOAuth(&cfg, a.store, a.oauthClient, a.log, a.trace).revoke(ctx, c)
 	signingIn, err := a.store.remove(k)
 	if err != nil {
 		return err

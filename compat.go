@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const (
@@ -20,14 +21,6 @@ const (
 // `npx -y mcp-remote URL`, `cmd /c npx …`, `npm exec -- …`, `pnpm dlx …`.
 var launchers = []string{"/c", "/C", "npx", "-y", "--yes", "exec", "dlx", "--"}
 
-// remote is what mcp-remote's command line says that has no place in config.
-type remote struct {
-	launched         bool // the word mcp-remote was there: all of it is a configuration of theirs
-	noResource       bool
-	tokenEndpoint    string
-	host, port, path string // of the redirect URI; port is "" if none was given
-}
-
 // remoteOptions are the flags that are mcp-remote's alone; a word why stands for what a flag would
 // do if that is done anyway.
 func (l *commandLine) remoteOptions() []option {
@@ -35,19 +28,22 @@ func (l *commandLine) remoteOptions() []option {
 		sessions = "a session that the server has dropped is opened anew"
 		waits    = "connecting is bounded, and a server may take its time to answer"
 	)
-	seconds := func(value string) error { return l.setLoginTimeout(value + "s") }
+	setTokenEndpoint := func(value string) error {
+		l.authMetadata = &serverMetadata{TokenEndpoint: value}
+		return nil
+	}
 	return []option{
-		{"host", "HOST", "", "", text(&l.remote.host)},
-		{"callback-path", "PATH", "", "", text(&l.remote.path)},
+		{"host", "HOST", "", "", text(&l.host)},
+		{"callback-path", "PATH", "", "", text(&l.path)},
 		{"static-oauth-client-info", "JSON", "", "", l.setClientInfo},
 		{"static-oauth-client-metadata", "JSON", "", "", l.setClientMetadata},
 		{"authorize-param", "NAME=VALUE …", "", "", l.addAuthParam},
 		{"device-code", "", "", "", fixed(&l.device, true)},
 		{"client-credentials", "", "", "", fixed(&l.grant, grantClientCredentials)},
-		{"token-endpoint", "URL", "", "", text(&l.remote.tokenEndpoint)},
-		{"disable-resource-parameter", "", "", "", fixed(&l.remote.noResource, true)},
+		{"token-endpoint", "URL", "", "", setTokenEndpoint},
+		{"disable-resource-parameter", "", "", "", fixed(new(bool), true)},
 		{"disable-cookies", "", "", "", fixed(&l.noCookies, true)},
-		{"auth-timeout", "SECONDS", "", "", seconds},
+		{"auth-timeout", "SECONDS", "", "", l.setAuthTimeout},
 		{"silent", "", "", "", fixed(&l.logLevel, "error")},
 		{"debug", "", "", "", fixed(&l.logLevel, "debug")},
 		{"auth-success-url", "URL", "", "the browser ends at a page of our own", nil},
@@ -71,33 +67,35 @@ func (l *commandLine) afterLauncher(args []string) []string {
 	if len(rest) == 0 || !strings.HasPrefix(rest[0]+"@", remoteName+"@") {
 		return args
 	}
-	l.remote.launched = true
+	l.launched = true
 	return rest[1:]
 }
 
 // setPort takes the argument after the URL, the port of the callback.
 func (l *commandLine) setPort(arg string) bool {
 	port, err := strconv.ParseUint(arg, 10, 16)
-	isPort := err == nil && port != 0 && l.remote.port == ""
+	isPort := err == nil && port != 0 && l.port == ""
 	if isPort {
-		l.remote.port = arg
-		l.entry = append(l.entry, arg)
+		l.port, l.entry = arg, append(l.entry, arg)
 	}
 	return isPort
 }
 
+func (l *commandLine) setAuthTimeout(value string) error {
+	seconds, err := strconv.ParseUint(value, 10, 31)
+	l.loginTimeout = time.Duration(seconds) * time.Second
+	return firstBroken(rule{err != nil || seconds == 0, "not a number of seconds",
+		"--auth-timeout 60"})
+}
+
 func (l *commandLine) setTransport(value string) error {
-	switch value {
-	case "sse-first":
+	if value == "sse-first" {
 		l.warn("--transport sse-first: HTTP is tried first, SSE where the server refuses it; " +
 			"--transport sse never tries HTTP")
-		value = "auto"
-	case "http-first":
-		value = "auto"
-	case "http-only", "sse-only":
-		value = strings.TrimSuffix(value, "-only")
 	}
-	return oneOf(&l.transport, "auto", "http", "sse")(value)
+	ours := strings.NewReplacer("http-first", "auto", "sse-first", "auto", "http-only", "http",
+		"sse-only", "sse").Replace(value)
+	return oneOf(&l.transport, "auto", "http", "sse")(ours)
 }
 
 // setClientInfo takes a client that was registered by hand. One without a secret has none, whatever
@@ -108,16 +106,15 @@ func (l *commandLine) setClientInfo(value string) error {
 		ClientSecret string `json:"client_secret"`
 	}
 	err := l.decode(value, true, &info)
-	if err == nil && info.ClientID == "" {
-		err = invalid("not a JSON object with a client_id", `'{"client_id":"ID"}', or @FILE`)
-	}
 	if err == nil {
 		l.clientID, err = l.expand(info.ClientID)
 	}
 	if err == nil {
 		l.clientSecret, err = l.expand(info.ClientSecret)
 	}
-	l.clientFromEnv = false
+	if err == nil && l.clientID == "" {
+		err = invalid("not a JSON object with a client_id", `'{"client_id":"ID"}', or @FILE`)
+	}
 	return err
 }
 
@@ -145,7 +142,8 @@ func (l *commandLine) decode(value string, isSecret bool, targets ...any) (err e
 	}
 	for _, target := range targets {
 		if err == nil && decodeObject(text, target) != nil {
-			err = invalid("not the JSON object that it should be", "JSON in one argument, or @FILE")
+			err = invalid("it is no JSON object of the form that it should have",
+				"it begins with { and ends with }")
 		}
 	}
 	return err
@@ -157,15 +155,16 @@ type registerAs map[string]json.RawMessage
 // translate says in our words what depends on more than one of their flags, and what a
 // configuration of theirs need not say.
 func (l *commandLine) translate() error {
-	r := &l.remote
-	if r.noResource && l.resource != "" && l.resource != resourceNone {
+	l.resource = strings.TrimSpace(l.resource)
+	noResource := l.given["disable-resource-parameter"]
+	if noResource && l.resource != "" && l.resource != resourceNone {
 		l.warn("--disable-resource-parameter: no resource is sent, --resource does not count")
 	}
 	// What nobody has named is not sent where --token-endpoint is all that is known.
-	if r.noResource || r.tokenEndpoint != "" && l.resource == "" {
+	if noResource || l.resource == "" && (l.given["resource"] || l.given["token-endpoint"]) {
 		l.resource = resourceNone
 	}
-	if r.launched {
+	if l.launched {
 		// They want no --allow-http for this machine; another one is refused all the same.
 		l.allowHTTP = l.allowHTTP || l.server != nil && l.server.Scheme == "http"
 		// Two entries for one server that differ in --resource are two accounts there.
@@ -182,22 +181,21 @@ func (l *commandLine) translate() error {
 	}
 	// The redirect URI is the one that mcp-remote would have. If no port is given theirs follows from
 	// a hash of the command line; that is not repeated here.
-	isDocument := r.launched && l.clientMetadataURL != ""
+	isDocument := l.launched && l.clientMetadataURL != ""
 	switch {
 	case l.redirectURI != nil, l.device, l.unattended():
 		return nil
-	case r.port == "" && l.given["static-oauth-client-info"]:
+	case l.port == "" && l.given["static-oauth-client-info"]:
 		return invalid("--static-oauth-client-info: the port of its redirect URI is missing",
 			"after the URL give the PORT that the client was registered with: http://localhost:PORT"+
 				remoteRedirectPath)
-	case r.port == "" && !l.given["host"] && !l.given["callback-path"] && !isDocument:
+	case l.port == "" && !l.given["host"] && !l.given["callback-path"] && !isDocument:
 		return nil
-	case r.port == "":
-		r.port, l.anyPort = strconv.Itoa(firstGivenPort), true
+	case l.port == "":
+		l.port, l.anyPort = strconv.Itoa(firstGivenPort), true
 	}
-	if l.setRedirectURI("http://"+net.JoinHostPort(r.host, r.port)+r.path) != nil {
-		return invalid("--host or --callback-path: the browser must come back to this machine",
-			"--host localhost --callback-path "+remoteRedirectPath)
-	}
-	return nil
+	err := l.setRedirectURI("http://" + net.JoinHostPort(l.host, l.port) + l.path)
+	return firstBroken(rule{err != nil,
+		"--host or --callback-path: the browser must come back to this machine",
+		"--host localhost --callback-path " + remoteRedirectPath})
 }

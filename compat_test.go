@@ -144,6 +144,7 @@ func TestRemoteFlagsThatCannotBe(t *testing.T) {
 		{"the port of its redirect URI", []string{"--static-oauth-client-info", `{"client_id":"a"}`}},
 		{"--transport", []string{"--transport", "sse-last"}},
 		{"--auth-timeout", []string{"--auth-timeout", "soon"}},
+		{"--auth-timeout", []string{"--auth-timeout", "1m"}},
 		{"--auth-timeout", []string{"--auth-timeout", "0"}},
 		{"--auth-timeout", []string{"--auth-timeout", "-1"}},
 		{"--auth-timeout", []string{"--auth-timeout", "99999999999999999999"}},

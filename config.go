@@ -93,12 +93,12 @@ func (o *option) name() string { return o.names[strings.LastIndexByte(o.names, '
 // commandLine makes a config of the arguments and the environment.
 type commandLine struct {
 	*config
-	getenv func(string) string
-	given  map[string]bool // by the long name
-	source string          // the variable that the value being set came from; "" if none
+	getenv  func(string) string
+	given   map[string]bool // by the long name
+	literal bool            // the value being set came from a variable: nothing in it is expanded
 
-	authMetadataFile string // or URL
-	remote           remote
+	launched         bool   // the word mcp-remote was there: all of it is a configuration of theirs
+	host, port, path string // of mcp-remote's redirect URI; port is "" if none was given
 }
 
 // options is the table of flags. What depends on several of them is in check.
@@ -124,20 +124,21 @@ func (l *commandLine) options() []option {
 
 		{pages: signIn, help: "Signing in:"},
 		{"i client-id", "ID", signIn, "OAuth client id (default env:GOOGLE_CLIENT_ID);\n" +
-			"without one the proxy registers itself", l.setClientID},
+			"without one the proxy registers itself", text(&l.clientID)},
 		{"s client-secret", "SECRET", signIn, "its secret (default env:GOOGLE_CLIENT_SECRET)",
 			text(&l.clientSecret)},
 		{"private-key", "FILE", signIn, "a key (PEM) instead of a secret", l.setPrivateKey},
 		{"grant", "KIND", signIn, "client_credentials: the client is its own user",
 			oneOf(&l.grant, grantCode, grantClientCredentials)},
-		{"client-metadata-url", "URL", signIn, "Client ID Metadata Document", l.setMetadataURL},
+		{"client-metadata-url", "URL", signIn, "Client ID Metadata Document",
+			text(&l.clientMetadataURL)},
 		{"scope", "SCOPES", signIn, "scopes to ask for instead of the server's", text(&l.scope)},
-		{"resource", "URI", signIn, "resource to ask a token for; none sends none", l.setResource},
+		{"resource", "URI", signIn, "resource to ask a token for; none sends none", text(&l.resource)},
 		{"redirect-uri", "URI", signIn, "loopback redirect of a registered client", l.setRedirectURI},
 		{"auth-param", "NAME=VALUE …", signIn, "a further authorization parameter; an empty VALUE\n" +
 			"takes out one of ours", l.addAuthParam},
 		{"auth-metadata", "URL|FILE", signIn, "metadata of the authorization server that you vouch\n" +
-			"for, if the published one breaks the rules", text(&l.authMetadataFile)},
+			"for, if the published one breaks the rules", l.setAuthMetadata},
 		{"use-id-token", "", signIn, "send the id_token as the token", fixed(&l.useIDToken, true)},
 		{"profile", "NAME", always, "another account on the same server", text(&l.profile)},
 		{"no-browser", "", signIn, "open no browser, print the URL", fixed(&l.noBrowser, true)},
@@ -146,7 +147,8 @@ func (l *commandLine) options() []option {
 		{"login-timeout", "D", signIn, "how long a sign-in may take (default 5m)", l.setLoginTimeout},
 
 		{pages: signIn, help: "Otherwise:"},
-		{"log-level", "LEVEL", online, "error, warn (default), info, debug", oneOf(&l.logLevel, logLevelNames...)},
+		{"log-level", "LEVEL", online, "error, warn (default), info, debug",
+			oneOf(&l.logLevel, logLevelNames...)},
 		{"no-trace", "", online, "write no traces.jsonl", fixed(&l.noTrace, true)},
 		{"json", "", "status", "print JSON", fixed(&l.json, true)},
 		{"all", "", "logout", "of all servers", fixed(&l.all, true)},
@@ -192,22 +194,16 @@ func parseArgs(args []string, getenv func(string) string) (*config, error) {
 	c := &config{
 		transport: "auto", grant: grantCode, loginTimeout: 5 * time.Minute, logLevel: "warn",
 		headers: http.Header{}, authParams: url.Values{},
-		// The default client counts as absent when unset.
-		clientID:     strings.TrimSpace(getenv("GOOGLE_CLIENT_ID")),
-		clientSecret: strings.TrimSpace(getenv("GOOGLE_CLIENT_SECRET")),
 	}
-	c.clientFromEnv = c.clientID != ""
-	l := &commandLine{config: c, getenv: getenv, given: map[string]bool{}, remote: remote{
-		host: map[bool]string{true: "127.0.0.1", false: "localhost"}[runtime.GOOS == "windows"],
-		path: remoteRedirectPath,
-	}}
-	steps := []func() error{l.parse, l.readEnvironment, l.translate, l.check, l.readAuthMetadata}
+	l := &commandLine{config: c, getenv: getenv, given: map[string]bool{}, path: remoteRedirectPath,
+		host: map[bool]string{true: "127.0.0.1", false: "localhost"}[runtime.GOOS == "windows"]}
 	err := l.setCommand(args)
-	for i := 0; err == nil && i < len(steps); i++ {
-		if c.showHelp || c.showVersion || c.command == detachedCommand { // its arguments come on stdin
-			break
+	for _, step := range []func() error{
+		l.parse, l.readEnvironment, l.translate, l.check, l.checkAuthMetadata} {
+		// The arguments of the detached sign-in come on stdin.
+		if err == nil && !c.showHelp && !c.showVersion && c.command != detachedCommand {
+			err = step()
 		}
-		err = steps[i]()
 	}
 	if err != nil {
 		err = usagef("%w", err)
@@ -226,35 +222,34 @@ func (l *commandLine) parse() error {
 	all := l.afterLauncher(l.args)
 	for i := 0; i < len(all); i++ {
 		arg, place := all[i], len(l.args)-len(all)+i+1
-		o, value := findOption(options, "url"), arg
+		name, value, hasValue := "url", arg, true
 		switch {
 		case len(arg) > 1 && arg[0] == '-':
-			name, rest, hasValue := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
-			o, value = findOption(options, name), rest
-			next := append(all, "--url")[i+1]
-			switch {
-			case o == nil:
-				return unknownFlag(arg, place, options)
-			case o.value == "" && hasValue:
-				return invalid("--"+o.name()+" takes no value", "--"+o.name())
-			case o.value == "" || hasValue:
-			case strings.HasPrefix(next, "--") && findOption(options, next[2:]) != nil:
-				return invalid("--"+o.name()+" needs a value", "--"+o.name()+"=VALUE, or as two arguments")
-			default:
-				i++
-				value = next
-			}
+			name, value, hasValue = strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
 		case slices.Contains(commands, arg):
 			return invalid("a command comes first", "mcp-proxy "+arg+" -u URL")
-		case l.given["url"] && !l.setPort(arg):
-			return invalid(fmt.Sprintf("unexpected argument, number %d: there is a --url already", place),
-				"mcp-proxy -h lists the flags; was a value split at a blank?")
-		case l.given["url"]:
+		case l.given["url"] && l.setPort(arg):
 			continue
+		case l.given["url"]:
+			return invalid(fmt.Sprintf("unexpected argument, number %d: there is a --url already",
+				place), "mcp-proxy -h lists the flags; was a value split at a blank?")
 		}
-		name := o.name()
-		if o.value != "" && !strings.HasSuffix(o.value, "…") && l.given[name] {
+		o := findOption(options, name)
+		if o == nil {
+			return unknownFlag(arg, place, options)
+		}
+		name = o.name()
+		next := append(all, "--url")[i+1]
+		switch takesNext := o.value != "" && !hasValue; {
+		case o.value == "" && hasValue:
+			return invalid("--"+name+" takes no value", "--"+name)
+		case l.given[name] && o.value != "" && !strings.HasSuffix(o.value, "…"):
 			return invalid("--"+name+" is given twice", "leave one of them out")
+		case takesNext && strings.HasPrefix(next, "--") && findOption(options, next[2:]) != nil:
+			return invalid("--"+name+" needs a value", "--"+name+"=VALUE, or as two arguments")
+		case takesNext:
+			i++
+			value = next
 		}
 		l.given[name] = true
 		l.entry = append(l.entry, entryArguments(o, value)...)
@@ -262,7 +257,7 @@ func (l *commandLine) parse() error {
 			return fmt.Errorf("--%s: %w", name, err)
 		}
 	}
-	if l.remote.launched {
+	if l.launched {
 		l.entry = nil // there is one already, and its words mean other things
 	}
 	return nil
@@ -290,7 +285,7 @@ func entryArguments(o *option, value string) []string {
 
 func findOption(options []option, name string) *option {
 	for i, o := range options {
-		if name != "" && slices.Contains(strings.Fields(o.names), name) {
+		if slices.Contains(strings.Fields(o.names), name) {
 			return &options[i]
 		}
 	}
@@ -299,19 +294,19 @@ func findOption(options []option, name string) *option {
 
 // unknownFlag names what is likely to be the name of a flag, else its place: it may hold a value.
 func unknownFlag(arg string, place int, options []option) error {
-	problem := fmt.Sprintf("unknown flag, argument number %d", place)
 	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 	first, _, isSplit := strings.Cut(name, " ")
 	if isSplit && findOption(options, first) != nil {
-		return invalid("--"+first+" and its value are one argument", `two arguments: "--`+first+`", "VALUE"`)
+		return invalid("--"+first+" and its value are one argument",
+			`two arguments: "--`+first+`", "VALUE"`)
 	}
+	problem := fmt.Sprintf("unknown flag, argument number %d", place)
 	if unknownName().MatchString(arg) {
 		problem = "unknown flag --" + name
 	}
 	for _, o := range options {
-		if near := nearest(name, strings.Fields(o.names)); near != "" {
-			problem = "unknown flag --" + name + "; did you mean --" + near + "?"
-			break
+		if isNear(name, o.name()) {
+			return invalid(problem+"; did you mean --"+o.name()+"?", "mcp-proxy -h lists the flags")
 		}
 	}
 	return invalid(problem, "mcp-proxy -h lists the flags")
@@ -320,8 +315,7 @@ func unknownFlag(arg string, place int, options []option) error {
 // setValue takes a value for a flag, or that of the variable that it names.
 func (l *commandLine) setValue(o *option, value string) (err error) {
 	name, isVariable := strings.CutPrefix(value, "env:")
-	if l.source = ""; isVariable {
-		l.source = name
+	if l.literal = isVariable; isVariable {
 		if value, err = l.variable(name); err != nil {
 			return err
 		}
@@ -344,19 +338,17 @@ func (l *commandLine) variable(name string) (string, error) {
 		"set " + name + ` in the entry's "env", or give the value itself`})
 }
 
-var placeholder = onceNeeded(`\$\{([^{}]*)\}`)
+var placeholder = onceNeeded(`(?s)^env:.*|\$\{[^{}]*\}`)
 
 // expand is a value that may be env:NAME, or hold ${NAME}, which Cursor and VS Code also write
 // ${env:NAME}. Other placeholders were meant for somebody who should have replaced them before.
 // Nothing in a variable's value is expanded.
 func (l *commandLine) expand(value string) (_ string, err error) {
-	if name, ok := strings.CutPrefix(value, "env:"); ok && l.source == "" {
-		return l.variable(name)
-	} else if l.source != "" {
+	if l.literal {
 		return value, nil
 	}
 	value = placeholder().ReplaceAllStringFunc(value, func(text string) (expanded string) {
-		name := strings.TrimPrefix(placeholder().FindStringSubmatch(text)[1], "env:")
+		name := strings.TrimPrefix(strings.Trim(text, "${}"), "env:")
 		switch kind, _, isOther := strings.Cut(name, ":"); {
 		case err != nil:
 		case isOther:
@@ -372,6 +364,15 @@ func (l *commandLine) expand(value string) (_ string, err error) {
 
 // readEnvironment takes what no flag says.
 func (l *commandLine) readEnvironment() (err error) {
+	hasClient := l.given["static-oauth-client-info"]
+	id := strings.TrimSpace(l.getenv("GOOGLE_CLIENT_ID"))
+	if !l.given["client-id"] && !hasClient {
+		l.clientID, l.clientFromEnv = id, id != ""
+	}
+	hasSecret := hasClient || l.given["client-secret"] || l.given["private-key"]
+	if !hasSecret && l.clientID != "" && (id == "" || id == l.clientID) { // it is that client's
+		l.clientSecret = strings.TrimSpace(l.getenv("GOOGLE_CLIENT_SECRET"))
+	}
 	l.browser, l.container = l.getenv("BROWSER"), isContainer(l.getenv)
 	if fields := strings.Fields(l.getenv("SSH_CONNECTION")); len(fields) == 4 {
 		l.sshServer = strings.Fields(l.getenv("USER") + " USER")[0] + "@" + fields[2]
@@ -383,17 +384,14 @@ func (l *commandLine) readEnvironment() (err error) {
 		}
 	}
 	dir, xdg := l.getenv("MCP_PROXY_CACHE_DIR"), l.getenv("XDG_CACHE_HOME")
-	switch {
-	case dir != "":
-		if l.cacheDir, err = expandPath(dir); err != nil {
-			return fmt.Errorf("MCP_PROXY_CACHE_DIR: %w", err)
-		}
-	case filepath.IsAbs(xdg): // XDG Base Directory Specification: a relative path is to be ignored
+	if dir == "" && filepath.IsAbs(xdg) { // a relative path is to be ignored (XDG Base Directory)
 		l.cacheDir = filepath.Join(xdg, "mcp-proxy")
-	default:
+	} else if dir == "" {
 		l.cacheDir, _ = expandPath("~/.cache/mcp-proxy")
+	} else if l.cacheDir, err = expandPath(dir); err != nil {
+		err = fmt.Errorf("MCP_PROXY_CACHE_DIR: %w", err)
 	}
-	return nil
+	return err
 }
 
 // isProxy reports whether net/http understands the value of HTTPS_PROXY. It would go past the proxy
@@ -412,12 +410,11 @@ var hostPath = onceNeeded(`^([a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]+|localhost|[0-9.]+
 
 func (l *commandLine) setServer(raw string) (err error) {
 	raw = strings.Trim(raw, " \t\r\n\"'`<>") // as addresses are copied
-	if !strings.Contains(raw, "://") && hostPath().MatchString(raw) {
-		if u, err := url.Parse("http://" + raw); err == nil {
-			return invalid("the URL lacks https://, or http:// on this machine", typedURL(u))
-		}
+	if u, err := url.Parse("http://" + raw); err == nil && hostPath().MatchString(raw) {
+		return invalid("the URL lacks https://, or http:// on this machine", typedURL(u))
 	}
-	if l.server, err = url.Parse(raw); err != nil || !isAddress(l.server) || strings.Contains(raw, " ") {
+	l.server, err = url.Parse(raw)
+	if err != nil || !isAddress(l.server) || strings.Contains(raw, " ") {
 		return invalid("not a URL", urlHint)
 	}
 	u, here, host := l.server, *l.server, l.server.Hostname()
@@ -437,24 +434,24 @@ func (l *commandLine) setServer(raw string) (err error) {
 // typedURL is what to type for a server, with http for this machine alone. Some hide a key in a
 // longer path.
 func typedURL(u *url.URL) string {
-	path, scheme, end := u.Path, "https", ""
-	if len(path) > len("/mcp/") {
-		path = "/…"
+	address := u.Host + u.Path
+	if len(u.Path) > len("/mcp/") {
+		address = u.Host + "/…"
 	}
 	if u.Scheme == "http" && isLoopback(u.Hostname()) {
-		scheme, end = "http", " --allow-http"
+		return "mcp-proxy -u http://" + address + " --allow-http"
 	}
-	return "mcp-proxy -u " + scheme + "://" + u.Host + path + end
+	return "mcp-proxy -u https://" + address
 }
 
 // check is about what depends on more than one flag.
 func (l *commandLine) check() error {
 	const (
-		machine     = "grant " + grantClientCredentials
-		machineHint = "--" + machine + " --client-id ID --client-secret env:SECRET"
-		oneOfThem   = "leave out one of the two"
+		machine   = "grant " + grantClientCredentials
+		oneOfThem = "leave out one of the two"
 	)
 	u, hasKey, isMachine := l.server, l.given["private-key"], l.unattended()
+	l.given[machine] = isMachine
 	for _, pair := range [][2]string{
 		{"all", "url"}, {"private-key", "client-secret"}, {"device", "redirect-uri auth-param"},
 		{machine, "device redirect-uri auth-param client-metadata-url"},
@@ -463,12 +460,14 @@ func (l *commandLine) check() error {
 		{"auth-timeout", "login-timeout"}, {"log-level", "silent debug"},
 	} {
 		for _, other := range strings.Fields(pair[1]) {
-			if (l.given[pair[0]] || pair[0] == machine && isMachine) && l.given[other] {
+			if l.given[pair[0]] && l.given[other] {
 				return invalid("--"+pair[0]+" and --"+other+" exclude each other", oneOfThem)
 			}
 		}
 	}
-	err := firstBroken([]rule{
+	resource, invalidResource := url.Parse(l.resource)
+	document, invalidDocument := checkEndpoint(l.clientMetadataURL, false)
+	return firstBroken([]rule{
 		{l.json && l.command != "status", "--json is a flag of status", "mcp-proxy status --json"},
 		{l.all && l.command != "logout", "--all is a flag of logout", "mcp-proxy logout --all"},
 		{u == nil && l.command != "status" && !l.all, "no server: --url is missing", urlHint},
@@ -476,37 +475,25 @@ func (l *commandLine) check() error {
 			"--url: http is only accepted for this machine, and with --allow-http", "add --allow-http"},
 		{l.given["client-cert"] != l.given["client-key"], "--client-cert and --client-key go together",
 			"--client-cert cert.pem --client-key key.pem"},
-		{l.given["client-secret"] && l.clientID == "", "--client-secret without --client-id",
-			"add --client-id ID"},
-		{hasKey && l.clientID == "", "--private-key without --client-id", "add --client-id ID"},
-		{isMachine && l.clientID == "", "--" + machine + " needs --client-id", machineHint},
-		{isMachine && l.clientSecret == "" && !hasKey,
-			"--" + machine + " needs --client-secret or --private-key", machineHint},
+		{(l.given["client-secret"] || hasKey) && l.clientID == "",
+			"--client-secret and --private-key need --client-id", "add --client-id ID"},
+		{isMachine && (l.clientID == "" || l.clientSecret == "" && !hasKey),
+			"--" + machine + " needs --client-id, and --client-secret or --private-key",
+			"--" + machine + " --client-id ID --client-secret env:SECRET"},
 		{l.given["token-endpoint"] && !isMachine, "--token-endpoint without --client-credentials",
 			"add --client-credentials"},
-		{l.given["redirect-uri"] && l.remote.port != "",
+		{l.given["redirect-uri"] && l.port != "",
 			"--redirect-uri and the callback port after the URL say the same", oneOfThem},
+		// Client ID Metadata Document, draft 00, section 3: https, a path, no fragment, no user info.
+		{l.given["client-metadata-url"] && (invalidDocument != nil || len(document.Path) < 2),
+			"--client-metadata-url: not an https URL with a path",
+			"--client-metadata-url https://app.example.com/client.json"},
+		// RFC 8707, section 2: an absolute URI without a fragment.
+		{l.resource != "" && l.resource != resourceNone &&
+			(invalidResource != nil || !resource.IsAbs() || resource.Fragment != ""),
+			"--resource: must be an absolute URI without a fragment, or none",
+			"--resource https://mcp.example.com/mcp"},
 	}...)
-	if hasKey || l.clientID == "" {
-		l.clientSecret = "" // the environment's
-	}
-	return err
-}
-
-func (l *commandLine) setClientID(id string) error {
-	if l.clientFromEnv && id != l.clientID && !l.given["client-secret"] {
-		l.clientSecret = "" // it is that of GOOGLE_CLIENT_ID
-	}
-	l.clientID, l.clientFromEnv = id, false
-	return nil
-}
-
-func (l *commandLine) setMetadataURL(raw string) error {
-	l.clientMetadataURL = raw
-	// Client ID Metadata Document, draft 00, section 3: https, a path, no fragment, no user info.
-	u, err := checkEndpoint(raw, false)
-	return firstBroken(rule{err != nil || len(u.Path) < 2, "not an https URL with a path",
-		"--client-metadata-url https://app.example.com/client.json"})
 }
 
 // setRedirectURI takes it as it was registered: no slash is added.
@@ -516,17 +503,8 @@ func (l *commandLine) setRedirectURI(raw string) (err error) {
 	u := l.redirectURI
 	return firstBroken(rule{
 		err != nil || u.Scheme != "http" || u.Port() == "" || u.Port() == "0" || u.RawQuery != "",
-		"must be http on this machine with a port", "--redirect-uri http://localhost:3000/oauth2callback"})
-}
-
-func (l *commandLine) setResource(value string) error {
-	if l.resource = strings.TrimSpace(value); l.resource == "" {
-		l.resource = resourceNone
-	}
-	// RFC 8707, section 2: an absolute URI without a fragment.
-	u, err := url.Parse(l.resource)
-	return firstBroken(rule{l.resource != resourceNone && (err != nil || !u.IsAbs() || u.Fragment != ""),
-		"must be an absolute URI without a fragment, or none", "--resource https://mcp.example.com/mcp"})
+		"must be http on this machine with a port",
+		"--redirect-uri http://localhost:3000/oauth2callback"})
 }
 
 // reservedAuthParams are the proxy's own: given by the user they would undo what protects the
@@ -555,7 +533,8 @@ func (l *commandLine) ignoreTool(glob string) error {
 
 func (l *commandLine) setLoginTimeout(value string) (err error) {
 	l.loginTimeout, err = time.ParseDuration(value)
-	return firstBroken(rule{err != nil || l.loginTimeout <= 0, "not a duration", "--login-timeout 5m"})
+	return firstBroken(rule{err != nil || l.loginTimeout <= 0, "not a duration",
+		"--login-timeout 5m"})
 }
 
 // setPrivateKey takes a file, or the key itself from a variable. Nothing of what a variable holds
@@ -563,57 +542,51 @@ func (l *commandLine) setLoginTimeout(value string) (err error) {
 func (l *commandLine) setPrivateKey(value string) (err error) {
 	data := []byte(value)
 	if !strings.Contains(value, "-----BEGIN ") {
-		if data, err = l.readFile(value, true); err != nil {
-			return err
-		}
+		data, err = l.readFile(value, true)
 	}
-	if l.privateKey, err = parsePrivateKey(data); err != nil {
-		return fmt.Errorf("it %w", err)
+	if err == nil {
+		l.privateKey, err = parsePrivateKey(data)
 	}
-	return nil
+	return err
 }
 
-// readAuthMetadata reads a file at once, so that what is wrong with it is said before anything
+// setAuthMetadata reads a file at once, so that what is wrong with it is said before anything
 // happens.
-func (l *commandLine) readAuthMetadata() error {
-	name, hint := "auth-metadata", `{"authorization_endpoint": "https://…", "token_endpoint": "https://…"}`
-	file, m := l.authMetadataFile, &serverMetadata{TokenEndpoint: l.remote.tokenEndpoint}
-	switch {
-	case l.given["token-endpoint"]:
-		name, hint = "token-endpoint", "--token-endpoint https://auth.example.com/token"
+func (l *commandLine) setAuthMetadata(value string) error {
+	if l.authMetadata = new(serverMetadata); strings.Contains(value, "://") {
+		l.authMetadata.source = value
+		return nil
+	}
+	return l.decode("@"+value, false, l.authMetadata)
+}
+
+// checkAuthMetadata depends on the grant, and on whether http will do.
+func (l *commandLine) checkAuthMetadata() (err error) {
+	m, name := l.authMetadata, "--auth-metadata:"
+	hint := `a URL, or a file: {"authorization_endpoint": "https://…", "token_endpoint": "https://…"}`
+	if m == nil {
+		return nil
+	}
+	if l.given["token-endpoint"] {
+		name, hint = "--token-endpoint:", "--token-endpoint https://auth.example.com/token"
 		var method string
 		if json.Unmarshal(l.registerAs["token_endpoint_auth_method"], &method) == nil {
 			m.TokenEndpointAuthMethods = []string{method}
 		}
-	case file == "":
-		return nil
-	case strings.Contains(file, "://"):
-		l.authMetadata = &serverMetadata{source: file}
-		if _, err := checkEndpoint(file, l.acceptsHTTP()); err != nil {
-			return invalid("--auth-metadata: the URL "+err.Error(),
-				"https://auth.example.com/.well-known/oauth-authorization-server")
-		}
-		return nil
-	default:
-		if data, err := l.readFile(file, false); err != nil {
-			return fmt.Errorf("--auth-metadata: %w", err)
-		} else if decodeObject(data, m) != nil {
-			return invalid("--auth-metadata: the file is no JSON object with metadata", hint)
-		}
 	}
 	switch {
-	case len(m.GrantTypesSupported) > 0:
+	case len(m.GrantTypesSupported) > 0 || m.source != "":
 	case l.unattended():
 		m.GrantTypesSupported = []string{grantClientCredentials} // no authorization_endpoint is needed
 	case l.device:
 		m.GrantTypesSupported = []string{grantDevice}
 	}
-	l.authMetadata = m
-	err := m.vouch(l.acceptsHTTP())
-	if err != nil {
-		err = invalid("--"+name+": "+err.Error(), hint)
+	if m.source == "" {
+		err = m.vouch(l.acceptsHTTP())
+	} else if _, err = checkEndpoint(m.source, l.acceptsHTTP()); err != nil {
+		err = fmt.Errorf("the URL %w", err)
 	}
-	return err
+	return firstBroken(rule{err != nil, fmt.Sprint(name, " ", err), hint})
 }
 
 // acceptsHTTP reports whether an http address of this machine is good enough for anything beside
@@ -637,16 +610,16 @@ func (l *commandLine) addHeader(header string) error {
 	value, err := l.expand(strings.TrimSpace(value))
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
-	} else if value == "" {
-		return invalid("a header has no value: was the argument split at the blank?",
-			"without the blank: -H NAME:VALUE; or -H NAME:env:VARIABLE")
 	}
 	l.headers.Add(name, value)
 	// RFC 9110, section 5.5: a line break would start another header, and net/http
 	// refuses to send the other control characters.
 	isControl := func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
 	return firstBroken(
-		rule{slices.Contains(reservedHeaders, name), name + " is set by the proxy itself", "leave it out"},
+		rule{value == "", "a header has no value: was the argument split at the blank?",
+			"without the blank: -H NAME:VALUE; or -H NAME:env:VARIABLE"},
+		rule{slices.Contains(reservedHeaders, name), name + " is set by the proxy itself",
+			"leave it out"},
 		rule{strings.IndexFunc(value, isControl) >= 0,
 			"the value of " + name + " holds a line break or another control character",
 			"one --header for each header; was it copied from a terminal? type it anew"})
@@ -659,10 +632,9 @@ func (l *commandLine) addHeaders(file string) error {
 	if err != nil {
 		return err
 	}
-	l.source = "" // the variable named the file
+	l.literal = false // the variable named the file
 	for i, line := range strings.Split(string(data), "\n") {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
 			continue
 		}
 		if err := l.addHeader(line); err != nil {
@@ -687,14 +659,14 @@ var (
 // expandPath replaces a leading ~/, because hosts start us without a shell. Another variable in the
 // path would become a directory of that name.
 func expandPath(path string) (string, error) {
-	err := firstBroken(rule{pathVariable().MatchString(path),
-		"a variable in the path, and nobody has expanded it",
-		"write the path out; only ~/ at its beginning is understood"})
-	if err != nil || !homePath().MatchString(path) {
-		return path, err
-	}
 	home, err := os.UserHomeDir()
-	if err != nil {
+	switch {
+	case pathVariable().MatchString(path):
+		return "", invalid("a variable in the path, and nobody has expanded it",
+			"write the path out; only ~/ at its beginning is understood")
+	case !homePath().MatchString(path):
+		return path, nil
+	case err != nil:
 		return "", invalid("~ is the home directory, and nobody knows it", "write the path out")
 	}
 	return filepath.Join(home, path[1:]), nil

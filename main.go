@@ -101,7 +101,8 @@ var word = onceNeeded(`^[a-zA-Z][a-zA-Z0-9]*(-[a-zA-Z0-9]+)*$`)
 func (l *commandLine) setCommand(args []string) error {
 	l.args = args
 	first := append(args, "-")[0]
-	switch near := nearest(first, commands); {
+	near := slices.IndexFunc(commands, func(c string) bool { return isNear(first, c) })
+	switch {
 	case first == "help":
 		l.showHelp = true
 		return l.setCommand(args[1:])
@@ -110,8 +111,9 @@ func (l *commandLine) setCommand(args []string) error {
 	case slices.Contains(commands, first):
 		l.command, l.args = first, args[1:]
 	case !word().MatchString(first), first == remoteName, slices.Contains(launchers, first):
-	case near != "":
-		return invalid("unknown command "+first+"; did you mean "+near+"?", "mcp-proxy "+near+" -h")
+	case near >= 0:
+		return invalid("unknown command "+first+"; did you mean "+commands[near]+"?",
+			"mcp-proxy "+commands[near]+" -h")
 	default:
 		return invalid("the first argument is neither a command nor a URL",
 			"the commands are login, logout, status and doctor; mcp-proxy -h")
@@ -119,22 +121,15 @@ func (l *commandLine) setCommand(args []string) error {
 	return nil
 }
 
-// nearest is the one of words that a mistyped one stands for: all but two letters at the beginning
-// and at the end are the same. It is "" if there is none.
-func nearest(typed string, words []string) string {
-	for _, w := range words {
-		n, m := 0, min(len(typed), len(w))
-		for n < m && typed[n] == w[n] {
-			n++
-		}
-		for k := 1; n < m && typed[len(typed)-k] == w[len(w)-k]; k++ {
-			n++
-		}
-		if n > 2 && n >= max(len(typed), len(w))-2 {
-			return w
-		}
+// isNear reports whether a word may be meant: but for two letters of it at most, all are the same.
+func isNear(typed, word string) bool {
+	head := 0
+	for head < min(len(typed), len(word)) && typed[head] == word[head] {
+		head++
 	}
-	return ""
+	more := len(typed) - len(word)
+	return len(word) > 3 && -2 < more && more < 2 &&
+		strings.HasSuffix(typed, word[min(head+2, len(word)):])
 }
 
 func main() {
@@ -225,13 +220,9 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	}
 	a.oauthClient = &http.Client{Transport: traced{via, a.trace, false}}
 	if cfg.server != nil && !cfg.hasOwnToken() {
-		a.auth = a.oauth(cfg)
+		a.auth = newOAuth(cfg, a.store, a.oauthClient, log, a.trace)
 	}
 	return a, nil
-}
-
-func (a *app) oauth(cfg *config) *oauth {
-	return newOAuth(cfg, a.store, a.oauthClient, a.log, a.trace)
 }
 
 // exitCode is the table of the package comment.
@@ -359,7 +350,7 @@ func (e exitError) Unwrap() error { return e.error }
 var errReported = errors.New("it was printed already")
 
 // usagef is an error of the user's to correct on the command line. It names the flag or its place
-// and never holds a value: hosts and people split arguments wrongly, and the value may be the secret.
+// and never holds a value: hosts and people split arguments wrongly, and it may be the secret.
 func usagef(format string, args ...any) error { return exitError{fmt.Errorf(format, args...), 1} }
 
 // invalid is what is wrong with a value, and what to type instead. The flag is named by set.
