@@ -60,15 +60,11 @@ func (l *commandLine) remoteOptions() []option {
 
 // afterLauncher leaves out what started mcp-remote, up to its name.
 func (l *commandLine) afterLauncher(args []string) []string {
-	rest := args
-	for len(rest) > 0 && slices.Contains(launchers, rest[0]) {
-		rest = rest[1:]
+	i := slices.IndexFunc(args, func(arg string) bool { return !slices.Contains(launchers, arg) })
+	if l.launched = i >= 0 && strings.HasPrefix(args[i]+"@", remoteName+"@"); l.launched {
+		return args[i+1:]
 	}
-	if len(rest) == 0 || !strings.HasPrefix(rest[0]+"@", remoteName+"@") {
-		return args
-	}
-	l.launched = true
-	return rest[1:]
+	return args
 }
 
 // setPort takes the argument after the URL, the port of the callback.
@@ -106,14 +102,14 @@ func (l *commandLine) setClientInfo(value string) error {
 		ClientSecret string `json:"client_secret"`
 	}
 	err := l.decode(value, true, &info)
+	if err == nil && info.ClientID == "" {
+		err = invalid("not a JSON object with a client_id", `'{"client_id":"ID"}', or @FILE`)
+	}
 	if err == nil {
 		l.clientID, err = l.expand(info.ClientID)
 	}
 	if err == nil {
 		l.clientSecret, err = l.expand(info.ClientSecret)
-	}
-	if err == nil && l.clientID == "" {
-		err = invalid("not a JSON object with a client_id", `'{"client_id":"ID"}', or @FILE`)
 	}
 	return err
 }

@@ -34,6 +34,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -66,14 +67,11 @@ Example, in a client's configuration:
 func usageText(command string) string {
 	const column = 29
 	newLine := "\n" + strings.Repeat(" ", column)
-	end := "\nEvery value may be env:NAME, the name of an environment variable.\n"
+	example := example
 	text, page := overview, "serve"
 	if command != "" {
-		_, text, _ = strings.Cut(overview, "\nmcp-proxy "+command)
-		text, _, _ = strings.Cut(text, "\n")
-		text, page = "mcp-proxy "+command+text+"\n", command
-	} else {
-		end += example
+		page, example = command, ""
+		text = regexp.MustCompile("mcp-proxy " + command + " .*\n").FindString(overview)
 	}
 	for _, o := range (&commandLine{config: &config{}}).options() {
 		short, _, isShort := strings.Cut(o.names, " ")
@@ -92,7 +90,7 @@ func usageText(command string) string {
 		}
 		text += fmt.Sprintf("%-*s%s\n", column, heading, strings.ReplaceAll(o.help, "\n", newLine))
 	}
-	return text + end
+	return text + "\nEvery value may be env:NAME, the name of an environment variable.\n" + example
 }
 
 var word = onceNeeded(`^[a-zA-Z][a-zA-Z0-9]*(-[a-zA-Z0-9]+)*$`)
