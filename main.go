@@ -45,7 +45,7 @@ import (
 )
 
 // commands are the words that may come first. Without one the program serves.
-var commands = []string{"login", "logout", "status", "doctor", detachedCommand}
+var commands = []string{"logout", "login", "status", "doctor", detachedCommand}
 
 const overview = `mcp-proxy lets an MCP client use a remote MCP server that asks for OAuth 2.1.
 
