@@ -76,13 +76,10 @@ type authorization struct {
 }
 
 type discoverer struct {
-	http         *http.Client // knows no cookie and no token
-	allowHTTP    bool
-	resource     string          // --resource, or empty
-	authMetadata *serverMetadata // --auth-metadata; one with a source is to be fetched from there
-	registerAs   registerAs
-	known        string // the issuer where we have a client, or empty
-	log          *logger
+	*config
+	http  *http.Client // knows no cookie and no token
+	known string       // the issuer where we have a client, or empty
+	log   *logger
 }
 
 // discover finds the authorization server of the MCP server that sent c. Each document is bounded
@@ -101,10 +98,9 @@ func (d *discoverer) discover(
 // is the origin of the MCP server, with or without metadata (specification 2025-03-26,
 // Authorization Base URL and Fallbacks for Servers without Metadata Discovery).
 //
-// Of several it is the one where we have a client, else the first in the order of the list, so that
-// every run chooses the same one: a server that was out of order for a while must not cost a
-// registration, nor make given credentials look like another server's. RFC 9728, section 7.6 leaves
-// the choice to the client.
+// Of several it is the one where we have a client, else the first (RFC 9728, section 7.6 leaves the
+// choice to the client): a server that was out of order for a while must not cost a registration,
+// nor make given credentials look like another server's.
 func (d *discoverer) serverFor(
 	ctx context.Context, server *url.URL, prm *resourceMetadata,
 ) (a *authorization, err error) {
@@ -114,11 +110,12 @@ func (d *discoverer) serverFor(
 	if prm != nil {
 		issuers, a.resource, a.scopes = prm.AuthorizationServers, prm.Resource, prm.ScopesSupported
 	}
-	if d.resource != "" {
-		a.resource = d.resource
-	}
-	if d.resource == resourceNone {
+	switch d.resource {
+	case "":
+	case resourceNone:
 		a.resource = ""
+	default:
+		a.resource = d.resource
 	}
 	if m := d.authMetadata; m != nil {
 		a.server = *m
@@ -126,7 +123,7 @@ func (d *discoverer) serverFor(
 			err = d.fetch(ctx, serverDocument, m.source, &a.server)
 		}
 		if err == nil {
-			err = a.server.vouch(d.allowHTTP)
+			err = a.server.vouch(d.acceptsHTTP())
 		}
 		return a, err
 	}
@@ -161,11 +158,9 @@ func (d *discoverer) serverFor(
 	return a, nil
 }
 
-// resourceMetadata returns nil without an error if the server has none.
-//
-// If no form has the document and one failed otherwise than by a refusal (4xx), nobody knows what
-// it would have said, and going on would end at the MCP server's own origin: a registration, or
-// given credentials, at a place that the server does not name.
+// resourceMetadata returns nil without an error if the server has none. If a form failed otherwise
+// than by a refusal (4xx), nobody knows what it would have said: going on could bring a
+// registration, or given credentials, to a place that the server does not name.
 func (d *discoverer) resourceMetadata(
 	ctx context.Context, server *url.URL, c challenge,
 ) (*resourceMetadata, error) {
@@ -196,30 +191,28 @@ func (d *discoverer) tryForms(
 ) (failed error) {
 	for _, form := range forms {
 		err := try(form)
-		switch {
-		case err == nil:
+		if err == nil {
 			return nil
-		case errors.Is(err, errAbsent):
-			d.log.debugf("%v", err)
-			continue
 		}
-		failed = alsoFailed(failed, err)
+		d.log.debugf("%v", err)
+		if !errors.Is(err, errAbsent) {
+			failed = alsoFailed(failed, err)
+		}
 		if errors.As(err, new(noAnswer)) && strings.HasPrefix(form, base+"/") {
 			break // the other forms are of the same origin, and would only wait
 		}
 	}
 	if failed == nil {
-		failed = fmt.Errorf("%w: no %s at %s", errAbsent, document, base)
+		failed = vouchHint(fmt.Errorf("%w: no %s at %s", errAbsent, document, base), "")
 	}
 	return failed
 }
 
 // resourceForms lists where the document may be: specification 2026-07-28, Protected Resource
-// Metadata Discovery Requirements. The challenge may name any origin: it came from the MCP server
-// over TLS, and what keeps a server from presenting another one's metadata, to be sent the other
-// one's tokens, is the document's resource (RFC 9728, section 7.3), not its address. An address
-// that is not https or no URL does not count: servers behind a TLS terminator name the one that
-// they know.
+// Metadata Discovery Requirements. The challenge may name any origin: what keeps a server from
+// presenting another one's metadata, to be sent the other one's tokens, is the document's resource
+// (RFC 9728, section 7.3), not its address. An address that is not https or no URL does not count:
+// servers behind a TLS terminator name the one that they know.
 func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
 	// RFC 9728, section 3.1: inserted "between the host component and the path and/or query
 	// components".
@@ -229,7 +222,7 @@ func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
 		path += "?" + server.RawQuery
 	}
 	forms := []string{c.ResourceMetadata, path, root}
-	if _, err := checkEndpoint(c.ResourceMetadata, d.allowHTTP); err != nil {
+	if _, err := checkEndpoint(c.ResourceMetadata, d.acceptsHTTP()); err != nil {
 		d.log.infof("resource_metadata in the challenge of %s %v: ignored", server.Host, err)
 		forms = forms[1:]
 	}
@@ -240,7 +233,7 @@ func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
 // Shorter paths are right as well: one resource may hold several MCP endpoints. A given --resource
 // is the user's word.
 func (d *discoverer) checkResource(resource string, server *url.URL) error {
-	u, err := checkEndpoint(resource, d.allowHTTP)
+	u, err := checkEndpoint(resource, d.acceptsHTTP())
 	if d.resource != "" || err == nil && sameOrigin(u, server) &&
 		isPathPrefix(u.EscapedPath(), server.EscapedPath()) {
 		return nil
@@ -259,11 +252,10 @@ func isPathPrefix(prefix, path string) bool {
 	return strings.HasPrefix(strings.TrimRight(path, "/")+"/", strings.TrimRight(prefix, "/")+"/")
 }
 
-// serverMetadata tries the forms for one issuer. None is weaker than another, for all are of the
-// issuer's origin and must carry its name: an answer that is of no use leads on, too (single-page
-// applications answer every path with HTML).
+// serverMetadata tries the forms for one issuer. All are of its origin and must carry its name, so
+// an answer of no use leads on, too (single-page applications answer every path with HTML).
 func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*serverMetadata, error) {
-	u, err := checkEndpoint(issuer, d.allowHTTP)
+	u, err := checkEndpoint(issuer, d.acceptsHTTP())
 	if err == nil && (u.RawQuery != "" || u.ForceQuery) {
 		err = errors.New("has a query") // RFC 8414, section 2
 	}
@@ -276,14 +268,11 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 		if err := d.fetch(ctx, serverDocument, form, m); err != nil {
 			return err
 		}
-		if err := m.validate(issuer, d.allowHTTP); err != nil {
+		if err := m.validate(issuer, d.acceptsHTTP()); err != nil {
 			return vouchHint(err, form)
 		}
 		return nil
 	})
-	if errors.Is(err, errAbsent) {
-		err = vouchHint(err, "")
-	}
 	return m, err
 }
 
@@ -322,6 +311,10 @@ func (m *serverMetadata) vouch(allowHTTP bool) error {
 // validate refuses a document whole if any part of it is wrong: an authorization server that is
 // wrong about one thing has no claim to be trusted with the rest.
 func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
+	of := fmt.Sprintf(" of issuer %q", excerpt(issuer))
+	if m.vouched {
+		of = "" // the user knows which document, and it may name no issuer
+	}
 	// RFC 8414, section 3.3: "If these values are not identical, the data contained in the response
 	// MUST NOT be used."
 	if !sameIssuer(m.Issuer, issuer) {
@@ -333,27 +326,20 @@ func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 	// that use the authorization endpoint"; without a list these are authorization_code and
 	// implicit.
 	grants := m.GrantTypesSupported
-	users := len(grants) == 0 || slices.Contains(grants, grantCode) ||
-		slices.Contains(grants, "implicit")
-	of := fmt.Sprintf(" of issuer %q", excerpt(issuer))
-	if m.vouched {
-		of = "" // the user knows which document, and it may name no issuer
+	endpoints, required := [][2]string{
+		{"token_endpoint", m.TokenEndpoint},
+		{"authorization_endpoint", m.AuthorizationEndpoint},
+		{"registration_endpoint", m.RegistrationEndpoint},
+		{"revocation_endpoint", m.RevocationEndpoint},
+		{"device_authorization_endpoint", m.DeviceAuthorizationEndpoint},
+	}, 1 // the first
+	if len(grants) == 0 || firstOf([]string{grantCode, "implicit"}, grants) != "" {
+		required = 2
 	}
-	for _, endpoint := range []struct {
-		name, url string
-		required  bool
-	}{
-		{"authorization_endpoint", m.AuthorizationEndpoint, users},
-		{"token_endpoint", m.TokenEndpoint, true},
-		{"registration_endpoint", m.RegistrationEndpoint, false},
-		{"revocation_endpoint", m.RevocationEndpoint, false},
-		{"device_authorization_endpoint", m.DeviceAuthorizationEndpoint, false},
-	} {
-		if endpoint.url == "" && !endpoint.required {
-			continue
-		}
-		if _, err := checkEndpoint(endpoint.url, allowHTTP); err != nil {
-			return fmt.Errorf("%s%s %w", endpoint.name, of, err)
+	for i, endpoint := range endpoints {
+		_, err := checkEndpoint(endpoint[1], allowHTTP)
+		if err != nil && (i < required || endpoint[1] != "") {
+			return fmt.Errorf("%s%s %w", endpoint[0], of, err)
 		}
 	}
 	return nil
@@ -424,7 +410,7 @@ type authRequest struct {
 func (d *discoverer) send(
 	ctx context.Context, r authRequest, read func(status int, body []byte) error,
 ) error {
-	u, err := checkEndpoint(r.address, d.allowHTTP)
+	u, err := checkEndpoint(r.address, d.acceptsHTTP())
 	if err != nil {
 		return fmt.Errorf("%s %w", r.name, err)
 	}
@@ -445,20 +431,18 @@ func (d *discoverer) send(
 	if err = read(status, answer); err == nil {
 		return nil
 	}
-	var refused *oauthError
-	if errors.As(err, &refused) {
-		refused.hide(r.secrets)
-	}
+	refused := new(oauthError)
+	errors.As(err, &refused)
+	refused.hide(r.secrets)
 	return fmt.Errorf("%s of %s: %w", r.name, excerpt(u.Host), err)
 }
 
-// checkRedirect is for metadata.
 func (d *discoverer) checkRedirect(req *http.Request, via []*http.Request) error {
 	req.Header.Del("Referer") // net/http puts the last URL there, and its query may be a secret
 	if len(via) > maxMetadataHops {
 		return errors.New("too many redirects")
 	}
-	if _, err := checkEndpoint(req.URL.String(), d.allowHTTP); err != nil {
+	if _, err := checkEndpoint(req.URL.String(), d.acceptsHTTP()); err != nil {
 		return fmt.Errorf("the redirect's target %w", err)
 	}
 	if !sameOrigin(req.URL, via[0].URL) {
@@ -504,8 +488,7 @@ func boundedScope(scope, from string, log *logger) string {
 // parseChallenge finds the Bearer challenge of all WWW-Authenticate lines: the first one that has
 // resource_metadata, else the first one. If it has none, another scheme's counts (RFC 9728, section
 // 5.1: Cloudflare Access has a scheme of its own). ok is also true if there is no challenge at all;
-// it is false if the server only wants what we do not do: Basic, or DPoP, which is a kind of token
-// that we do not make.
+// it is false if the server only wants what we do not do: Basic, or the tokens of DPoP.
 func parseChallenge(h http.Header) (c challenge, ok bool) {
 	bearer, none := false, true
 	elsewhere := ""
@@ -592,8 +575,8 @@ func (d *discoverer) register(
 	}
 	method := firstOf(authMethods, methods)
 	grants := []string{grantCode}
-	// A strict server refuses a grant type that it has not; without the list nobody knows, and the
-	// specification (2026-07-28, Refresh Tokens) wants refresh_token there.
+	// A strict server refuses a grant type that it has not; without the list the specification
+	// (2026-07-28, Refresh Tokens) wants refresh_token there.
 	if all := m.GrantTypesSupported; len(all) == 0 || slices.Contains(all, grantRefresh) {
 		grants = append(grants, grantRefresh)
 	}
@@ -603,20 +586,17 @@ func (d *discoverer) register(
 		"client_name":                "mcp-proxy",
 		"software_id":                "github.com/smorand/mcp-proxy",
 		"application_type":           "native", // "web", the default, forbids loopback (OpenID Connect)
-		"redirect_uris":              []string{redirectURI},
 		"grant_types":                append(grants, moreGrants...),
-		"response_types":             []string{"code"},
 		"token_endpoint_auth_method": method,
 	}
 	if scope != "" {
 		request["scope"] = scope
 	}
 	for name, value := range d.registerAs {
-		// The redirect is where we listen, and we understand no response of another type.
-		if name != "redirect_uris" && name != "response_types" {
-			request[name] = value
-		}
+		request[name] = value
 	}
+	// The redirect is where we listen, and we understand no response of another type.
+	request["redirect_uris"], request["response_types"] = []string{redirectURI}, []string{"code"}
 	if body, _ := json.Marshal(request); method == "" {
 		err = fmt.Errorf("the token endpoint wants %s, which mcp-proxy does not do",
 			excerpt(strings.Join(methods, ", ")))
@@ -630,9 +610,9 @@ func (d *discoverer) register(
 	}
 	switch {
 	case err == nil:
-		// Other redirect URIs in the answer are ignored: gateways send their own (LiteLLM's did),
-		// and we listen on the one that we asked for.
-		if c.RedirectURI = redirectURI; c.Scope == "" {
+		// Other redirect URIs in the answer are ignored: gateways send their own (LiteLLM's did).
+		c.Source, c.RedirectURI = sourceRegistered, redirectURI
+		if c.Scope == "" {
 			c.Scope = scope
 		}
 		return c, nil
@@ -656,10 +636,7 @@ func registeredClient(status int, body []byte, methods []string) (client, error)
 		Scope        string `json:"scope"`
 	}
 	err := readAnswer(status, body, &answer)
-	c := client{
-		ID: answer.ClientID, Secret: answer.ClientSecret, Source: sourceRegistered,
-		AuthMethod: answer.AuthMethod,
-	}
+	c := client{ID: answer.ClientID, Secret: answer.ClientSecret, AuthMethod: answer.AuthMethod}
 	// RFC 6749, appendix A: both are visible ASCII. Nothing else belongs in a header or a form.
 	switch {
 	case err != nil:

@@ -77,7 +77,7 @@ func (s *site) url(t *testing.T, path string) *url.URL {
 	return u
 }
 
-func (s *site) discoverer() *discoverer { return &discoverer{http: s.Client()} }
+func (s *site) discoverer() *discoverer { return &discoverer{config: &config{}, http: s.Client()} }
 
 const (
 	prmPath    = "/.well-known/oauth-protected-resource"
@@ -193,7 +193,7 @@ func FuzzParseChallenge(f *testing.F) {
 			}
 		}
 		c, _ := parseChallenge(http.Header{"Www-Authenticate": {line}})
-		for _, form := range (&discoverer{}).resourceForms(server, c) {
+		for _, form := range (&discoverer{config: &config{}}).resourceForms(server, c) {
 			if u, err := url.Parse(form); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(form, " \r\n\x00") {
 				t.Fatalf("%q: metadata would be asked for at %q", line, form)
 			}
@@ -497,7 +497,7 @@ func TestServerMetadataForms(t *testing.T) {
 	}
 
 	attempts := 0
-	d := &discoverer{http: &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+	d := &discoverer{config: &config{}, http: &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
 		attempts++
 		return nil, errors.New("unreachable")
 	})}}
@@ -532,7 +532,7 @@ func TestResourceForms(t *testing.T) {
 		"https://mcp.example:8443/m?x=1": {"https://mcp.example:8443" + prmPath + "/m?x=1", "https://mcp.example:8443" + prmPath},
 	} {
 		u, _ := url.Parse(server)
-		if got := (&discoverer{}).resourceForms(u, challenge{}); !reflect.DeepEqual(got, want) {
+		if got := (&discoverer{config: &config{}}).resourceForms(u, challenge{}); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %q, want %q", server, got, want)
 		}
 	}
@@ -569,7 +569,7 @@ func TestCheckResource(t *testing.T) {
 		{"https://h/mcp", "", false},
 	} {
 		u, _ := url.Parse(test.server)
-		if err := (&discoverer{}).checkResource(test.resource, u); (err == nil) != test.ok {
+		if err := (&discoverer{config: &config{}}).checkResource(test.resource, u); (err == nil) != test.ok {
 			t.Errorf("resource %q for server %q: %v", test.resource, test.server, err)
 		}
 	}
@@ -734,7 +734,7 @@ func FuzzMetadata(f *testing.F) {
 		var prm resourceMetadata
 		server, _ := url.Parse("https://mcp.example/mcp")
 		if decodeObject(body, &prm) == nil {
-			err := (&discoverer{}).checkResource(prm.Resource, server)
+			err := (&discoverer{config: &config{}}).checkResource(prm.Resource, server)
 			if u, bad := url.Parse(prm.Resource); err == nil && (bad != nil || !strings.EqualFold(u.Hostname(), "mcp.example")) {
 				t.Errorf("resource %q was accepted", prm.Resource)
 			}
@@ -793,7 +793,7 @@ func TestFetchSendsNothingOfTheUsers(t *testing.T) {
 		return inner.RoundTrip(req)
 	})
 	as.page(asPath, 200, serverPage)
-	d := &discoverer{http: client}
+	d := &discoverer{config: &config{}, http: client}
 	if err := d.fetch(context.Background(), "authorization server metadata", as.URL+asPath, &serverMetadata{}); err != nil {
 		t.Fatal(err)
 	}

@@ -178,9 +178,10 @@ func FuzzRegistration(f *testing.F) {
 			t.Fatalf("%q: got %+v", body, c)
 		}
 		o := &oauth{cfg: &config{}}
-		form, basic, err := o.authenticate(&credentials{Client: c}, url.Values{"grant_type": {"refresh_token"}})
-		fatal(t, err)
-		sent, err := url.ParseQuery(form.Encode())
+		var r authRequest
+		fatal(t, o.authenticate(&r, &credentials{Client: c}, url.Values{"grant_type": {"refresh_token"}}))
+		basic := r.header.Get("Authorization")
+		sent, err := url.ParseQuery(string(r.body))
 		id, secret := sent.Get("client_id"), sent.Get("client_secret")
 		if basic != "" {
 			checkHeader(t, http.Header{"Authorization": {basic}})

@@ -73,10 +73,7 @@ type oauth struct {
 func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tracer) *oauth {
 	return &oauth{
 		cfg: c, key: newStoreKey(c), store: st, log: log, trace: trace,
-		discover: &discoverer{
-			http: client, allowHTTP: c.acceptsHTTP(), resource: c.resource, authMetadata: c.authMetadata,
-			registerAs: c.registerAs, log: log,
-		},
+		discover:   &discoverer{config: c, http: client, log: log},
 		refreshing: newTurn(), signingIn: newTurn(), leaving: make(chan struct{}),
 		shown: func(*url.URL) {}, asked: func() {},
 	}
@@ -133,11 +130,9 @@ func (o *oauth) usable(c *credentials) bool {
 func (o *oauth) keep(c *credentials) error {
 	o.storing.Lock()
 	defer o.storing.Unlock()
-	err := o.store.save(o.key, c)
-	o.unsaved = credentials{}
-	if err != nil {
-		o.log.debugf("the token lives in memory only: %v", err) // the store has warned
-		o.unsaved = *o.load()                                   // older than c until it changes
+	err := o.store.save(o.key, c) // which warns
+	if o.unsaved = (credentials{}); err != nil {
+		o.unsaved = *o.load() // older than c until it changes
 	}
 	o.cached.Store(c)
 	return err
@@ -207,16 +202,6 @@ func (t token) due(now time.Time) bool {
 	return !now.Before(t.Expiry.Add(-margin))
 }
 
-// took notes that the server accepted a token.
-func (o *oauth) took(token string) {
-	if token != "" {
-		o.accepted.Store(token)
-	}
-}
-
-// giveUp notes that the server refused a message whatever token was made for it.
-func (o *oauth) giveUp() { o.refusedAt.Store(time.Now()) }
-
 // hasGivenUp reports whether new tokens were of no use a moment ago.
 func (o *oauth) hasGivenUp() bool {
 	at, _ := o.refusedAt.Load().(time.Time)
@@ -241,11 +226,10 @@ func (o *oauth) challenged(
 	ch, ours := parseChallenge(resp.Header)
 	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+o.cfg.server.Host, o.log)
 	forbidden, machine := resp.StatusCode == http.StatusForbidden, o.cfg.unattended()
-	switch {
-	case !ours || forbidden && (ch.Error != insufficientScope || ch.Scope == ""):
+	isLost := a.inSession && resp.Header.Get("WWW-Authenticate") == "" // sessionState.lost
+	isAboutScope := ch.Error == insufficientScope && ch.Scope != ""
+	if !ours || !forbidden && isLost || forbidden && !isAboutScope {
 		return false, nil
-	case a.inSession && !forbidden && resp.Header.Get("WWW-Authenticate") == "":
-		return false, nil // sessionState.lost
 	}
 	now := o.reread()
 	switch {
@@ -254,9 +238,9 @@ func (o *oauth) challenged(
 		return true, nil
 	case !forbidden:
 	case a.stepUps >= maxStepUps:
-		o.giveUp()
+		o.refusedAt.Store(time.Now())
 		return false, nil
-	case a.noSignIn, o.hasGivenUp(), used != "" && now.hasAsked(ch.Scope):
+	case a.noSignIn, o.hasGivenUp(), used != "" && withoutScope(ch.Scope, now.RequestedScope) == "":
 		return false, nil // what was asked for already was not granted
 	default:
 		// The scopes that a request needs beyond those asked for before (MCP 2026-07-28,
@@ -285,7 +269,7 @@ func (o *oauth) challenged(
 	case a.noSignIn, a.inSession && good:
 		return false, nil
 	case machine || a.signedIn || !o.maySignIn(ch, used, revoked):
-		o.giveUp()
+		o.refusedAt.Store(time.Now())
 		err := authErrorf("%s answers 401 to the token that its authorization server has just given",
 			o.cfg.server.Host)
 		return false, withHint(err, "the two disagree, about the resource or the scope: try --resource "+
@@ -305,15 +289,12 @@ func (o *oauth) maySignIn(ch challenge, used string, revoked bool) bool {
 		return true
 	case o.hasGivenUp():
 		return false
-	case used == o.accepted.Load(), ch.Error == insufficientScope && !now.hasAsked(ch.Scope):
+	case used == o.accepted.Load(),
+		ch.Error == insufficientScope && withoutScope(ch.Scope, now.RequestedScope) != "":
 		return true
 	}
 	since := time.Since(last.Ended)
 	return revoked || last.Error != "" || since < 0 || since >= retryPause
-}
-
-func (c *credentials) hasAsked(scope string) bool {
-	return withoutScope(scope, c.RequestedScope) == ""
 }
 
 // refresh replaces the token used by a new one, once for all goroutines and processes that want it:
@@ -392,6 +373,9 @@ func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) (err
 		if t.Scope == "" {
 			t.Scope = c.Token.Scope
 		}
+		if t.Refresh == "" { // RFC 6749, section 6: it stays when none is sent, as by Google
+			t.Refresh = c.Token.Refresh
+		}
 		c.Token = t
 		_ = o.keep(&c)
 		o.log.infof("refreshed the token for %s", o.cfg.server.Host)
@@ -400,11 +384,10 @@ func (o *oauth) refreshNow(ctx context.Context, used string, ch *challenge) (err
 		return (&leader{oauth: o}).authorize(ctx, *ch, used)
 	}
 	c = before // what was found to work counts with a token
-	switch {
-	case isRejected(err):
+	if isRejected(err) {
 		o.rejected = c.renewal()
-	case t.Refresh != "":
-		c.Token.Refresh = t.Refresh // of an answer without an access token that we can use
+	} else if t.Refresh != "" { // of an answer without an access token that we can use
+		c.Token.Refresh = t.Refresh
 	}
 	if isUnknownClient(err) && c.Client.Source == sourceRegistered {
 		c.Client.Doubtful = true // it would lead the user to an error page, which never comes back
@@ -449,13 +432,7 @@ func (o *oauth) refreshed(ctx context.Context, c *credentials) (token, error) {
 			t, err, c.ScopeAtRefresh = other, otherErr, !c.ScopeAtRefresh
 		}
 	}
-	if err != nil {
-		return t, err
-	}
-	if t.Refresh == "" {
-		t.Refresh = c.Token.Refresh // RFC 6749, section 6: it stays when none is sent, as by Google
-	}
-	return t, nil
+	return t, err
 }
 
 // scopeWords say what was asked for and what was granted, if the server wants more.

@@ -612,9 +612,9 @@ func TestMaySignIn(t *testing.T) {
 			test.last.Ended = time.Now().Add(-test.ago)
 			fatal(t, st.saveLogin(testKey, test.last))
 		}
-		o.took(test.accepted)
+		o.accepted.Store(test.accepted)
 		if test.gaveUp {
-			o.giveUp()
+			o.refusedAt.Store(time.Now())
 		}
 		if got := o.maySignIn(test.ch, test.used, test.revoked); got != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)

@@ -167,12 +167,11 @@ func (s *store) prepare() error {
 	if err := checkDir(s.dir); err != nil {
 		return err
 	}
-	entries, _ := os.ReadDir(s.dir)
-	for _, e := range entries {
-		info, err := e.Info()
-		if temp, _ := filepath.Match(tempPattern, e.Name()); temp && err == nil &&
-			acceptable(info) == nil && time.Since(info.ModTime()) > tempLife {
-			os.Remove(s.path(e.Name()))
+	left, _ := fs.Glob(os.DirFS(s.dir), tempPattern)
+	for _, name := range left {
+		info, err := os.Lstat(s.path(name))
+		if err == nil && acceptable(info) == nil && time.Since(info.ModTime()) > tempLife {
+			os.Remove(s.path(name))
 		}
 	}
 	return probe(s.dir)
@@ -203,9 +202,8 @@ func probe(dir string) error {
 	return os.Remove(f.Name())
 }
 
-// keeps reports whether other processes will find credentials that are saved for the key: there is
-// room, and neither a newer program's file nor a directory is in their place. The caller holds the
-// lock of the sign-in, whose note is saved to find out.
+// keeps reports whether other processes will find credentials that are saved for the key. The
+// caller holds the lock of the sign-in, whose note is saved to find out if there is room.
 func (s *store) keeps(k storeKey) bool {
 	info, err := os.Lstat(s.path(k.file()))
 	return (err != nil || !info.IsDir()) && !s.isNewer(k.file()) &&
@@ -217,20 +215,18 @@ func (s *store) keeps(k storeKey) bool {
 func (s *store) load(k storeKey) *credentials {
 	name, path := k.file(), s.path(k.file())
 	c, seen, err := s.parse(name)
-	if !errors.Is(err, errDamaged) {
-		s.ignore(name, err)
-		return c
+	if errors.Is(err, errDamaged) {
+		now, gone := os.Lstat(path)
+		switch {
+		case gone != nil || !os.SameFile(seen, now) || !seen.ModTime().Equal(now.ModTime()):
+			return nil // another process has replaced it
+		case patiently(func() error { return os.Rename(path, path+".corrupt") }) == nil:
+			s.warn("%s is damaged, kept as %s.corrupt", path, name)
+			return nil
+		}
 	}
-	now, gone := os.Lstat(path)
-	switch {
-	case gone != nil || !os.SameFile(seen, now) || !seen.ModTime().Equal(now.ModTime()):
-		// Another process has replaced it.
-	case patiently(func() error { return os.Rename(path, path+".corrupt") }) != nil:
-		s.ignore(name, err)
-	default:
-		s.warn("%s is damaged, kept as %s.corrupt", path, name)
-	}
-	return nil
+	s.ignore(name, err)
+	return c
 }
 
 // look returns the credentials and changes none of them; nil without an error if there are none.
@@ -242,7 +238,6 @@ func (s *store) look(k storeKey) (*credentials, error) {
 	return c, nil
 }
 
-// save writes the credentials under the key's name. It warns once about an error.
 func (s *store) save(k storeKey, c *credentials) error {
 	file := *c
 	file.Version, file.storeKey = storeVersion, k
@@ -281,12 +276,8 @@ func (s *store) remove(k storeKey) (signingIn bool, err error) {
 }
 
 // list returns the content of every credentials file that can be used, in the order of their names.
-func (s *store) list() ([]*credentials, error) {
+func (s *store) list() (all []*credentials, err error) {
 	entries, err := os.ReadDir(s.dir)
-	if err != nil && s.dir != "" && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var all []*credentials
 	for _, e := range entries {
 		if filepath.Ext(e.Name()) != ".json" {
 			continue
@@ -297,7 +288,10 @@ func (s *store) list() ([]*credentials, error) {
 		}
 		s.ignore(e.Name(), err)
 	}
-	return all, nil
+	if errors.Is(err, fs.ErrNotExist) { // so is a directory without a name
+		err = nil
+	}
+	return all, err
 }
 
 // loadLogin returns the zero value if there is no note of the server's or it cannot be read.
@@ -332,51 +326,46 @@ func (s *store) lock(ctx context.Context, k storeKey, purpose string) (release f
 }
 
 // tryLock takes the lock of that purpose ("refresh", "login") if nobody holds it, in this process
-// or in another; ok reports that. If there is nothing to lock with, it excludes only callers in this
-// process. It never removes a lock file: a process that has opened it already would lock the removed
-// file, the next one a new file of the same name, and both would hold the lock.
+// or in another; ok reports that. If there is nothing to lock with, it excludes only callers in
+// this process. It never removes a lock file: a process that has opened it already would lock the
+// removed file, the next one a new file of the same name, and both would hold the lock.
 func (s *store) tryLock(k storeKey, purpose string) (release func(), ok bool, err error) {
 	name := k.lock(purpose)
 	if _, taken := s.locked.LoadOrStore(name, true); taken {
 		return nil, false, nil
 	}
-	release = sync.OnceFunc(func() { s.locked.Delete(name) })
-	if s.usable() != nil {
-		return release, true, nil
-	}
-	f, _, err := openPrivate(s.path(name), os.O_RDWR|os.O_CREATE)
-	if err != nil {
-		if probe(s.dir) != nil { // the disk has filled up or became read-only
-			return release, true, nil
+	var f *os.File
+	release = sync.OnceFunc(func() {
+		if f != nil {
+			unlock(f)
 		}
+		s.locked.Delete(name)
+	})
+	if s.usable() == nil {
+		f, _, err = openPrivate(s.path(name), os.O_RDWR|os.O_CREATE)
+	}
+	switch {
+	case f == nil && err == nil, err != nil && probe(s.dir) != nil:
+		return release, true, nil // no directory, or its disk has filled up or became read-only
+	case err != nil:
 		release()
 		return nil, false, withHint(err, "remove %s", s.path(name))
 	}
-	if ok, err = tryLock(f); ok {
-		return sync.OnceFunc(func() {
-			unlock(f)
-			s.locked.Delete(name)
-		}), true, nil
-	}
-	f.Close()
-	if err != nil { // NFS without a lock service, some FUSE file systems
+	if ok, err = tryLock(f); err != nil { // NFS without a lock service, some FUSE file systems
 		s.warnOnce("lock", "other processes may refresh or sign in at the same time: %v",
 			withHint(err, "set MCP_PROXY_CACHE_DIR to a directory on a local disk"))
-		return release, true, nil
+	} else if !ok {
+		release()
+		return nil, false, nil
 	}
-	release()
-	return nil, false, nil
+	return release, true, nil
 }
 
-var (
-	errDamaged = errors.New("it is damaged")
-	errNewer   = errors.New("a newer mcp-proxy wrote it")
-	errForeign = errors.New("it is for another server or profile")
-)
+var errDamaged = errors.New("it is damaged")
+var errNewer = errors.New("a newer mcp-proxy wrote it")
 
 // parse returns the credentials in a file and its state at that moment. It looks at the version
-// first: a newer file may not even have our types. There is no older format, so a file without a
-// version is not ours.
+// first: a newer file may not even have our types. A file without one is not ours.
 func (s *store) parse(name string) (*credentials, fs.FileInfo, error) {
 	data, seen, err := s.read(name)
 	if err != nil {
@@ -384,15 +373,13 @@ func (s *store) parse(name string) (*credentials, fs.FileInfo, error) {
 	}
 	var head struct{ Version int }
 	c := new(credentials)
-	switch {
-	case json.Unmarshal(data, &head) != nil || head.Version < 1:
-		return nil, seen, errDamaged
-	case head.Version > storeVersion:
+	switch bad := json.Unmarshal(data, &head); {
+	case bad == nil && head.Version > storeVersion:
 		return nil, seen, errNewer
-	case json.Unmarshal(data, c) != nil:
+	case bad != nil || head.Version < 1 || json.Unmarshal(data, c) != nil:
 		return nil, seen, errDamaged
 	case c.file() != name:
-		return nil, seen, errForeign
+		return nil, seen, errors.New("it is for another server or profile")
 	}
 	return c, seen, nil
 }
@@ -446,15 +433,12 @@ func (s *store) write(name string, content any) (err error) {
 	case len(data) > maxPrivateFile:
 		return fmt.Errorf("%s would be larger than %d bytes", path, maxPrivateFile)
 	}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil { // the user may have removed it
-		return err
-	}
+	_ = os.MkdirAll(s.dir, 0o700)               // the user may have removed it
 	f, err := os.CreateTemp(s.dir, tempPattern) // mode 0600
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if err == nil {
+	if _, err = f.Write(data); err == nil {
 		err = f.Sync() // else a power cut may leave the new name with nothing in it
 	}
 	if closed := f.Close(); err == nil {
@@ -527,11 +511,8 @@ func openPrivate(path string, flags int) (f *os.File, info fs.FileInfo, err erro
 }
 
 func acceptable(info fs.FileInfo) error {
-	if !info.Mode().IsRegular() {
-		return errors.New("it is no regular file")
-	}
-	if !isOurs(info) {
-		return errors.New("it belongs to another user")
-	}
-	return nil
+	return firstBroken(
+		rule{!info.Mode().IsRegular(), "it is no regular file", ""},
+		rule{!isOurs(info), "it belongs to another user", ""},
+	)
 }

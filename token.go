@@ -12,14 +12,12 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
-	"math/big"
 	"net/http"
 	"net/url"
 	"slices"
@@ -72,11 +70,9 @@ func (e *oauthError) outOfOrder() bool {
 
 // refusedWith is what the authorization server refuses with, nothing for any other error.
 func refusedWith(err error) oauthError {
-	var e *oauthError
-	if errors.As(err, &e) {
-		return *e
-	}
-	return oauthError{}
+	e := new(oauthError)
+	errors.As(err, &e)
+	return *e
 }
 
 // isRejected reports whether the authorization server refuses this grant or client: only then may a
@@ -90,8 +86,7 @@ func isRejected(err error) bool {
 
 // isUnknownClient reports whether the server has lost the registration.
 func isUnknownClient(err error) bool {
-	code := refusedWith(err).code
-	return code == "invalid_client" || code == "unauthorized_client"
+	return slices.Contains([]string{"invalid_client", "unauthorized_client"}, refusedWith(err).code)
 }
 
 // lastingFailure is one that trying again at once would only repeat: of a registration, or what
@@ -174,19 +169,11 @@ func (o *oauth) post(
 	var firstRefusal error
 	method := c.Client.AuthMethod
 	for attempt := 1; ; attempt++ {
-		body, basic, err := o.authenticate(c, form)
+		r := authRequest{name: name, address: address, secrets: []string{c.Client.Secret}}
+		err := o.authenticate(&r, c, form)
 		if err != nil {
 			return err
 		}
-		header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
-		if basic != "" {
-			header.Set("Authorization", basic)
-		}
-		secrets := []string{c.Client.Secret, strings.TrimPrefix(basic, "Basic ")}
-		for _, parameter := range confidential {
-			secrets = append(secrets, body.Get(parameter))
-		}
-		r := authRequest{name, address, header, []byte(body.Encode()), secrets}
 		err = o.discover.send(ctx, r, read)
 		refused := refusedWith(err)
 		// Not all say invalid_client: Nextcloud's OpenID provider sends a 401 of its own form, and
@@ -216,35 +203,41 @@ func (o *oauth) post(
 	}
 }
 
-// authenticate adds to a form what shows who the client is (RFC 6749, section 2.3.1).
-func (o *oauth) authenticate(
-	c *credentials, form url.Values,
-) (body url.Values, basic string, err error) {
-	body = maps.Clone(form)
+// authenticate gives r the form, with what shows who the client is (RFC 6749, section 2.3.1).
+func (o *oauth) authenticate(r *authRequest, c *credentials, form url.Values) error {
+	form = maps.Clone(form)
+	r.header = http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
 	key, id, secret := o.cfg.privateKey, c.Client.ID, c.Client.Secret
 	switch method := c.Client.AuthMethod; {
 	case method == methodPrivateKey && key == nil:
-		return nil, "", authErrorf("%s authenticates with a private key, which is not kept here: "+
+		return authErrorf("%s authenticates with a private key, which is not kept here: "+
 			"add --client-id and --private-key", excerpt(id))
 	case method == methodPrivateKey:
 		assertion, err := newAssertion(key, c.Client.SigningAlg, id, c.Issuer, time.Now())
 		if err != nil {
-			return nil, "", fmt.Errorf("sign with --private-key: %w", err)
+			return fmt.Errorf("sign with --private-key: %w", err)
 		}
 		// client_id is not sent: the sub claim says it (MCP, OAuth Client Credentials Extension,
 		// "JWT Authentication Example").
-		body.Set("client_assertion_type", assertionType)
-		body.Set("client_assertion", assertion)
-		return body, "", nil
+		form.Set("client_assertion_type", assertionType)
+		form.Set("client_assertion", assertion)
 	case secret != "" && method == methodBasic:
 		// Both are form-urlencoded before they are joined: a secret may hold a colon.
 		pair := url.QueryEscape(id) + ":" + url.QueryEscape(secret)
-		return body, "Basic " + base64.StdEncoding.EncodeToString([]byte(pair)), nil
-	case secret != "" && method != methodNone:
-		body.Set("client_secret", secret)
+		basic := base64.StdEncoding.EncodeToString([]byte(pair))
+		r.header.Set("Authorization", "Basic "+basic)
+		r.secrets = append(r.secrets, basic)
+	default:
+		form.Set("client_id", id)
+		if method != methodNone {
+			setGiven(form, "client_secret", secret)
+		}
 	}
-	body.Set("client_id", id)
-	return body, "", nil
+	for _, parameter := range confidential {
+		r.secrets = append(r.secrets, form.Get(parameter))
+	}
+	r.body = []byte(form.Encode())
+	return nil
 }
 
 // authMethods are those with a secret or nothing, the preferred first: a secret that this machine
@@ -291,8 +284,7 @@ var confidential = []string{
 // hide drops what the server says if it repeats a secret of the request: an error goes to the
 // client, to logs and to the user's screen.
 func (e *oauthError) hide(secrets []string) {
-	e.description = excerpt(e.description)
-	if repeats(e.description, secrets) {
+	if e.description = excerpt(e.description); repeats(e.description, secrets) {
 		e.description = ""
 	}
 	if !slices.Contains(errorCodes, e.code) && repeats(e.code, secrets) {
@@ -414,46 +406,36 @@ func (o *oauth) revoke(ctx context.Context, c *credentials) error {
 		}
 		form := url.Values{"token_type_hint": {t[0]}, "token": {t[1]}}
 		err := o.post(ctx, "revocation endpoint", c.RevocationEndpoint, c, form, 1, read)
-		switch {
-		case err != nil && t[0] == "access_token" && c.Token.Refresh != "":
-			// Google answers 400 for the access token that went with its refresh token.
-			o.log.debugf("%v", err)
-		case err != nil:
+		// Google answers 400 for the access token that went with its refresh token.
+		if err != nil && (t[0] == "refresh_token" || c.Token.Refresh == "") {
 			return err
 		}
 	}
 	return nil
 }
 
-// algorithms are those of RFC 7518, section 3.1, and RFC 8037, by the key that they need, the most
-// usual first.
-var algorithms = map[string][]string{
-	"P-256": {"ES256"}, "P-384": {"ES384"}, "P-521": {"ES512"},
-	"RSA":     {"RS256", "PS256", "RS384", "PS384", "RS512", "PS512"},
-	"Ed25519": {"EdDSA", "Ed25519"}, // the second of RFC 9864
-}
-
-// algorithmsFor returns those that a key can sign with.
+// algorithmsFor returns those of RFC 7518, section 3.1, and RFC 8037 that a key can sign with, the
+// most usual first.
 func algorithmsFor(key crypto.Signer) []string {
 	switch key := key.(type) {
 	case *ecdsa.PrivateKey:
-		return algorithms[key.Curve.Params().Name]
+		byCurve := map[string][]string{"P-256": {"ES256"}, "P-384": {"ES384"}, "P-521": {"ES512"}}
+		return byCurve[key.Params().Name]
 	case *rsa.PrivateKey:
 		if key.N.BitLen() >= minRSABits {
-			return algorithms["RSA"]
+			return []string{"RS256", "PS256", "RS384", "PS384", "RS512", "PS512"}
 		}
 	case ed25519.PrivateKey:
-		return algorithms["Ed25519"]
+		return []string{"EdDSA", "Ed25519"} // the second of RFC 9864
 	}
 	return nil
 }
 
 // parsePrivateKey takes the first private key of a PEM text. Its errors follow on the name of the
 // file.
-func parsePrivateKey(text []byte) (crypto.Signer, error) {
+func parsePrivateKey(text []byte) (_ crypto.Signer, err error) {
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		var key any
-		var err error
 		switch block.Type {
 		case "PRIVATE KEY":
 			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
@@ -516,22 +498,22 @@ func newAssertion(
 		h.Write(digest)
 		digest = h.Sum(nil)
 	}
+	if ec, ok := key.(*ecdsa.PrivateKey); ok {
+		// RFC 7518, section 3.4: two numbers of the curve's size.
+		r, s, err := ecdsa.Sign(rand.Reader, ec, digest)
+		if err != nil {
+			return "", err
+		}
+		pair := make([]byte, (ec.Params().BitSize+7)/8*2)
+		r.FillBytes(pair[:len(pair)/2])
+		s.FillBytes(pair[len(pair)/2:])
+		return input + "." + encode(pair), nil
+	}
 	options := crypto.SignerOpts(hash)
 	if strings.HasPrefix(algorithm, "PS") {
 		// RFC 7518, section 3.5: the salt is as long as the hash.
 		options = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: hash}
 	}
 	signature, err := key.Sign(rand.Reader, digest, options)
-	if ec, ok := key.(*ecdsa.PrivateKey); ok && err == nil {
-		// RFC 7518, section 3.4: two numbers of the curve's size, where Go has ASN.1.
-		var pair struct{ R, S *big.Int }
-		if _, err = asn1.Unmarshal(signature, &pair); err != nil {
-			return "", err
-		}
-		size := (ec.Params().BitSize + 7) / 8
-		signature = make([]byte, 2*size)
-		pair.R.FillBytes(signature[:size])
-		pair.S.FillBytes(signature[size:])
-	}
 	return input + "." + encode(signature), err
 }

@@ -141,8 +141,8 @@ func (u *upstream) do(req *http.Request, token string) (*http.Response, error) {
 	if err == nil && isServer && resp.StatusCode < 300 && movedForGood(resp) {
 		u.moved.Store(resp.Request.URL)
 	}
-	if err == nil && u.auth != nil && !isDenied(resp) && resp.StatusCode < 500 {
-		u.auth.took(token)
+	if err == nil && u.auth != nil && token != "" && !isDenied(resp) && resp.StatusCode < 500 {
+		u.auth.accepted.Store(token)
 	}
 	return resp, err
 }
