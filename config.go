@@ -567,6 +567,7 @@ func (l *commandLine) checkAuthMetadata() (err error) {
 	if m == nil {
 		return nil
 	}
+	m.vouched = true
 	if l.given["token-endpoint"] {
 		name, hint = "--token-endpoint:", "--token-endpoint https://auth.example.com/token"
 		var method string
@@ -582,7 +583,7 @@ func (l *commandLine) checkAuthMetadata() (err error) {
 		m.GrantTypesSupported = []string{grantDevice}
 	}
 	if m.source == "" {
-		err = m.vouch(l.acceptsHTTP())
+		err = m.validate("", l.acceptsHTTP())
 	} else if _, err = checkEndpoint(m.source, l.acceptsHTTP()); err != nil {
 		err = fmt.Errorf("the URL %w", err)
 	}

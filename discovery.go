@@ -123,7 +123,7 @@ func (d *discoverer) serverFor(
 			err = d.fetch(ctx, serverDocument, m.source, &a.server)
 		}
 		if err == nil {
-			err = a.server.vouch(d.acceptsHTTP())
+			err = a.server.validate("", d.acceptsHTTP())
 		}
 		return a, err
 	}
@@ -298,26 +298,19 @@ func vouchHint(err error, source string) error {
 		quoted(runtime.GOOS, source))
 }
 
-// vouch is for metadata that the user gave. It may break the rules of the specification about
-// issuer and PKCE; its endpoints are checked like all others.
-func (m *serverMetadata) vouch(allowHTTP bool) error {
-	m.vouched = true
-	if u, err := checkEndpoint(m.TokenEndpoint, allowHTTP); m.Issuer == "" && err == nil {
-		m.Issuer = origin(u)
-	}
-	return m.validate(m.Issuer, allowHTTP)
-}
-
 // validate refuses a document whole if any part of it is wrong: an authorization server that is
-// wrong about one thing has no claim to be trusted with the rest.
+// wrong about one thing has no claim to be trusted with the rest. One that the user vouches for may
+// be of any issuer, or name none; its endpoints are checked like all others.
 func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 	of := fmt.Sprintf(" of issuer %q", excerpt(issuer))
 	if m.vouched {
-		of = "" // the user knows which document, and it may name no issuer
-	}
-	// RFC 8414, section 3.3: "If these values are not identical, the data contained in the response
-	// MUST NOT be used."
-	if !sameIssuer(m.Issuer, issuer) {
+		of = "" // the user knows which document
+		if u, err := checkEndpoint(m.TokenEndpoint, allowHTTP); m.Issuer == "" && err == nil {
+			m.Issuer = origin(u)
+		}
+	} else if !sameIssuer(m.Issuer, issuer) {
+		// RFC 8414, section 3.3: "If these values are not identical, the data contained in the
+		// response MUST NOT be used."
 		err := fmt.Errorf("authorization server metadata is of issuer %q, not of %q",
 			excerpt(m.Issuer), excerpt(issuer))
 		return errorKind{err, "issuer_mismatch"}
@@ -597,10 +590,9 @@ func (d *discoverer) register(
 	}
 	// The redirect is where we listen, and we understand no response of another type.
 	request["redirect_uris"], request["response_types"] = []string{redirectURI}, []string{"code"}
-	if body, _ := json.Marshal(request); method == "" {
-		err = fmt.Errorf("the token endpoint wants %s, which mcp-proxy does not do",
-			excerpt(strings.Join(methods, ", ")))
-	} else {
+	err = fmt.Errorf("the token endpoint wants %s, which mcp-proxy does not do",
+		excerpt(strings.Join(methods, ", ")))
+	if body, _ := json.Marshal(request); method != "" {
 		header := http.Header{"Content-Type": {"application/json"}}
 		r := authRequest{"registration endpoint", m.RegistrationEndpoint, header, body, nil}
 		err = d.send(ctx, r, func(status int, body []byte) (err error) {
