@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -77,7 +78,8 @@ func credentialsText(c *credentials, now time.Time) (text string) {
 	const width = columns - 11
 	for _, field := range [][2]string{
 		{"profile", c.Profile}, {"grant", c.Grant}, {"token", tokenWords(c, now)},
-		{"issuer", c.Issuer}, {"client", c.Client.ID + " (" + c.Client.Source + ")"}, {"scopes", c.Token.Scope},
+		{"issuer", c.Issuer}, {"client", c.Client.ID + " (" + c.Client.Source + ")"},
+		{"scopes", c.Token.Scope},
 	} {
 		name, value := field[0], strings.Join(strings.Fields(excerpt(field[1])), " ")
 		for value != "" {
@@ -95,32 +97,15 @@ func credentialsText(c *credentials, now time.Time) (text string) {
 	return text
 }
 
-// logout revokes and forgets. What cannot be revoked is forgotten all the same.
+// logout revokes and forgets. With a server that is all of it and the profile, also a machine's,
+// which needs its secret only to be made, and those of a given scope.
 func (a *app) logout(ctx context.Context) error {
-	keys, err := a.logoutKeys()
+	all, err := a.store.list()
 	if err != nil {
 		return err
 	}
-	if len(keys) == 0 {
-		a.log.notice("mcp-proxy: nothing is cached")
-	}
-	var failed error
-	for _, k := range keys {
-		if err := a.logoutFrom(ctx, k); err != nil {
-			if failed != nil {
-				a.log.report(failed)
-			}
-			failed = err
-		}
-	}
-	return failed
-}
-
-// logoutKeys are those to forget: with a server, all of it and the profile, also a
-// machine's, which needs its secret only to be made, and those of a given scope.
-func (a *app) logoutKeys() (keys []storeKey, err error) {
-	all, err := a.store.list()
 	var k storeKey
+	var keys []storeKey
 	if !a.cfg.all {
 		k = newStoreKey(a.cfg)
 	}
@@ -133,35 +118,42 @@ func (a *app) logoutKeys() (keys []storeKey, err error) {
 			keys = append(keys, other)
 		}
 	}
-	if a.cfg.all || err != nil {
-		return keys, err
-	}
 	machine := k
 	machine.Grant = grantClientCredentials
 	for _, other := range []storeKey{machine, k} { // a damaged file is not in the list
-		isThere := a.store.knows(other) || other == k && len(keys) == 0
-		if isThere && !slices.Contains(keys, other) {
+		if a.store.knows(other) && !slices.Contains(keys, other) {
 			keys = append(keys, other)
 		}
 	}
-	return keys, nil
+	switch {
+	case len(keys) == 0 && a.cfg.all:
+		a.log.notice("mcp-proxy: nothing is cached")
+	case len(keys) == 0:
+		a.log.notice("mcp-proxy: nothing is cached for " + a.cfg.server.Host)
+	}
+	var failed error
+	for _, k := range keys {
+		if err := a.logoutFrom(ctx, k); err != nil {
+			a.log.report(err)
+			failed = exitError{errReported, exitCode(err)}
+		}
+	}
+	return failed
 }
 
+// logoutFrom forgets also what cannot be revoked.
 func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 	server, err := url.Parse(k.Server)
 	if err != nil {
 		return err
 	}
 	cfg, where := *a.cfg, server.Host
-	cfg.server, cfg.profile = server, k.Profile
-	for _, part := range []string{"profile " + k.Profile, k.Grant} {
-		if part != "" && part != "profile " {
-			where += " (" + part + ")"
-		}
+	cfg.server = server
+	if k.Profile != "" {
+		where += " (profile " + k.Profile + ")"
 	}
-	if !a.store.knows(k) {
-		a.log.notice("mcp-proxy: nothing is cached for " + where)
-		return nil
+	if k.Grant != "" {
+		where += " (" + k.Grant + ")"
 	}
 	// A refresh that is going on would store its token after the end.
 	unlock, err := a.store.lock(ctx, k, lockRefresh)
@@ -189,16 +181,16 @@ func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 		return withHint(err, "they stay good until they expire; %s may let you revoke them by hand",
 			excerpt(c.Issuer))
 	}
+	text := "signed out of " + where + "; "
 	switch state := c.state(time.Now()); {
 	case !state.isThere && !state.hasRefresh:
-		a.log.notice("mcp-proxy: forgot " + where + ", where nobody was signed in")
+		text = "forgot " + where + ", where nobody was signed in"
 	case c.RevocationEndpoint == "":
-		a.log.notice("mcp-proxy: signed out of " + where + "; " + excerpt(c.Issuer) +
-			" revokes no tokens, they stay good until they expire")
+		text += excerpt(c.Issuer) + " revokes no tokens, they stay good until they expire"
 	default:
-		a.log.notice("mcp-proxy: signed out of " + where + "; the tokens are revoked at " +
-			excerpt(c.Issuer))
+		text += "the tokens are revoked at " + excerpt(c.Issuer)
 	}
+	a.log.notice("mcp-proxy: " + text)
 	return nil
 }
 
@@ -210,28 +202,24 @@ func (a *app) status(stdout io.Writer) error {
 		return err
 	}
 	var some []*credentials
-	signedIn := a.cfg.server == nil
+	var blocks []string
+	now, signedIn := time.Now(), a.cfg.server == nil
 	for _, c := range all {
 		if (a.cfg.server == nil || c.Server == a.cfg.server.String()) &&
 			(a.cfg.profile == "" || c.Profile == a.cfg.profile) {
 			some = append(some, c)
-			signedIn = signedIn || c.state(time.Now()).isUsable
+			blocks = append(blocks, excerpt(shownServer(c.Server))+"\n"+credentialsText(c, now))
+			signedIn = signedIn || c.state(now).isUsable
 		}
 	}
-	var text string
+	text := strings.Join(blocks, "\n")
 	switch {
 	case a.cfg.json:
-		text = statusJSON(some, time.Now())
+		text = statusJSON(some, now)
 	case len(some) == 0 && a.cfg.server != nil:
 		text = "not signed in to " + a.cfg.server.Host + "\nhint: " + a.cfg.typed("login") + "\n"
 	case len(some) == 0:
 		text = "nothing is cached in " + a.cfg.cacheDir + "\n"
-	}
-	for i, c := range some {
-		if !a.cfg.json {
-			text += strings.Repeat("\n", min(i, 1)) + excerpt(shownServer(c.Server)) + "\n" +
-				credentialsText(c, time.Now())
-		}
 	}
 	if _, err := io.WriteString(stdout, text); err != nil || signedIn {
 		return err
@@ -297,28 +285,14 @@ func statusJSON(all []*credentials, now time.Time) string {
 			"server": excerpt(shownServer(c.Server)), "scopes": scopes,
 			"client":    map[string]string{"id": excerpt(c.Client.ID), "source": excerpt(c.Client.Source)},
 			"signed_in": state.isThere, "expired": state.isOver, "refresh_token": state.hasRefresh,
+			"profile": excerpt(c.Profile), "issuer": excerpt(c.Issuer), "grant": excerpt(c.Grant),
+			"obtained_at": c.Token.Obtained, "expires_at": c.Token.Expiry,
 		}
-		for name, value := range map[string]string{
-			"profile": c.Profile, "issuer": c.Issuer, "grant": c.Grant,
-		} {
-			if value != "" {
-				row[name] = excerpt(value)
-			}
-		}
-		if state.isThere {
-			row["obtained_at"] = c.Token.Obtained
-		}
-		if !c.Token.Expiry.IsZero() {
-			row["expires_at"] = c.Token.Expiry
-		}
+		maps.DeleteFunc(row, func(_ string, value any) bool { return value == "" || value == time.Time{} })
 		rows = append(rows, row)
 	}
-	var text strings.Builder
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	_ = encoder.Encode(rows) // into memory
-	return text.String()
+	text, _ := json.MarshalIndent(rows, "", "  ") // of texts, times and booleans
+	return string(text) + "\n"
 }
 
 // tokenWords says how long the token is good for, and what comes then.
