@@ -165,9 +165,6 @@ func (a *app) logoutFrom(ctx context.Context, k storeKey) error {
 	if err != nil {
 		a.log.warnf("%v", err)
 	}
-	if c == nil {
-		c = &credentials{}
-	}
 	revoked := newOAuth(&cfg, a.store, a.oauthClient, a.log, a.trace).revoke(ctx, c)
 	signingIn, err := a.store.remove(k)
 	if err != nil {
@@ -288,7 +285,7 @@ func statusJSON(all []*credentials, now time.Time) string {
 			"profile": excerpt(c.Profile), "issuer": excerpt(c.Issuer), "grant": excerpt(c.Grant),
 			"obtained_at": c.Token.Obtained, "expires_at": c.Token.Expiry,
 		}
-		maps.DeleteFunc(row, func(_ string, value any) bool { return value == "" || value == time.Time{} })
+		maps.DeleteFunc(row, func(_ string, v any) bool { return v == "" || v == time.Time{} })
 		rows = append(rows, row)
 	}
 	text, _ := json.MarshalIndent(rows, "", "  ") // of texts, times and booleans

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -96,8 +95,7 @@ func (d *deviceAuthorization) read(status int, body []byte) error {
 	if _, err := checkEndpoint(d.URI, d.allowHTTP); err != nil {
 		return authErrorf("verification_uri %w", err)
 	}
-	if d.DeviceCode == "" || d.UserCode == "" || len(d.UserCode) > maxUserCode ||
-		strings.IndexFunc(d.UserCode, notInUserCode) >= 0 {
+	if d.DeviceCode == "" || len(d.UserCode) > maxUserCode || !inUserCode().MatchString(d.UserCode) {
 		return authErrorf("the answer has no usable device_code and user_code")
 	}
 	if _, err := checkEndpoint(d.URIComplete, d.allowHTTP); err != nil {
@@ -106,7 +104,7 @@ func (d *deviceAuthorization) read(status int, body []byte) error {
 	return nil
 }
 
-func notInUserCode(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._", r) }
+var inUserCode = onceNeeded(`^[0-9A-Za-z\-._]+$`)
 
 // await shows the code and polls until the user has decided (section 3.4).
 func (d device) await(ctx context.Context, code *deviceAuthorization) (token, error) {

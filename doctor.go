@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -32,20 +33,28 @@ type doctor struct {
 // rules are what a server breaks whose metadata we refuse.
 var rules = map[string]string{
 	"resource metadata": "its resource is the server's URL or a path above it (RFC 9728, section 3.3)",
-	"server metadata": "it names the issuer it was asked for; its endpoints are https " +
-		"(RFC 8414, section 3)",
-	"PKCE": "code_challenge_methods_supported lists S256 (MCP, Authorization Code Protection)",
+	"server metadata":   "it names the issuer asked for; endpoints are https (RFC 8414, section 3)",
+	"PKCE": "code_challenge_methods_supported lists S256 " +
+		"(MCP, Authorization Code Protection)",
 }
 
 // doctor returns the first failure, which is printed already.
 func (a *app) doctor(ctx context.Context, stdout io.Writer) error {
 	d := &doctor{app: a, out: stdout}
 	fmt.Fprintf(d.out, "mcp-proxy %s, %s\n", programVersion(), shownServer(a.cfg.server.String()))
-	isReached, challenged := d.reach(ctx)
+	challenged := d.reach(ctx)
+	isReached := d.failed == nil
 	if challenged != nil {
-		isReached = d.authorization(ctx, challenged)
+		d.authorization(ctx, challenged)
 	}
-	d.hello(ctx, isReached, challenged, d.cachedToken(challenged))
+	switch held := d.cachedToken(challenged); {
+	case !isReached:
+		d.skip("initialize", "not tried")
+	case challenged != nil && held == nil:
+		d.skip("initialize", "not tried without a token")
+	default:
+		d.hello(ctx, held)
+	}
 	switch {
 	case d.todo != "":
 		fmt.Fprintf(d.out, "first thing to do: %s\n", d.todo)
@@ -139,35 +148,43 @@ func (a *app) askFirst(ctx context.Context) (said string, challenged http.Header
 			}
 		}
 	}
-	return "", nil, a.refused(refusal)
-}
-
-// refused is a refusal as a command reports it: its status says which exit code it stands for.
-func (a *app) refused(refusal *serverRefusal) error {
-	err, hint := errors.New(strings.TrimPrefix(refusal.Error(), "mcp-proxy: ")), hintOf(refusal)
-	switch status := refusal.status; {
+	code, hint := 5, hintOf(refusal)
+	switch {
 	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
-		err = exitError{err, 1}
+		code = 1
 	case status == http.StatusForbidden:
-		err = exitError{err, 2}
+		code = 2
 	case status >= 500:
-		err = exitError{err, 3}
+		code = 3
 	}
 	if hint == "" && a.cfg.command != "doctor" {
 		hint = a.cfg.typed("doctor") + " looks at every step"
 	}
-	return withHint(err, "%s", hint)
+	err = errors.New(strings.TrimPrefix(refusal.Error(), "mcp-proxy: "))
+	return "", nil, withHint(exitError{err, code}, "%s", hint)
 }
 
-// reach sends the first message and prints how far it came: false if the rest of the way depends on
-// another answer. It returns the header of a 401.
-func (d *doctor) reach(ctx context.Context) (bool, http.Header) {
+// reach sends the first message and prints how far it came. It returns the header of a 401, if the
+// rest of the way depends on no other answer.
+func (d *doctor) reach(ctx context.Context) http.Header {
+	server, proxy := d.cfg.server, environmentProxy(d.cfg.server.Host)
+	switch {
+	case proxy != "":
+		d.skip("DNS", "left to the proxy "+proxy+", which the environment names")
+	case net.ParseIP(server.Hostname()) != nil:
+		d.skip("DNS", server.Hostname()+" is an address")
+	default:
+		addresses, err := net.DefaultResolver.LookupHost(ctx, server.Hostname())
+		if err != nil {
+			d.fail("DNS", networkError(server.Host, err))
+			return nil
+		}
+		d.ok("DNS", strings.Join(addresses, ", "))
+	}
 	// Dialling goes on in the background after one of several addresses has answered.
-	var resolved atomic.Pointer[httptrace.DNSDoneInfo]
 	var connected atomic.Pointer[string]
 	var secured atomic.Pointer[tls.ConnectionState]
 	said, challenged, err := d.askFirst(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		DNSDone: func(info httptrace.DNSDoneInfo) { resolved.Store(&info) },
 		ConnectDone: func(_, address string, err error) {
 			if err == nil {
 				connected.Store(&address)
@@ -179,56 +196,38 @@ func (d *doctor) reach(ctx context.Context) (bool, http.Header) {
 			}
 		},
 	}))
-	server, proxy, isSecure := d.cfg.server, environmentProxy(d.cfg.server.Host), secured.Load() != nil
-	switch addresses := resolved.Load(); {
-	case proxy != "":
-		d.skip("DNS", "left to the proxy "+proxy+", which the environment names")
-	case addresses == nil:
-		d.skip("DNS", server.Hostname()+" is an address")
-	case addresses.Err != nil:
-		d.fail("DNS", err)
-		return false, nil
-	default:
-		var words []string
-		for _, address := range addresses.Addrs {
-			words = append(words, address.String())
-		}
-		d.ok("DNS", strings.Join(words, ", "))
-	}
 	var refused *tls.CertificateVerificationError
-	isRefused, wantsTLS := errors.As(err, &refused), server.Scheme == "https"
-	if connected.Load() == nil || proxy != "" && wantsTLS && !isSecure && !isRefused {
+	address, state, isRefused := connected.Load(), secured.Load(), errors.As(err, &refused)
+	wantsTLS := server.Scheme == "https" && state == nil
+	if address == nil || proxy != "" && wantsTLS && !isRefused {
 		d.fail("connection", err)
-		return false, nil
+		return nil
 	}
-	d.ok("connection", *connected.Load())
-	switch state := secured.Load(); {
-	case isSecure:
+	d.ok("connection", *address)
+	switch {
+	case state != nil:
 		d.ok("TLS", tls.VersionName(state.Version)+", "+issuedWords(state.PeerCertificates))
 	case wantsTLS:
 		d.fail("TLS", err)
 		if isRefused { // somebody in between shows a certificate of his own
 			fmt.Fprintf(d.out, "%26spresented: %s\n", "", issuedWords(refused.UnverifiedCertificates))
 		}
-		return false, nil
+		return nil
 	default:
 		d.skip("TLS", "none, as --allow-http allows")
 	}
-	const step = "first answer"
-	switch {
-	case err != nil:
-		d.fail(step, err)
-		return false, nil
-	case challenged != nil && d.auth == nil:
-		d.fail(step, withHint(authErrorf("%s", said),
-			"the Authorization header given with --header is refused"))
-		return false, nil
+	if challenged != nil && d.auth == nil {
+		err = withHint(authErrorf("%s", said), "the Authorization header given with --header is refused")
 	}
-	d.ok(step, said)
+	if err != nil {
+		d.fail("first answer", err)
+		return nil
+	}
+	d.ok("first answer", said)
 	if challenged == nil {
 		d.skip("challenge", "none: the server lets this message pass without a token")
 	}
-	return true, challenged
+	return challenged
 }
 
 func issuedWords(chain []*x509.Certificate) string {
@@ -236,33 +235,33 @@ func issuedWords(chain []*x509.Certificate) string {
 		issuerOf(chain[0]), chain[0].NotAfter.UTC().Format("2006-01-02"))
 }
 
-// authorization goes the way from a 401 to the browser, and reports whether it is OAuth's.
-func (d *doctor) authorization(ctx context.Context, header http.Header) bool {
+// authorization goes the way from a 401 to the browser.
+func (d *doctor) authorization(ctx context.Context, header http.Header) {
 	o, server := d.auth, d.cfg.server
 	ch, isOAuth := parseChallenge(header)
 	if !isOAuth {
 		d.fail("challenge", otherScheme(server.Host, header))
-		return false
+		return
 	}
-	words := "Bearer"
+	words := ""
 	if ch.ResourceMetadata != "" {
 		words += ", metadata at " + excerpt(ch.ResourceMetadata)
 	}
 	if ch.Scope != "" {
 		words += ", scope " + excerpt(ch.Scope)
 	}
-	if words == "Bearer" {
-		d.skip("challenge", "names neither metadata nor scope: the well-known places are tried")
-	} else {
-		d.ok("challenge", words)
+	if words != "" {
+		words = "Bearer" + words
 	}
+	d.found("challenge", words,
+		"names neither metadata nor scope: the well-known places are tried")
 	prm, err := o.discover.resourceMetadata(ctx, server, ch)
 	switch {
 	case err != nil:
 		d.fail("resource metadata", unusable(err))
-		return true
+		return
 	case prm == nil:
-		d.skip("resource metadata", "none: as in revision 2025-03-26, "+server.Host+" itself gives tokens")
+		d.skip("resource metadata", "none: as in 2025-03-26, "+server.Host+" itself gives tokens")
 	default:
 		resource := excerpt(prm.Resource)
 		d.ok("resource metadata", resource+", tokens by "+
@@ -274,7 +273,7 @@ func (d *doctor) authorization(ctx context.Context, header http.Header) bool {
 	found, err := o.discover.serverFor(ctx, server, prm)
 	if err != nil {
 		d.fail("server metadata", unusable(err))
-		return true
+		return
 	}
 	m := &found.server
 	issuer := excerpt(m.Issuer)
@@ -305,13 +304,9 @@ func (d *doctor) authorization(ctx context.Context, header http.Header) bool {
 	d.found("without a browser", strings.Join(offered, ", "),
 		"neither device codes nor client credentials are offered")
 	cached, _ := d.store.look(o.key)
-	if cached == nil {
-		cached = &credentials{}
-	}
 	d.client(m, cached)
 	_, scope := o.scopes(ch, cached, found)
 	d.found("scope", excerpt(scope), "none is named, none is asked for")
-	return true
 }
 
 // client says which client a sign-in would be made as, and whether the browser could come back to
@@ -373,9 +368,9 @@ func (d *doctor) cachedToken(challenged http.Header) *credentials {
 	case err != nil:
 		d.fail(step, withHint(err, "%s", login))
 		return nil
-	case c != nil && !d.auth.usable(c):
+	case !d.auth.usable(c):
 		d.skip(step, "it is of another client, "+excerpt(c.Client.ID))
-	case c == nil || !c.state(now).isThere:
+	case !c.state(now).isThere:
 		d.skip(step, "none")
 		if d.failed != nil || challenged == nil {
 			return nil
@@ -394,16 +389,8 @@ func (d *doctor) cachedToken(challenged http.Header) *credentials {
 }
 
 // hello opens a session as a client would, through the proxy itself, and ends it.
-func (d *doctor) hello(ctx context.Context, isReached bool, challenged http.Header, held *credentials) {
+func (d *doctor) hello(ctx context.Context, held *credentials) {
 	const step = "initialize"
-	switch {
-	case !isReached:
-		d.skip(step, "not tried")
-		return
-	case challenged != nil && held == nil:
-		d.skip(step, "not tried without a token")
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	cfg := d.cfg
@@ -428,7 +415,8 @@ func (d *doctor) hello(ctx context.Context, isReached bool, challenged http.Head
 		if p.bridge.peers.Load() != nil {
 			revision = bridgeVersion
 		}
-		d.ok(step, text("serverInfo", "name")+" "+text("serverInfo", "version")+" speaks revision "+revision)
+		server := text("serverInfo", "name") + " " + text("serverInfo", "version")
+		d.ok(step, server+" speaks revision "+revision)
 		return
 	}
 	message, _ := unquote(member(answer.error, "message"))

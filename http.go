@@ -29,8 +29,7 @@ import (
 )
 
 const (
-	dialTimeout     = 10 * time.Second
-	tlsTimeout      = 10 * time.Second
+	connectTimeout  = 10 * time.Second // to dial, and again to agree on TLS
 	idleConnTimeout = 90 * time.Second
 	// net/http keeps 2 idle connections a host by default: with more calls in
 	// flight every one beyond would dial anew (measured: 12,600 instead of 793 calls/s).
@@ -50,8 +49,7 @@ func newTransport(c *config) (*http.Transport, error) {
 	log.SetOutput(io.Discard) // net/http says there what it does not understand, in the server's words
 	settings := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.caCert != nil {
-		var err error
-		if settings.RootCAs, err = x509.SystemCertPool(); err != nil {
+		if settings.RootCAs, _ = x509.SystemCertPool(); settings.RootCAs == nil { // not readable
 			settings.RootCAs = x509.NewCertPool()
 		}
 		if !settings.RootCAs.AppendCertsFromPEM(c.caCert) {
@@ -69,12 +67,12 @@ func newTransport(c *config) (*http.Transport, error) {
 	}
 	// Since Go 1.23 KeepAlive is the time before the first probe alone, and the rest of it has no
 	// name that Go 1.21 knows: controlSocket sets it all.
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: -1, Control: controlSocket}
+	dialer := &net.Dialer{Timeout: connectTimeout, KeepAlive: -1, Control: controlSocket}
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment, // never for loopback
 		DialContext:         dialer.DialContext,
 		TLSClientConfig:     settings,
-		TLSHandshakeTimeout: tlsTimeout,
+		TLSHandshakeTimeout: connectTimeout,
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true, // what packs an event stream holds events back until its end
 		MaxIdleConnsPerHost: maxIdlePerHost,
@@ -83,9 +81,8 @@ func newTransport(c *config) (*http.Transport, error) {
 }
 
 // newMCPClient keeps cookies in memory, for this origin alone: load balancers stick by cookie. It
-// follows 301, 307 and 308 within the server's origin, with the message. Anywhere else the token
-// would be shown to somebody it was not made for (OAuth 2.1, section 7.1.3); behind 302 and 303 is a
-// login page.
+// follows 301, 307 and 308 within the origin, with the message. Elsewhere the token would be shown
+// to who it was not made for (OAuth 2.1, section 7.1.3); behind 302 and 303 is a login page.
 func newMCPClient(server *url.URL, via http.RoundTripper) *http.Client {
 	all, _ := cookiejar.New(nil) // its only error is for a wrong option
 	jar := &boundedJar{CookieJar: all, known: map[string]bool{}}
@@ -152,8 +149,7 @@ func origin(u *url.URL) string {
 
 // redialer serves both clients, so that connections to one origin are shared. It leaves the old
 // connections behind after the machine slept: their peers are gone, and a request on one of them
-// would wait for an answer that never comes. It also says of an error whether it came before there
-// was a connection.
+// would wait for an answer that never comes.
 type redialer struct {
 	server *url.URL // nil for a command about all that is cached
 	// clock tells how far the wall clock is ahead of the monotonic one, which stands still where the
@@ -165,8 +161,7 @@ type redialer struct {
 	ahead       time.Duration // at the last request
 }
 
-// newRedialer shows the client certificate to the MCP server's origin alone: it says who the user
-// is.
+// newRedialer shows the client certificate, which says who the user is, to the server alone.
 func newRedialer(c *config) (*redialer, error) {
 	own, err := newTransport(c)
 	if err != nil {
@@ -205,16 +200,11 @@ func (r *redialer) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := httptrace.WithClientTrace(req.Context(), trace)
 	resp, err := r.transport(req.URL).RoundTrip(req.WithContext(ctx))
 	if err != nil && !connected.Load() && isHangUp(err) {
-		err = unsentError{err}
+		// It broke while TLS or the way through a proxy was being agreed on: nothing was sent.
+		err = &net.OpError{Op: "dial", Err: err}
 	}
 	return resp, err
 }
-
-// unsentError is a connection that broke before there was any to send on:
-// while TLS or the way through a proxy was being agreed on.
-type unsentError struct{ error }
-
-func (e unsentError) Unwrap() error { return e.error }
 
 // isHangUp reports whether the other side closed the connection.
 func isHangUp(err error) bool {
@@ -229,25 +219,20 @@ func isHangUp(err error) bool {
 type traced struct {
 	http.RoundTripper
 	trace *tracer
-	// propagate sends the W3C traceparent on where the client began the trace;
-	// authorization servers are not part of the conversation. Our own traces
-	// are for the user of this machine: a server would record every call whose
-	// parent says "sampled", and a value that is new each time drives the token
-	// out of HTTP/2's header table (measured: -8 % CPU a call without it).
+	// propagate sends the W3C traceparent on where the client began the trace, but to no authorization
+	// server. Our own traces are for this machine: a server would record every call whose parent says
+	// "sampled", and a new value each time drives the token out of HTTP/2's header table (8 % CPU).
 	propagate bool
 }
 
 func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
 	_, sp := t.trace.start(req.Context(), req.Method, spanClient)
-	if sp == nil {
-		return t.RoundTripper.RoundTrip(req)
-	}
 	defer sp.end()
 	sp.setString(attrHTTPMethod, req.Method)
 	sp.setString(attrServerAddress, req.URL.Hostname())
 	port, _ := strconv.Atoi(portOf(req.URL))
 	sp.setInt(attrServerPort, port)
-	if t.propagate && sp.shared {
+	if sp != nil && t.propagate && sp.shared {
 		req = req.Clone(req.Context()) // a RoundTripper must not change the caller's request
 		req.Header.Set("Traceparent", sp.traceparent())
 	}
@@ -258,8 +243,8 @@ func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	sp.setInt(attrHTTPStatus, resp.StatusCode)
 	sp.setString(attrProtocolName, "http")
-	version := strings.TrimSuffix(strings.TrimPrefix(resp.Proto, "HTTP/"), ".0")
-	sp.setString(attrProtocolVersion, version)
+	version := strings.TrimPrefix(resp.Proto, "HTTP/")
+	sp.setString(attrProtocolVersion, strings.TrimSuffix(version, ".0"))
 	if resp.StatusCode >= 400 {
 		sp.fail(strconv.Itoa(resp.StatusCode))
 	}
@@ -273,63 +258,56 @@ type noAnswer struct{ text, cause error }
 func (n noAnswer) Error() string   { return n.text.Error() }
 func (n noAnswer) Unwrap() []error { return []error{n.text, n.cause} }
 
-// networkError says in the user's words why no answer came from host.
+// networkError says in the user's words why no answer came from host. It names who issued a
+// certificate that is refused: somebody in between shows one of his own.
 func networkError(host string, err error) error {
-	what, hint := networkReason(host, err)
-	return noAnswer{withHint(fmt.Errorf("%s: %s", host, what), "%s", hint), err}
-}
-
-// networkReason names who issued a certificate that is refused: somebody in between shows one of his
-// own.
-func networkReason(host string, err error) (what, hint string) {
 	var certificate *tls.CertificateVerificationError
 	var unknownCA x509.UnknownAuthorityError
 	var wrongName x509.HostnameError
-	var invalid x509.CertificateInvalidError
 	issued := "its certificate, issued by "
 	if errors.As(err, &certificate) {
 		issued += issuerOf(certificate.UnverifiedCertificates[0])
 	}
-	kind, plain, proxy := networkErrorType(err), plainNetworkError(err), environmentProxy(host)
+	kind, proxy := networkErrorType(err), environmentProxy(host)
+	what, hint := plainNetworkError(err), ""
 	// Or it is what the proxy said to CONNECT, for which net/http has no type.
 	isBeforeProxy := proxy != "" && !isHangUp(err) &&
 		slices.Contains([]string{"dns", "dial", "proxyconnect", otherError}, kind)
 	switch {
 	case errors.As(err, &unknownCA): // of a chain the last one that came
-		issuer := issuerOf(unknownCA.Cert)
-		return "its certificate is signed by " + issuer + ", which this machine does not trust",
-			"a company's proxy or a private authority: give its certificate with --ca-cert FILE.pem"
+		what = "its certificate is signed by " + issuerOf(unknownCA.Cert) +
+			", which this machine does not trust"
+		hint = "a company's proxy or a private authority: give its certificate with --ca-cert FILE.pem"
 	case errors.As(err, &wrongName):
-		names := excerpt(strings.Join(wrongName.Certificate.DNSNames, ", "))
-		return issued + ", is for another name: " + names, "use the name the certificate is for in " +
-			"--url; if it is a company proxy's, see what the address shows in a browser"
-	case errors.As(err, &invalid):
-		return issued + ", is not valid (" + excerpt(invalid.Error()) + ")",
-			"check this machine's clock; else the server's operator must renew it"
+		what = issued + ", is for another name: " +
+			excerpt(strings.Join(wrongName.Certificate.DNSNames, ", "))
+		hint = "use the name the certificate is for in --url; if it is a company proxy's, see what the " +
+			"address shows in a browser"
 	case certificate != nil:
-		return issued + ", is refused by this machine: " + excerpt(certificate.Err.Error()),
-			"if you trust the issuer, give its certificate with --ca-cert FILE.pem"
+		what = issued + ", is not valid (" + excerpt(certificate.Err.Error()) + ")"
+		hint = "check this machine's clock; else the server's operator must renew it, or, if you trust " +
+			"the issuer, give its certificate with --ca-cert FILE.pem"
 	case isBeforeProxy:
-		return "through the proxy " + proxy + ": " + plain, "check HTTPS_PROXY (http://USER:PASSWORD@" +
-			"HOST:PORT where the proxy wants to know who asks); NO_PROXY=" +
-			(&url.URL{Host: host}).Hostname() + " goes without it"
+		what = "through the proxy " + proxy + ": " + what
+		hint = "check HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT where the proxy wants to know who " +
+			"asks); NO_PROXY=" + (&url.URL{Host: host}).Hostname() + " goes without it"
 	case kind == "dns":
-		return "the name cannot be resolved", "check the spelling of the URL, the network and the VPN; " +
-			"behind a company's proxy set HTTPS_PROXY"
+		what = "the name cannot be resolved"
+		hint = "check the spelling of the URL, the network and the VPN; behind a company's proxy set " +
+			"HTTPS_PROXY"
 	case errors.As(err, new(tls.RecordHeaderError)), errors.Is(err, http.ErrSchemeMismatch):
-		return "does not speak TLS", "check the port in the URL"
+		what, hint = "does not speak TLS", "check the port in the URL"
 	case errors.Is(err, context.DeadlineExceeded):
-		return "no answer in time", ""
+		what = "no answer in time"
 	case errors.Is(err, syscall.EMFILE):
-		return plain, "fewer calls at once, or a higher ulimit -n where the client is started"
+		hint = "fewer calls at once, or a higher ulimit -n where the client is started"
 	case wantsCertificate(err):
-		return plain, "the server may want a client certificate: --client-cert FILE.pem --client-key " +
-			"FILE.pem"
+		hint = "the server may want a client certificate: --client-cert FILE.pem --client-key FILE.pem"
 	case kind == "dial":
-		return plain, "check the host and the port in the URL; is the server up, is a VPN or a " +
-			"firewall in between?"
+		hint = "check the host and the port in the URL; is the server up, is a VPN or a firewall in " +
+			"between?"
 	}
-	return plain, ""
+	return noAnswer{withHint(fmt.Errorf("%s: %s", host, what), "%s", hint), err}
 }
 
 // wantsCertificate reports whether the server broke off as those do that miss a client certificate,
@@ -364,18 +342,17 @@ func plainNetworkError(err error) string {
 	var op *net.OpError
 	var call *os.SyscallError // "connect: connection refused"
 	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed"
 	case errors.As(err, &op) && errors.As(op.Err, &call):
 		return op.Op + ": " + call.Err.Error()
 	case errors.As(err, &op):
 		return op.Op + ": " + op.Err.Error()
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection was closed"
+	case strings.HasPrefix(err.Error(), "stream error: "): // of HTTP/2, whose type is not exported
+		return "the answer was broken off"
 	}
 	// net/http quotes what the server sent: a status line, a Location.
 	text, _, _ := strings.Cut(err.Error(), "\"")
-	if strings.HasPrefix(text, "stream error: ") { // of HTTP/2, whose type it does not export
-		return "the answer was broken off"
-	}
 	return excerpt(text)
 }
 
@@ -401,10 +378,9 @@ func networkErrorType(err error) string {
 // only then may any request be sent again.
 func notSent(err error) bool {
 	var op *net.OpError
-	isDial := errors.As(err, &op) && op.Op == "dial"
 	// net/http exports no value for it: the server had closed the kept
 	// connection before the request went out on it.
-	return isDial || errors.As(err, new(unsentError)) ||
+	return errors.As(err, &op) && op.Op == "dial" ||
 		err != nil && strings.HasSuffix(err.Error(), "http: server closed idle connection")
 }
 
@@ -420,7 +396,6 @@ func boundedRequest(
 	req.Header.Set("Accept", "application/json")
 	c := *client
 	c.CheckRedirect, c.Jar = redirect, nil
-	host := excerpt(req.URL.Host)
 	resp, err := c.Do(req.WithContext(ctx))
 	if err == nil {
 		defer resp.Body.Close()
@@ -431,9 +406,9 @@ func boundedRequest(
 	}
 	switch {
 	case err != nil:
-		return 0, nil, networkError(host, err)
+		return 0, nil, networkError(excerpt(req.URL.Host), err)
 	case len(body) > maxDocument:
-		return 0, nil, fmt.Errorf("%s: the answer is larger than 1 MiB", host)
+		return 0, nil, fmt.Errorf("%s: the answer is larger than 1 MiB", excerpt(req.URL.Host))
 	}
 	return resp.StatusCode, body, nil
 }
@@ -462,8 +437,8 @@ func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
 	}...)
 }
 
-// A host has names of the DNS and addresses with a port: net/url lets $( ) and & through, and control
-// characters that were percent-encoded.
+// A host has names of the DNS and addresses with a port: net/url lets $( ) and & through, and
+// control characters that were percent-encoded.
 var (
 	inURL  = onceNeeded(`^[0-9A-Za-z\-._~:/?#\[\]@!$&'()*+,;=%]*$`)
 	inHost = onceNeeded(`^[0-9A-Za-z\-._:\[\]]*$`)
@@ -481,8 +456,4 @@ func isAddress(u *url.URL) bool {
 		return err == nil && ip.Is6()
 	}
 	return host != "" && !strings.ContainsAny(host, ":[]")
-}
-
-func isAlphanumeric(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
 }

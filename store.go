@@ -229,11 +229,14 @@ func (s *store) load(k storeKey) *credentials {
 	return c
 }
 
-// look returns the credentials and changes none of them; nil without an error if there are none.
+// look returns the credentials and changes none of them; never nil.
 func (s *store) look(k storeKey) (*credentials, error) {
 	c, _, err := s.parse(k.file())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, &fs.PathError{Op: "read", Path: s.path(k.file()), Err: err}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &credentials{}, nil
+	case err != nil:
+		return &credentials{}, &fs.PathError{Op: "read", Path: s.path(k.file()), Err: err}
 	}
 	return c, nil
 }

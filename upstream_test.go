@@ -285,7 +285,7 @@ func TestNotSent(t *testing.T) {
 		"reset": {&url.Error{Op: "Post", Err: &net.OpError{Op: "read", Err: syscall.ECONNRESET}},
 			false},
 		"EOF":    {&url.Error{Op: "Post", Err: io.EOF}, false},
-		"unsent": {&url.Error{Op: "Post", Err: unsentError{io.EOF}}, true},
+		"unsent": {&url.Error{Op: "Post", Err: &net.OpError{Op: "dial", Err: io.EOF}}, true},
 		"closed": {&url.Error{Op: "Post", Err: errors.New("http: server closed idle connection")}, true},
 		"other":  {errors.New("x"), false},
 		"none":   {nil, false},
