@@ -83,12 +83,9 @@ func credentialsText(c *credentials, now time.Time) (text string) {
 	} {
 		name, value := field[0], strings.Join(strings.Fields(excerpt(field[1])), " ")
 		for value != "" {
-			line := value
-			if len(value) > width {
-				line = strings.ToValidUTF8(value[:width], "")
-				if blank := strings.LastIndexByte(value[:width+1], ' '); blank > 0 {
-					line = value[:blank]
-				}
+			line := strings.ToValidUTF8(value[:min(len(value), width)], "")
+			if blank := strings.LastIndexByte(line, ' '); blank > 0 && len(value) > width {
+				line = line[:blank]
 			}
 			text += fmt.Sprintf("  %-8s %s\n", name, line)
 			name, value = "", strings.TrimSpace(value[len(line):])

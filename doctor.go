@@ -401,10 +401,7 @@ func (d *doctor) hello(ctx context.Context, held *credentials) {
 	p := newProxy(cfg, d.app.client, nil, &lineWriter{w: &out, stop: func(error) {}}, nil, nil)
 	const hello = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"capabilities":{},` +
 		`"protocolVersion":"2025-11-25","clientInfo":{"name":"mcp-proxy doctor","version":"1"}}}`
-	if err := p.serve(ctx, strings.NewReader(hello)); err != nil {
-		d.fail(step, err)
-		return
-	}
+	_ = p.serve(ctx, strings.NewReader(hello)) // it reads and writes memory alone
 	answer := newDocument(out.Bytes())
 	text := func(path ...string) string {
 		words, _ := unquote(member(answer.result, path...))

@@ -313,12 +313,10 @@ func networkError(host string, err error) error {
 // wantsCertificate reports whether the server broke off as those do that miss a client certificate,
 // or refuse it: by an alert of TLS, of which net/http tells nothing with HTTP/2.
 func wantsCertificate(err error) bool {
-	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "remote error" {
-		text := op.Err.Error()
-		return strings.Contains(text, "certificate") || strings.Contains(text, "handshake failure")
-	}
-	return strings.HasSuffix(err.Error(), "http2: client conn could not be established")
+	text := plainNetworkError(err)
+	return strings.HasPrefix(text, "remote error: ") && (strings.Contains(text, "certificate") ||
+		strings.Contains(text, "handshake failure")) ||
+		strings.HasSuffix(text, "http2: client conn could not be established")
 }
 
 func issuerOf(c *x509.Certificate) string { return excerpt(c.Issuer.String()) }
@@ -401,10 +399,8 @@ func boundedRequest(
 		defer resp.Body.Close()
 		body, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
 	}
-	if err == nil {
-		err = ctx.Err() // a server that sees us hang up may end its answer as if it were whole
-	}
-	switch {
+	// A server that sees us hang up may end its answer as if it were whole.
+	switch err = errors.Join(err, ctx.Err()); {
 	case err != nil:
 		return 0, nil, networkError(excerpt(req.URL.Host), err)
 	case len(body) > maxDocument:
@@ -429,9 +425,8 @@ func checkEndpoint(raw string, allowHTTP bool) (*url.URL, error) {
 		{!inURL().MatchString(raw), "has characters that no URL has", ""},
 		{u.Scheme != "https" && !(allowHTTP && u.Scheme == "http" && isLoopback(u.Hostname())),
 			"is not https", ""},
-		{u.Hostname() == "", "has no host", ""},
-		{!inHost().MatchString(u.Host), "has characters that no host name has", ""},
-		{!isAddress(u), "has a host that is no name and no address, or a port that cannot be", ""},
+		{!inHost().MatchString(u.Host) || !isAddress(u),
+			"has no host that is a name or an address, or a port that cannot be", ""},
 		{u.User != nil, "has user info", ""},
 		{strings.Contains(raw, "#"), "has a fragment", ""},
 	}...)
