@@ -39,7 +39,6 @@ const (
 	maxCallbackHeader = 64 << 10 // bytes
 )
 
-// callback receives the authorization response on the loopback interface.
 type callback struct {
 	redirect  *url.URL
 	listeners []net.Listener
@@ -63,7 +62,7 @@ type callback struct {
 	printed  authorizationRequest  // at the address that people are shown
 	opened   authorizationRequest  // in the browser that we open; without a state none is taken
 	cookie   string                // that a browser has; "" while none has it
-	noState  bool                  // it was told that an error came without a state
+	noState  sync.Once             // tells that an error came without a state
 	answered *authorizationRequest // the one of the two whose answer was taken
 	decided  chan page             // takes the page for that answer; nil if there is none
 	last     page                  // how the sign-in ended; without a status while it goes on
@@ -73,14 +72,10 @@ type authorizationRequest struct{ url, state string }
 
 // listenForGivenClient listens where a client that was registered by hand expects it: exactly where
 // the user said, else on the first free of the ports that the documentation names for registering.
-func listenForGivenClient(exact *url.URL) (*callback, error) {
+func listenForGivenClient(exact *url.URL, first, last int) (*callback, error) {
 	if exact != nil {
 		return listenAt(exact)
 	}
-	return listenBetween(firstGivenPort, lastGivenPort)
-}
-
-func listenBetween(first, last int) (*callback, error) {
 	for port := first; port <= last; port++ {
 		host := fmt.Sprint("localhost:", port)
 		cb, err := listenAt(&url.URL{Scheme: "http", Host: host, Path: givenRedirectPath})
@@ -100,8 +95,7 @@ func listenForRegistration(given *url.URL, anyPort bool, host, issuer string) (*
 	path := ownRedirectPath + "/" + challengeS256(issuer)[:16]
 	redirect := url.URL{Scheme: "http", Host: host, Path: path}
 	if given != nil {
-		cb, err := listenForGivenClient(given)
-		if err == nil || !anyPort {
+		if cb, err := listenAt(given); err == nil || !anyPort {
 			return cb, err
 		}
 		redirect = *given
@@ -133,17 +127,19 @@ func listenAt(redirect *url.URL) (*callback, error) {
 func listen(redirect *url.URL) (listeners []net.Listener, err error) {
 	hosts, port := []string{redirect.Hostname()}, portOf(redirect)
 	if strings.EqualFold(hosts[0], localHost) {
-		hosts = []string{localAddress, "::1"}
+		hosts[0] = localAddress
+		if l, err := net.Listen("tcp", "[::1]:0"); err == nil {
+			l.Close()
+			hosts = append(hosts, "::1")
+		}
 	}
-	for i, host := range hosts {
+	for _, host := range hosts {
 		l, err := net.Listen("tcp", net.JoinHostPort(host, port))
-		switch {
-		case err != nil && i > 0 && !hasIPv6():
-			return listeners, nil
-		case err != nil:
+		if err != nil {
 			closeAll(listeners)
 			return nil, err
-		case port == "0":
+		}
+		if port == "0" {
 			port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 			redirect.Host = net.JoinHostPort(redirect.Hostname(), port)
 		}
@@ -158,31 +154,21 @@ func closeAll(listeners []net.Listener) {
 	}
 }
 
-func hasIPv6() bool {
-	l, err := net.Listen("tcp", "[::1]:0")
-	if err == nil {
-		l.Close()
-	}
-	return err == nil
-}
-
 // makeWay asks a process of ours that only shows how a sign-in ended to leave the port. To any
 // other program it is a request for a page that does not exist.
 func makeWay(redirect *url.URL) bool {
 	return getDirectly("http://"+redirect.Host+startPath, makeWayTimeout) == http.StatusNoContent
 }
 
-// getDirectly sends a request to this machine, through no proxy, and follows no redirect. The
-// status is 0 if there is no answer.
+// getDirectly asks this machine, through no proxy, and follows no redirect. 0: nobody answers.
 func getDirectly(address string, timeout time.Duration) (status int) {
 	direct := &http.Transport{DisableKeepAlives: true}
 	client := http.Client{Transport: direct, CheckRedirect: noRedirect, Timeout: timeout}
-	resp, err := client.Get(address)
-	if err != nil {
-		return 0
+	if resp, err := client.Get(address); err == nil {
+		discard(resp)
+		return resp.StatusCode
 	}
-	discard(resp)
-	return resp.StatusCode
+	return 0
 }
 
 // expect waits for the answer to one of two requests. The first call returns what the browser is to
@@ -218,12 +204,21 @@ func (cb *callback) serving() bool { return cb.startPath != "" }
 func (cb *callback) end(err error) {
 	cb.mu.Lock()
 	defer cb.mu.Unlock()
-	cb.last = cb.endPage(err)
-	if cb.decided != nil {
-		cb.decided <- cb.last
-	} else if err != nil {
+	switch {
+	case err == nil:
+		cb.last = page{status: http.StatusOK, title: "Signed in", text: "mcp-proxy can now use " +
+			cb.host + " for you. You can close this window and go back to your application."}
+	case cb.decided == nil:
 		cb.last = page{status: http.StatusGone, title: "Too late",
 			text: "This sign-in has expired. Start again from your application."}
+	case errors.Is(err, errDenied):
+		cb.last = page{status: http.StatusForbidden, title: "Sign-in cancelled",
+			text: "Nothing was changed.", command: cb.retry}
+	default:
+		cb.last = cb.failed(http.StatusForbidden, "Sign-in failed", excerpt(err.Error()))
+	}
+	if cb.decided != nil {
+		cb.decided <- cb.last
 	}
 }
 
@@ -244,9 +239,8 @@ func (cb *callback) linger(ctx context.Context) {
 func (cb *callback) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if cb.server.Shutdown(ctx) != nil {
-		cb.server.Close()
-	}
+	_ = cb.server.Shutdown(ctx)
+	cb.server.Close()      // after a second
 	closeAll(cb.listeners) // where nothing was served
 }
 
@@ -266,6 +260,12 @@ func (cb *callback) receive(w http.ResponseWriter, r *http.Request) (page, <-cha
 	path, ours, q := r.URL.EscapedPath(), cb.redirect.EscapedPath(), r.URL.Query()
 	start := equal(path, cb.startPath)
 	isOurs := path == ours || ours == "" && path == "/" // as browsers write it
+	doubled := func(name string) bool { return len(q[name]) > 1 }
+	state, failure := q.Get("state"), q.Get("error")
+	request := &cb.printed
+	if equal(state, cb.opened.state) {
+		request = &cb.opened
+	}
 	switch {
 	case cb.last.status != 0 && path == startPath && isNavigation(r):
 		closeAll(cb.listeners)
@@ -278,35 +278,19 @@ func (cb *callback) receive(w http.ResponseWriter, r *http.Request) (page, <-cha
 		return pageOther, nil
 	case start:
 		return cb.leadOn(w, r), nil
-	}
-	for _, name := range []string{"state", "iss", "code", "error"} {
-		if len(q[name]) > 1 { // RFC 6749, section 3.1: none may be there twice
-			return pageOther, nil
-		}
-	}
-	state, failure := q.Get("state"), q.Get("error")
-	request := &cb.printed
-	if equal(state, cb.opened.state) {
-		request = &cb.opened
-	}
-	switch {
+	// RFC 6749, section 3.1: none may be there twice.
+	case slices.ContainsFunc([]string{"state", "iss", "code", "error"}, doubled):
+		return pageOther, nil
 	case state == "" && cb.isFromIssuer(q) && slices.Contains(errorCodes, failure):
 		// Some servers forget the state of an error (the router of the TypeScript SDK). Anybody can
 		// send this: the word is one of the known, and ends no sign-in.
-		if !cb.noState {
-			cb.noState = true
-			cb.notify("an answer to the sign-in has the error " + failure +
-				" and no state: it was not taken")
-		}
-		return page{status: http.StatusBadRequest, title: "Not taken", command: cb.retry,
-			text: "The answer has the error " + failure +
-				", but not what shows that it belongs to this sign-in."}, nil
-	case !equal(state, request.state):
+		what := "an answer to the sign-in has the error " + failure + " and no state: not taken"
+		cb.noState.Do(func() { cb.notify(what) })
+		return cb.failed(http.StatusBadRequest, "Not taken", what), nil
+	case !equal(state, request.state), q.Get("code") == "" && failure == "":
 		return pageOther, nil
 	case request == &cb.opened && !cb.hasCookie(r):
 		return pageOtherBrowser, nil
-	case q.Get("code") == "" && failure == "":
-		return pageOther, nil
 	case cb.last.status != 0:
 		return cb.last, nil
 	case cb.decided != nil:
@@ -388,9 +372,8 @@ type page struct {
 
 var (
 	pageOther = page{status: http.StatusBadRequest, title: "Not this sign-in",
-		text: "This address takes the answer to the sign-in that is waiting: this is none, or an " +
-			"old one. Close this window and use the newest sign-in page, or start again from " +
-			"your application."}
+		text: "This is not the answer to the sign-in that is waiting. Close this window and use " +
+			"the newest sign-in page, or start again from your application."}
 	pageOtherBrowser = page{status: http.StatusBadRequest, title: "Another browser",
 		text: "The sign-in was opened in another browser, or this one keeps no cookies. " +
 			"Close this window and open the address that mcp-proxy printed."}
@@ -398,20 +381,9 @@ var (
 		text: "This sign-in has been answered before. You can close this window."}
 )
 
-// endPage says how the sign-in ended.
-func (cb *callback) endPage(err error) page {
-	switch {
-	case err == nil:
-		return page{status: http.StatusOK, title: "Signed in",
-			text: "mcp-proxy can now use " + cb.host +
-				" for you. You can close this window and go back to your application."}
-	case errors.Is(err, errDenied):
-		return page{status: http.StatusForbidden, title: "Sign-in cancelled",
-			text: "Nothing was changed.", command: cb.retry}
-	}
-	what := strings.TrimRight(excerpt(err.Error()), ".")
-	return page{status: http.StatusForbidden, title: "Sign-in failed",
-		text: "What happened: " + what + ".", command: cb.retry}
+func (cb *callback) failed(status int, title, what string) page {
+	what = "What happened: " + strings.TrimRight(what, ".") + "."
+	return page{status: status, title: title, text: what, command: cb.retry}
 }
 
 // html/template would add a sixth to the size of the binary.
@@ -487,15 +459,14 @@ func deliver(pasted string, redirect *url.URL) error {
 	case redirect == nil:
 		return errors.New("nothing is to be pasted for this sign-in")
 	case !isResponse(pasted, redirect):
-		return withHint(errors.New("that is not where the sign-in page leads to"),
-			"paste the address that begins with %s?", redirect)
+		return invalid("that is not where the sign-in page leads to",
+			"paste the address that begins with "+redirect.String()+"?")
 	}
 	switch getDirectly(pasted, pasteTimeout) {
 	case 0:
-		return withHint(errors.New("nobody waits for that address any more"),
-			"start the sign-in again")
+		return invalid("nobody waits for that address any more", "start the sign-in again")
 	case http.StatusBadRequest, http.StatusNotFound:
-		return withHint(errors.New("that is not the answer to this sign-in: it may be an old one"),
+		return invalid("that is not the answer to this sign-in: it may be an old one",
 			"sign in at the page above, and paste where it ends")
 	}
 	return nil // the sign-in says what comes of it

@@ -486,6 +486,14 @@ func TestIssuerIsComparedAsWritten(t *testing.T) {
 	}
 }
 
+func hasIPv6() bool {
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err == nil {
+		l.Close()
+	}
+	return err == nil
+}
+
 // localhost may mean either loopback address to a browser.
 func TestBothLoopbackAddresses(t *testing.T) {
 	addresses := []string{"127.0.0.1"}
@@ -592,7 +600,7 @@ func TestAllPortsTaken(t *testing.T) {
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	fatal(t, err)
 	defer l.Close()
-	cb, err := listenBetween(port, port)
+	cb, err := listenForGivenClient(nil, port, port)
 	if err == nil {
 		cb.close()
 		t.Fatalf("got %s, want an error", cb.redirect)

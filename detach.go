@@ -86,15 +86,6 @@ var errCancelled = errorKind{authErrorf("sign-in cancelled"), "cancelled"}
 var errLeft = errorKind{errors.New("the client closed stdin before anybody signed in; " +
 	"the sign-in page stays good for a while, so sign in and start again"), "cancelled"}
 
-// signInState is what a process that waits for a token finds.
-type signInState int
-
-const (
-	signInLed   signInState = iota // a process leads a sign-in: its lock is held
-	signInEnded                    // there is another token, or a sign-in has failed
-	signInUnled                    // nobody leads: none was begun, or its leader died
-)
-
 // follow waits until a sign-in has ended, and finds a leader if there is none. With login this
 // process is the one, for a user who asked for it.
 func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) error {
@@ -105,8 +96,9 @@ func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) err
 	var page signInPage // that the user of this process was shown
 	var notices int     // of those that came with it
 	for wait := time.Duration(0); sleep(waiting, wait); wait = min(2*wait+firstFollow, maxFollow) {
-		state, note, unlock, outcome := o.look(order)
-		if state == signInLed && note.Ended.IsZero() || note.endedSince(order.Seen) {
+		note, unlock, ended, outcome := o.look(order)
+		isLed := unlock == nil && !ended
+		if isLed && note.Ended.IsZero() || note.endedSince(order.Seen) {
 			if note.signInPage != page && note.URL != "" {
 				notices = 0
 				if login {
@@ -119,22 +111,22 @@ func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) err
 			}
 		}
 		page = note.signInPage // also that of a leader that died: it leads nowhere
-		switch state {
-		case signInEnded:
+		switch {
+		case ended:
 			return outcome
-		case signInUnled:
-			if here || !o.store.keeps(o.key) { // nowhere to hand a token over
-				defer unlock()
-				return o.lead(ctx, order, login)
-			}
-			unlock()
-			if started++; started > maxDetached {
-				return errors.New("the sign-in ended without an outcome")
-			}
-			if err := o.detach(ctx, order); err != nil && ctx.Err() == nil {
-				o.log.warnf("the sign-in runs in this process: %v", err)
-				here = true
-			}
+		case isLed:
+			continue
+		case here || !o.store.keeps(o.key): // nowhere to hand a token over
+			defer unlock()
+			return o.lead(ctx, order, login)
+		}
+		unlock()
+		if started++; started > maxDetached {
+			return errors.New("the sign-in ended without an outcome")
+		}
+		if err := o.detach(ctx, order); err != nil && ctx.Err() == nil {
+			o.log.warnf("the sign-in runs in this process: %v", err)
+			here = true
 		}
 	}
 	if ctx.Err() != nil {
@@ -143,16 +135,14 @@ func (o *oauth) follow(ctx context.Context, order detachedOrder, login bool) err
 	return o.nobodySignedIn()
 }
 
-// look tries the lock, which the caller has if nobody leads, and looks at the note and the token.
-// The error is the outcome of a sign-in that has ended.
-func (o *oauth) look(order detachedOrder) (signInState, loginState, func(), error) {
+// look tries the lock, and looks at the note and the token. ended: there is another token, or a
+// sign-in has failed, with that outcome. If none has ended and nobody leads one (none was begun, or
+// its leader died), the caller has the lock; else unlock is nil.
+func (o *oauth) look(order detachedOrder) (note loginState, unlock func(), ended bool, err error) {
 	unlock, free, err := o.store.tryLock(o.key, lockLogin)
-	note := o.store.loadLogin(o.key)
-	if err != nil {
-		return signInEnded, note, nil, err
-	}
+	note = o.store.loadLogin(o.key)
 	if !free {
-		return signInLed, note, nil, nil
+		return note, nil, err != nil, err
 	}
 	token := o.stored()
 	switch {
@@ -160,10 +150,10 @@ func (o *oauth) look(order detachedOrder) (signInState, loginState, func(), erro
 	case note.endedSince(order.Seen) && (note.Error != "" || token != ""):
 		err = note.failure()
 	default:
-		return signInUnled, note, unlock, nil
+		return note, unlock, false, nil
 	}
 	unlock()
-	return signInEnded, note, nil, err
+	return note, nil, true, err
 }
 
 // endedSince reports whether another sign-in has ended than the one that had ended at seen. Times
@@ -244,9 +234,9 @@ func runDetached(
 	_, _ = x509.SystemCertPool() // reads $SSL_CERT_FILE, once
 	dir, _ := os.Getwd()         // it may be gone
 	_ = os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
-	state, _, unlock, _ := o.look(order)
+	_, unlock, _, _ := o.look(order)
 	io.WriteString(stdout, detachedReady)
-	if state != signInUnled { // while this process came up another one has led, or does
+	if unlock == nil { // while this process came up another one has led, or does
 		return nil
 	}
 	defer unlock()
@@ -275,18 +265,16 @@ func (o *oauth) lead(ctx context.Context, order detachedOrder, login bool) error
 	limited, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout)
 	defer cancel()
 	l := &leader{oauth: o, doubtful: last.Doubtful}
-	l.change(func(note *loginState) {
-		*note = loginState{PID: os.Getpid(), Started: time.Now(), Window: last.Window}
-	})
+	begun := loginState{PID: os.Getpid(), Started: time.Now(), Window: last.Window}
+	l.change(func(note *loginState) { *note = begun })
 	err := l.authorize(limited, order.Challenge, order.Used)
 	o.led = l.change(func(note *loginState) {
-		note.Ended, note.Doubtful = time.Now(), err != nil && l.doubtful
-		if err == nil {
+		if note.Ended = time.Now(); err == nil {
 			note.Window = time.Time{}
 			return
 		}
 		note.Error, note.Hint, note.Type = err.Error(), hintOf(err), errorType(err)
-		note.Lasting = isLasting(err)
+		note.Lasting, note.Doubtful = isLasting(err), l.doubtful
 	})
 	return err
 }
@@ -337,20 +325,17 @@ func (l *leader) notify(text string) {
 
 // show tells the user where to sign in. The URL stands on a line of its own, to be copied.
 func (o *oauth) show(note loginState) {
-	redirect := redirectOf(note.URL) // nil: with a device code no browser comes back
-	text := "mcp-proxy: sign in to " + o.cfg.server.Host + " in the browser"
-	switch {
-	case note.UserCode != "":
-		text = "mcp-proxy: to sign in to " + o.cfg.server.Host + ", open this address in any " +
-			"browser and enter the code " + note.UserCode + ":\n" + note.URL
-		if note.Complete != "" {
-			text += "\nor this one, which holds the code; it must show the same:\n" + note.Complete
-		}
-	case o.cfg.opensBrowser():
-		text += "; if no window opens, use this address:\n" + note.URL
-	default:
-		text += " at this address:\n" + note.URL
+	how := "in the browser at this address"
+	if note.UserCode != "" {
+		how = "in any browser: open this address and enter the code " + note.UserCode
+	} else if o.cfg.opensBrowser() {
+		how = "in the browser; if no window opens, use this address"
 	}
+	text := note.Note + "mcp-proxy: sign in to " + o.cfg.server.Host + " " + how + ":\n" + note.URL
+	if note.Complete != "" {
+		text += "\nor this one, which holds the code; it must show the same:\n" + note.Complete
+	}
+	redirect := redirectOf(note.URL) // nil: with a device code no browser comes back
 	switch {
 	case redirect == nil || redirect.Port() == "":
 	case o.cfg.sshServer != "":
@@ -360,9 +345,6 @@ func (o *oauth) show(note loginState) {
 		text += fmt.Sprintf("\nhint: a browser outside this container does not reach port %s: "+
 			"add --device, or paste the address where it ends into %s, "+
 			"or run the container with --network host", redirect.Port(), o.cfg.typed("login"))
-	}
-	if note.Note != "" {
-		text = note.Note + "\n" + text
 	}
 	o.log.notice(text)
 	o.shown(redirect)

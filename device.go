@@ -26,17 +26,12 @@ const (
 	codeDenied   = "access_denied"
 )
 
-// isContainer is a guess: Docker leaves a file.
+// isContainer: Docker leaves a file, podman and systemd set container, Kubernetes its own variable.
+// Flatpak sets container as well, for programs of the desktop, whose browser comes back to them.
 func isContainer(getenv func(string) string) bool {
 	_, err := os.Lstat("/.dockerenv")
-	return err == nil || namesContainer(getenv)
-}
-
-// namesContainer: podman and systemd set container, Kubernetes its own variable. Flatpak sets
-// container as well, for programs of the desktop, whose browser comes back to them.
-func namesContainer(getenv func(string) string) bool {
 	kind := getenv("container")
-	return kind != "" && kind != "flatpak" || getenv("KUBERNETES_SERVICE_HOST") != ""
+	return err == nil || kind != "" && kind != "flatpak" || getenv("KUBERNETES_SERVICE_HOST") != ""
 }
 
 // prefersDevice: no browser can come back to this machine. --no-browser alone does not say so, for
@@ -67,22 +62,6 @@ type deviceAuthorization struct {
 // device signs in with a code.
 type device struct{ *signIn }
 
-// attempt makes the device authorization request (section 3.1), and waits for the user.
-func (d device) attempt(ctx context.Context) (token, error) {
-	code, form := &deviceAuthorization{allowHTTP: d.cfg.acceptsHTTP()}, url.Values{}
-	setGiven(form, "resource", d.c.Resource)
-	setGiven(form, "scope", d.c.scope())
-	err := d.post(ctx, "device authorization endpoint", d.found.server.DeviceAuthorizationEndpoint,
-		d.c, form, maxTokenAttempts, code.read)
-	switch {
-	case err == nil:
-		return d.await(ctx, code)
-	case !errors.As(err, new(noAnswer)) && ctx.Err() == nil:
-		err = lastingFailure{err} // this client gets no code; nobody was asked yet
-	}
-	return token{}, err
-}
-
 // read lets through what can be shown to a user: an https address to type or click, and a code of
 // letters, digits and what may divide them: words between blanks would be a text to the user.
 func (d *deviceAuthorization) read(status int, body []byte) error {
@@ -106,8 +85,20 @@ func (d *deviceAuthorization) read(status int, body []byte) error {
 
 var inUserCode = onceNeeded(`^[0-9A-Za-z\-._]+$`)
 
-// await shows the code and polls until the user has decided (section 3.4).
-func (d device) await(ctx context.Context, code *deviceAuthorization) (token, error) {
+// attempt makes the device authorization request (section 3.1), shows the code, and polls until the
+// user has decided (section 3.4).
+func (d device) attempt(ctx context.Context) (token, error) {
+	code, form := &deviceAuthorization{allowHTTP: d.cfg.acceptsHTTP()}, url.Values{}
+	setGiven(form, "resource", d.c.Resource)
+	setGiven(form, "scope", d.c.scope())
+	err := d.post(ctx, "device authorization endpoint", d.found.server.DeviceAuthorizationEndpoint,
+		d.c, form, maxTokenAttempts, code.read)
+	if err != nil {
+		if !errors.As(err, new(noAnswer)) && ctx.Err() == nil {
+			err = lastingFailure{err} // this client gets no code; nobody was asked yet
+		}
+		return token{}, err
+	}
 	life := expiresIn(code.ExpiresIn)
 	if life == 0 {
 		life = d.cfg.loginTimeout // as ctx
@@ -126,18 +117,16 @@ func (d device) await(ctx context.Context, code *deviceAuthorization) (token, er
 	d.ask(bound, signInPage{
 		URL: code.URI, UserCode: code.UserCode, Complete: code.URIComplete, Note: d.notes(),
 	}, start)
-	form := url.Values{"grant_type": {grantDevice}, "device_code": {code.DeviceCode}}
+	form = url.Values{"grant_type": {grantDevice}, "device_code": {code.DeviceCode}}
 	interval := defaultPoll
 	if asked := expiresIn(code.Interval); asked > 0 {
 		interval = max(asked, minPoll)
 	}
-	var t token
-	var err error
-	for again := true; again && sleep(bound, interval); {
+	for again := true; again && sleep(bound, interval); interval, again = nextPoll(interval, err) {
+		var t token
 		if t, err = d.requestToken(bound, d.c, form, 1); err == nil {
 			return t, nil
 		}
-		interval, again = nextPoll(interval, err)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -154,15 +143,13 @@ func (d device) await(ctx context.Context, code *deviceAuthorization) (token, er
 // nextPoll is RFC 8628, section 3.5: "the interval MUST be increased by 5 seconds for this and all
 // subsequent requests" at slow_down, and doubled where the connection times out.
 func nextPoll(interval time.Duration, err error) (time.Duration, bool) {
-	refused := refusedWith(err)
-	switch {
+	switch refused := refusedWith(err); {
 	case refused.code == codePending:
+		return interval, true
 	case refused.code == codeSlowDown:
-		interval += slowDown
-	case !refused.outOfOrder() && !errors.As(err, new(noAnswer)):
-		return interval, false
-	default:
-		interval = max(interval, min(2*interval, maxPoll))
+		return interval + slowDown, true
+	case refused.outOfOrder(), errors.As(err, new(noAnswer)):
+		return max(interval, min(2*interval, maxPoll)), true
 	}
-	return interval, true
+	return interval, false
 }

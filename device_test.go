@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -143,8 +144,9 @@ func TestDeviceByItself(t *testing.T) {
 
 // A program of the desktop in Flatpak has its browser beside it.
 func TestContainerByTheEnvironment(t *testing.T) {
-	for kind, want := range map[string]bool{"": false, "podman": true, "flatpak": false} {
-		if got := namesContainer(func(name string) string { return map[string]string{"container": kind}[name] }); got != want {
+	_, noDocker := os.Lstat("/.dockerenv")
+	for kind, want := range map[string]bool{"": noDocker == nil, "podman": true, "flatpak": noDocker == nil} {
+		if got := isContainer(func(name string) string { return map[string]string{"container": kind}[name] }); got != want {
 			t.Errorf("%q: got %v, want %v", kind, got, want)
 		}
 	}

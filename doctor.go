@@ -342,7 +342,7 @@ func (d *doctor) client(m *serverMetadata, cached *credentials) {
 	if id == "" || d.cfg.unattended() || d.cfg.device {
 		return
 	}
-	cb, err := listenForGivenClient(d.cfg.redirectURI)
+	cb, err := listenForGivenClient(d.cfg.redirectURI, firstGivenPort, lastGivenPort)
 	if err != nil {
 		d.fail("callback", err)
 		return

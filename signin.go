@@ -162,22 +162,18 @@ func (s *signIn) concede(err error) bool {
 	if refused.code != "invalid_scope" && !offline || s.cfg.scope != "" || scope == "" {
 		return false
 	}
-	again := "without a scope"
 	switch {
-	case !offline && withoutScope(scope, s.selected) != "":
-		again = "without what was asked for earlier"
+	case !offline && withoutScope(scope, s.selected) != "": // what was asked for earlier
 		c.RequestedScope = s.selected
 	case hasScope(scope, offlineAccess):
-		again = "without " + offlineAccess
 		c.RefusedScope = unionScope(c.RefusedScope, offlineAccess)
 	case canRegister && s.named != scope &&
 		(c.Client.Scope == "" || withoutScope(scope, c.Client.Scope) != ""):
-		again = "with a registration for it"
-		c.Client = client{}
+		c.Client = client{} // one is registered for this scope
 	default:
 		c.RefusedScope = unionScope(c.RefusedScope, scope)
 	}
-	s.log.infof("the scope %q is refused: asking again %s", excerpt(scope), again)
+	s.log.infof("the scope %q is refused: asking for %q", excerpt(scope), excerpt(c.scope()))
 	return true
 }
 
@@ -186,10 +182,10 @@ func (s *signIn) concede(err error) bool {
 func (c *credentials) scope() string {
 	scope := withoutScope(c.RequestedScope, c.RefusedScope)
 	registered := withoutScope(scope, withoutScope(scope, c.Client.Scope))
-	if registered == "" || c.GivenScope != "" { // else the registration speaks of these scopes
-		return scope
+	if registered != "" && c.GivenScope == "" { // the registration speaks of these scopes
+		return registered
 	}
-	return registered
+	return scope
 }
 
 // unusable distinguishes metadata that somebody has to correct from metadata that did not come.
@@ -201,28 +197,27 @@ func unusable(err error) error {
 }
 
 // scopes are what this request needs, and that with what was asked for before at the same
-// authorization server (MCP 2026-07-28, Authorization, "Scope Selection Strategy"). If it is empty,
-// no scope parameter is sent.
+// authorization server (MCP 2026-07-28, Authorization, "Scope Selection Strategy").
 func (o *oauth) scopes(ch challenge, old *credentials, found *authorization) (now, all string) {
-	host := o.cfg.server.Host
-	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+host, o.log)
-	published := boundedScope(strings.Join(found.scopes, " "), "in the metadata of "+host, o.log)
-	if now = o.cfg.scope; now == "" {
-		if now = unionScope(ch.Scope, ""); now == "" {
-			now = unionScope(published, "")
+	ch.Scope = boundedScope(ch.Scope, "in the challenge of "+o.cfg.server.Host, o.log)
+	if now = o.cfg.scope; now != "" {
+		if ch.Error == insufficientScope {
+			now = unionScope(now, ch.Scope)
 		}
-		// Alone it would replace the server's default scopes.
-		if now != "" && slices.Contains(found.server.ScopesSupported, offlineAccess) {
-			now = unionScope(now, offlineAccess)
-		}
+		return now, now
 	}
-	if ch.Error == insufficientScope {
-		now = unionScope(now, ch.Scope)
+	if now = unionScope(ch.Scope, ""); now == "" {
+		published := strings.Join(found.scopes, " ")
+		now = unionScope(boundedScope(published, "in the server's metadata", o.log), "")
 	}
-	if o.cfg.unattended() && o.cfg.scope == "" {
-		now = withoutScope(now, offlineAccess) // it is about a user's refresh token
+	switch {
+	case o.cfg.unattended(): // it is about a user's refresh token
+		now = withoutScope(now, offlineAccess)
+	// Alone it would replace the server's default scopes.
+	case now != "" && slices.Contains(found.server.ScopesSupported, offlineAccess):
+		now = unionScope(now, offlineAccess)
 	}
-	if old.Issuer != found.server.Issuer || o.cfg.scope != "" {
+	if old.Issuer != found.server.Issuer {
 		return now, now
 	}
 	return now, unionScope(old.RequestedScope, now)
@@ -300,7 +295,7 @@ func (o *oauth) checkBinding(c, old *credentials) error {
 			continue
 		}
 		logout := *o.cfg
-		if u, err := url.Parse(other.Server); err == nil && other.Server != "" {
+		if u, err := url.Parse(other.Server); err == nil {
 			logout.server, logout.profile = u, other.Profile
 		}
 		err := authErrorf("%s names the authorization server %s, and the given client belongs "+
@@ -331,7 +326,6 @@ func (s *signIn) registered(ctx context.Context) (err error) {
 			s.c.Client = old
 			return nil
 		}
-		s.log.debugf("%v: registering anew", err)
 	}
 	if s.found.server.RegistrationEndpoint == "" {
 		return s.noClient(&s.found.server)
@@ -340,7 +334,7 @@ func (s *signIn) registered(ctx context.Context) (err error) {
 	defer func() { span.endWith(err) }()
 	s.registrations++
 	s.named = scope
-	for first := error(nil); ; {
+	for {
 		if s.cb == nil {
 			s.cb, err = listenForRegistration(given, s.cfg.anyPort, host, s.c.Issuer)
 			if err != nil {
@@ -349,9 +343,6 @@ func (s *signIn) registered(ctx context.Context) (err error) {
 		}
 		uri := s.cb.redirect.String()
 		s.c.Client, err = s.discover.register(ctx, &s.found.server, uri, scope, s.grants...)
-		if first == nil {
-			first = err
-		}
 		request, aboutRedirect := refusedRegistration(err)
 		otherHost := given == nil && host != localHost && !s.cb.serving()
 		switch {
@@ -362,16 +353,14 @@ func (s *signIn) registered(ctx context.Context) (err error) {
 				s.doubtful = false
 			}
 			return nil
-		case !request:
-			return first
+		case !request, scope == "" && !otherHost:
+			return err
 		case otherHost && (aboutRedirect || scope == ""):
 			host = localHost
 			s.cb.close()
 			s.cb = nil
-		case scope != "":
-			scope = ""
 		default:
-			return first
+			scope = ""
 		}
 	}
 }
@@ -392,7 +381,7 @@ type machine struct{ *signIn }
 
 func (m machine) attempt(ctx context.Context) (token, error) {
 	if notes := m.notes(); notes != "" {
-		m.log.notice(notes)
+		m.log.notice(strings.TrimSuffix(notes, "\n"))
 	}
 	return m.machineToken(ctx, m.c)
 }
@@ -405,7 +394,8 @@ func (b browser) attempt(ctx context.Context) (token, error) {
 	c, m := b.c, &b.found.server
 	endpoint, err := checkEndpoint(m.AuthorizationEndpoint, b.cfg.acceptsHTTP())
 	if err == nil && b.cb == nil { // else the client was registered with it
-		if b.cb, err = listenForGivenClient(b.cfg.redirectURI); err == nil {
+		b.cb, err = listenForGivenClient(b.cfg.redirectURI, firstGivenPort, lastGivenPort)
+		if err == nil {
 			c.Client.RedirectURI = b.cb.redirect.String()
 		}
 	}
@@ -415,7 +405,6 @@ func (b browser) attempt(ctx context.Context) (token, error) {
 	verifier := newVerifier()
 	printed, opened := b.request(*endpoint, c, verifier), b.request(*endpoint, c, verifier)
 	waiting, stopAsking := context.WithCancel(ctx)
-	defer stopAsking()
 	page := signInPage{URL: printed.url}
 	if !b.cb.serving() { // else no second window; who pasted an answer needs the next address
 		page.Note = b.notes()
@@ -441,23 +430,20 @@ func (b browser) attempt(ctx context.Context) (token, error) {
 	return b.requestToken(ctx, c, form, maxTokenAttempts)
 }
 
-// notes are what the user should know before signing in.
-func (s *signIn) notes() string {
-	var notes []string
+// notes are lines with what the user should know before signing in.
+func (s *signIn) notes() (notes string) {
 	u, err := url.Parse(s.c.TokenEndpoint)
 	if err == nil && s.cfg.clientFromEnv && s.c.Client.Source == sourceGiven &&
 		s.old.Client.ID != s.c.Client.ID {
-		notes = append(notes,
-			"mcp-proxy: the client of GOOGLE_CLIENT_ID is used at "+excerpt(u.Host))
+		notes = "mcp-proxy: the client of GOOGLE_CLIENT_ID is used at " + excerpt(u.Host) + "\n"
 	}
-	server := s.cfg.server
 	u, err = url.Parse(s.c.Resource)
-	if err == nil && s.cfg.resource == "" && sameOrigin(u, server) &&
-		!isPathPrefix(server.EscapedPath(), u.EscapedPath()) {
-		notes = append(notes, "mcp-proxy: the token will be good for all of "+origin(u)+
-			u.EscapedPath()+", as its server says, not for "+server.EscapedPath()+" alone")
+	if err == nil && s.cfg.resource == "" && sameOrigin(u, s.cfg.server) &&
+		!isPathPrefix(s.cfg.server.EscapedPath(), u.EscapedPath()) {
+		notes += "mcp-proxy: the token will be good for all of " + origin(u) + u.EscapedPath() +
+			", as its server says, not for " + s.cfg.server.EscapedPath() + " alone\n"
 	}
-	return strings.Join(notes, "\n")
+	return notes
 }
 
 func (o *oauth) nobodySignedIn() error {
@@ -487,33 +473,28 @@ func (s *signIn) keepNew(ctx context.Context) error {
 // explainRefusal adds what the user can do about a refusal of the authorization server.
 func (o *oauth) explainRefusal(err error) error {
 	refused := refusedWith(err)
-	switch {
-	case refused.outOfOrder():
+	if refused == (oauthError{}) || refused.outOfOrder() {
 		return err
-	case refused != oauthError{}:
-		err = authError{err}
 	}
-	switch code := refused.code; {
-	case code == "invalid_scope" && o.cfg.scope != "":
-		return withHint(err, "the authorization server refuses what --scope names: leave it out, "+
-			"or name scopes that this client may have")
-	case code == "invalid_scope":
-		return withHint(err, "--scope SCOPES asks for others: the server's documentation may name "+
-			"those that this client may have")
-	case isUnknownClient(err):
-		hasKey := o.cfg.privateKey != nil
-		what := map[bool]string{true: "--private-key", false: "--client-secret"}[hasKey]
-		if o.cfg.unattended() {
-			what += ", and that the client is allowed the grant " + grantClientCredentials
+	var hint string
+	switch {
+	case refused.code == "invalid_scope":
+		hint = "the server's documentation may name others that this client may have, for --scope"
+		if o.cfg.scope != "" {
+			hint = "the server refuses what --scope names: leave it out, or name others"
 		}
-		return withHint(err, "check --client-id and %s", what)
+	case isUnknownClient(err):
+		hint = "check --client-id, and --client-secret or --private-key"
+		if o.cfg.unattended() {
+			hint += ", and that the client is allowed the grant " + grantClientCredentials
+		}
 	// Entra ID (AADSTS9010010, AADSTS901002) wants no resource parameter.
-	case code == "invalid_target",
-		strings.HasPrefix(refused.description, "AADSTS901"):
-		return withHint(err, "this authorization server takes no resource parameter: "+
-			"add --resource none")
+	case refused.code == "invalid_target", strings.HasPrefix(refused.description, "AADSTS901"):
+		hint = "this authorization server takes no resource parameter: add --resource none"
+	default:
+		return authError{err}
 	}
-	return err
+	return withHint(authError{err}, "%s", hint)
 }
 
 // request is an authorization request (OAuth 2.1, section 4.1.1).
@@ -555,16 +536,13 @@ var microsoftHosts = []string{
 // openBrowser starts the first program that opens a browser on address, and does not wait for it.
 func openBrowser(browsers, address string) (err error) {
 	for _, command := range browserCommands(browsers, runtime.GOOS, address) {
-		cmd := exec.Command(command[0], command[1:]...)
 		// Neither stdin nor stdout: both speak JSON-RPC with the host.
-		if err = cmd.Start(); err != nil {
-			continue
-		}
+		cmd := exec.Command(command[0], command[1:]...)
 		ended := make(chan error, 2)
 		time.AfterFunc(browserGrace, func() { ended <- nil })
-		go func() { ended <- cmd.Wait() }() // reaps it; it may outlive this program
+		go func() { ended <- cmd.Run() }() // reaps it; it may outlive this program
 		// xdg-open may have found no browser; rundll32's status means nothing.
-		if err = <-ended; err == nil || runtime.GOOS == "windows" {
+		if err = <-ended; err == nil || runtime.GOOS == "windows" && cmd.ProcessState != nil {
 			return nil
 		}
 	}

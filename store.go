@@ -90,7 +90,7 @@ type signInPage struct {
 	URL      string `json:"url,omitempty"`
 	UserCode string `json:"user_code,omitempty"`    // of the device authorization grant
 	Complete string `json:"complete_url,omitempty"` // the address that holds the code
-	Note     string `json:"note,omitempty"`         // what the user should know first
+	Note     string `json:"note,omitempty"`         // what the user should know first: whole lines
 }
 
 // storeKey identifies cached credentials. Grant is empty for a user's: a machine's token must not
