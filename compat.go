@@ -4,7 +4,6 @@ package main
 // for it works when its command alone is changed. Its flags are said here in the words of ours.
 
 import (
-	"encoding/json"
 	"net"
 	"slices"
 	"strconv"
@@ -144,9 +143,6 @@ func (l *commandLine) decode(value string, isSecret bool, targets ...any) (err e
 	}
 	return err
 }
-
-// registerAs is client metadata of the user's (RFC 7591, section 2).
-type registerAs map[string]json.RawMessage
 
 // translate says in our words what depends on more than one of their flags, and what a
 // configuration of theirs need not say.

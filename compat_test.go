@@ -79,7 +79,7 @@ func TestRemoteFlags(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%q: %v", all, err)
 			}
-			c.args, c.entry, c.notes, c.registerAs, c.anyPort = nil, nil, nil, nil, false
+			c.args, c.entry, c.notes, c.registerAs, c.anyPort = nil, nil, (&config{}).notes, nil, false
 			return c
 		}
 		want := parse("", ours)

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -44,8 +43,8 @@ type config struct {
 	anyPort           bool // a client that is yet to be registered may take another port
 	authParams        url.Values
 	authMetadata      *serverMetadata
-	useIDToken        bool // the token to send is the answer's id_token
-	registerAs        registerAs
+	useIDToken        bool                       // the token to send is the answer's id_token
+	registerAs        map[string]json.RawMessage // client metadata of the user's (RFC 7591, section 2)
 
 	headers      http.Header
 	ignoredTools toolFilter
@@ -67,15 +66,10 @@ type config struct {
 	showHelp     bool
 	showVersion  bool
 
-	notes []note // for stderr, once that is open
+	notes [levelDebug][]string // for stderr, by level, once that is open
 }
 
-type note struct {
-	level int
-	text  string
-}
-
-func (c *config) warn(text string) { c.notes = append(c.notes, note{levelWarn, text}) }
+func (c *config) warn(text string) { c.notes[levelWarn] = append(c.notes[levelWarn], text) }
 
 const resourceNone = "none"
 
@@ -321,7 +315,8 @@ func (l *commandLine) setValue(o *option, value string) (err error) {
 		}
 	}
 	if o.set == nil {
-		l.notes = append(l.notes, note{levelInfo, "--" + o.name() + " is not needed: " + o.help})
+		l.notes[levelInfo] = append(l.notes[levelInfo],
+			"--"+o.name()+" is not needed: "+o.help)
 		return nil
 	}
 	if err = o.set(value); err != nil && isVariable {
@@ -686,9 +681,8 @@ func (l *commandLine) readFile(file string, isSecret bool) (data []byte, err err
 		defer f.Close()
 		data, err = io.ReadAll(io.LimitReader(f, maxGivenFile+1))
 	}
-	var failed *fs.PathError
-	if errors.As(err, &failed) { // without the path, which may be something else
-		return nil, withHint(failed.Err, "give the path of a file that can be read")
+	if err != nil { // without the path, which may be something else
+		return nil, withHint(errors.Unwrap(err), "give the path of a file that can be read")
 	}
 	if info, err := f.Stat(); isSecret && err == nil && isLoose(info) {
 		l.warn(fmt.Sprintf("others can read %s (mode %#o): chmod 600 %s", file, info.Mode().Perm(), file))

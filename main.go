@@ -165,8 +165,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return runDetached(ctx, stdin, stdout, getenv)
 	}
 	log := &logger{level: slices.Index(logLevelNames, cfg.logLevel), w: stderr}
-	for _, note := range cfg.notes {
-		log.printf(note.level, "%s", note.text)
+	for level, texts := range cfg.notes {
+		for _, text := range texts {
+			log.printf(level, "%s", text)
+		}
 	}
 	a, err := newApp(cfg, log)
 	if err != nil {
