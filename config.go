@@ -504,8 +504,8 @@ func (l *commandLine) setRedirectURI(raw string) (err error) {
 
 // reservedAuthParams are the proxy's own: given by the user they would undo what protects the
 // sign-in.
-var reservedAuthParams = strings.Fields("response_type client_id redirect_uri state code_challenge " +
-	"code_challenge_method scope resource response_mode request request_uri")
+var reservedAuthParams = strings.Fields("response_type client_id redirect_uri state " +
+	"code_challenge code_challenge_method scope resource response_mode request request_uri")
 
 func (l *commandLine) addAuthParam(param string) error {
 	name, value, ok := strings.Cut(param, "=")
