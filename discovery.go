@@ -166,7 +166,7 @@ func (d *discoverer) resourceMetadata(
 ) (*resourceMetadata, error) {
 	const name = "protected resource metadata"
 	var prm *resourceMetadata
-	err := d.tryForms(name, origin(server), d.resourceForms(server, c), func(form string) error {
+	err := d.tryForms(name, server, c, d.resourceForms(server, c), func(form string) error {
 		prm = &resourceMetadata{}
 		err := d.fetch(ctx, name, form, prm)
 		if err == nil && prm.Resource == "" && prm.AuthorizationServers == nil {
@@ -184,10 +184,10 @@ func (d *discoverer) resourceMetadata(
 		"address of that server's metadata")
 }
 
-// tryForms tries the addresses that a document may have, most of them at the origin base, until one
-// will do. Its error is errAbsent if every server says so.
+// tryForms tries the addresses that a document may have, all but that of c at the origin of base,
+// until one will do. Its error is errAbsent if every server says so.
 func (d *discoverer) tryForms(
-	document, base string, forms []string, try func(form string) error,
+	document string, base *url.URL, c challenge, forms []string, try func(form string) error,
 ) (failed error) {
 	for _, form := range forms {
 		err := try(form)
@@ -198,12 +198,12 @@ func (d *discoverer) tryForms(
 		if !errors.Is(err, errAbsent) {
 			failed = alsoFailed(failed, err)
 		}
-		if errors.As(err, new(noAnswer)) && strings.HasPrefix(form, base+"/") {
+		if errors.As(err, new(noAnswer)) && form != c.ResourceMetadata {
 			break // the other forms are of the same origin, and would only wait
 		}
 	}
 	if failed == nil {
-		failed = vouchHint(fmt.Errorf("%w: no %s at %s", errAbsent, document, base), "")
+		failed = vouchHint(fmt.Errorf("%w: no %s at %s", errAbsent, document, origin(base)), "")
 	}
 	return failed
 }
@@ -221,10 +221,12 @@ func (d *discoverer) resourceForms(server *url.URL, c challenge) []string {
 	if server.RawQuery != "" {
 		path += "?" + server.RawQuery
 	}
-	forms := []string{c.ResourceMetadata, path, root}
-	if _, err := checkEndpoint(c.ResourceMetadata, d.acceptsHTTP()); err != nil {
+	named, forms := c.ResourceMetadata, []string{path, root}
+	if _, err := checkEndpoint(named, d.acceptsHTTP()); err == nil {
+		others := slices.DeleteFunc(forms, func(form string) bool { return form == named })
+		forms = append([]string{named}, others...)
+	} else if named != "" {
 		d.log.infof("resource_metadata in the challenge of %s %v: ignored", server.Host, err)
-		forms = forms[1:]
 	}
 	return slices.Compact(forms)
 }
@@ -240,11 +242,11 @@ func (d *discoverer) checkResource(resource string, server *url.URL) error {
 	}
 	ours := origin(server) + server.EscapedPath()
 	published, _, _ := strings.Cut(resource, "?")
-	err = fmt.Errorf("protected resource metadata is for %q, not for %q", excerpt(published), ours)
-	if u == nil {
-		published = ours
+	bad := fmt.Errorf("protected resource metadata is for %q, not for %q", excerpt(published), ours)
+	if err != nil {
+		published = ours // what is no URL is any text
 	}
-	return withHint(err, "if that is right, name the resource to ask for: --resource %s",
+	return withHint(bad, "if that is right, name the resource to ask for: --resource %s",
 		quoted(runtime.GOOS, published))
 }
 
@@ -263,7 +265,7 @@ func (d *discoverer) serverMetadata(ctx context.Context, issuer string) (*server
 		return nil, vouchHint(fmt.Errorf("issuer of the authorization server %w", err), "")
 	}
 	var m *serverMetadata
-	err = d.tryForms(serverDocument, origin(u), serverForms(u), func(form string) error {
+	err = d.tryForms(serverDocument, u, challenge{}, serverForms(u), func(form string) error {
 		m = &serverMetadata{source: form}
 		if err := d.fetch(ctx, serverDocument, form, m); err != nil {
 			return err

@@ -385,6 +385,28 @@ func TestDiscoverUnreachable(t *testing.T) {
 	}
 	wantPaths(t, mcp, prmPath)
 
+	// What the challenge names leads on also if it is at the server's own origin; our own forms do not.
+	for named, want := range map[string][]string{
+		"/custom.json":   {"/custom.json", prmPath + "/mcp"},
+		prmPath + "/mcp": {prmPath + "/mcp", prmPath, asPath},
+		"":               {prmPath + "/mcp"},
+	} {
+		mcp := newSite(t)
+		broken := func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, gone.URL+"/login", http.StatusFound) }
+		mcp.handle("/custom.json", broken)
+		mcp.handle(prmPath+"/mcp", broken)
+		mcp.page(prmPath, 200, resourcePage("HERE/mcp", "HERE"))
+		mcp.page(asPath, 200, serverPage)
+		if c = (challenge{}); named != "" {
+			c.ResourceMetadata = mcp.URL + named
+		}
+		a, err := mcp.discoverer().discover(context.Background(), mcp.url(t, "/mcp"), c)
+		if found := want[len(want)-1] == asPath; found != (err == nil && a.server.Issuer == mcp.URL) {
+			t.Errorf("challenge %q: got %+v, %v", named, a, err)
+		}
+		wantPaths(t, mcp, want...)
+	}
+
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_, err = mcp.discoverer().discover(ctx, mcp.url(t, ""), challenge{})
@@ -536,6 +558,24 @@ func TestResourceForms(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", server, got, want)
 		}
 	}
+	u, _ := url.Parse("https://mcp.example/m")
+	root := "https://mcp.example" + prmPath
+	for named, want := range map[string][]string{
+		"":                        {root + "/m", root},
+		root:                      {root, root + "/m"},
+		root + "/m":               {root + "/m", root},
+		"https://other.example/":  {"https://other.example/", root + "/m", root},
+		"http://mcp.example/prm2": {root + "/m", root},
+	} {
+		var said strings.Builder
+		d := &discoverer{config: &config{}, log: &logger{level: levelDebug, w: &said}}
+		if got := d.resourceForms(u, challenge{ResourceMetadata: named}); !reflect.DeepEqual(got, want) {
+			t.Errorf("challenge %q: got %q, want %q", named, got, want)
+		}
+		if logged := strings.Contains(said.String(), "ignored"); logged != strings.HasPrefix(named, "http:") {
+			t.Errorf("challenge %q: logged %q", named, said.String())
+		}
+	}
 }
 
 func TestCheckResource(t *testing.T) {
@@ -567,10 +607,15 @@ func TestCheckResource(t *testing.T) {
 		{"https://h/mcp", "https://h/x/../mcp", false},
 		{"https://h/mcp", "/mcp", false},
 		{"https://h/mcp", "", false},
+		{"https://h/mcp", "https://h/\u202eabc\u009b31m " + strings.Repeat("x", 1000), false},
 	} {
 		u, _ := url.Parse(test.server)
-		if err := (&discoverer{config: &config{}}).checkResource(test.resource, u); (err == nil) != test.ok {
+		err := (&discoverer{config: &config{}}).checkResource(test.resource, u)
+		if (err == nil) != test.ok {
 			t.Errorf("resource %q for server %q: %v", test.resource, test.server, err)
+		}
+		if hint := hintOf(err); len(hint) > 500 || strings.ContainsAny(hint, "\u202e\u009b") {
+			t.Errorf("resource %q: the hint is %q", test.resource, hint)
 		}
 	}
 }

@@ -369,6 +369,8 @@ func parseTokenAnswer(status int, body []byte, now time.Time, useIDToken bool) (
 	}
 	bad := &oauthError{code: "invalid_response", description: "no usable " + name, unusable: true}
 	switch {
+	case a.AccessToken == "" && !json.Valid(body): // a page: for maintenance, of a captive portal
+		return token{}, &oauthError{status: status}
 	case sent == "" || !isVisible(sent):
 		return token{Refresh: a.RefreshToken}, bad
 	case !slices.Contains(tokenTypes, strings.ToLower(a.TokenType)): // GitHub sends bearer

@@ -327,7 +327,8 @@ func TestParseTokenAnswer(t *testing.T) {
 		{500, `{"error":"invalid_grant"}`, "invalid_grant", false},
 		{400, `{"error":"temporarily_unavailable"}`, "temporarily_unavailable", false},
 		{302, `{"access_token":"a","token_type":"Bearer"}`, "", false},
-		{200, ``, "invalid_response", false},
+		{200, ``, "", false},
+		{200, `<html><a href="/?a=b&error">maintenance</a>`, "", false},
 		{200, `null`, "invalid_response", false},
 		{200, `{}`, "invalid_response", false},
 		{200, `{"token_type":"Bearer"}`, "invalid_response", false},
@@ -337,12 +338,15 @@ func TestParseTokenAnswer(t *testing.T) {
 		{200, `{"access_token":"é","token_type":"Bearer"}`, "invalid_response", false},
 		{200, `{"access_token":"a","token_type":"DPoP"}`, "unsupported_token_type", false},
 		{200, `{"ok":false,"error":"invalid_code","authed_user":{"access_token":"a"}}`, "invalid_code", true},
-		{200, `{"access_token":"a","token_type":"Bearer"`, "invalid_response", false},
+		{200, `{"access_token":"a","token_type":"Bearer"`, "", false},
 	} {
 		got, err := parseTokenAnswer(test.status, []byte(test.body), now, false)
 		var refused *oauthError
 		if !errors.As(err, &refused) || refused.code != test.code || isRejected(err) != test.rejected || got != (token{}) {
 			t.Errorf("%d %s: got %+v (%v), want code %q, rejected %v", test.status, test.body, got, err, test.code, test.rejected)
+		}
+		if lasts := test.rejected || test.status == 200 && test.code != ""; isLasting(err) != lasts { // a page goes away
+			t.Errorf("%d %s: lasting %v, want %v", test.status, test.body, !lasts, lasts)
 		}
 	}
 }
