@@ -221,13 +221,11 @@ func (a *app) status(stdout io.Writer) error {
 	return exitError{errReported, 1}
 }
 
-// shownServer is a server's address without its query, which may be a key.
+var secretPart = onceNeeded(`(?s)(//)[^/?#]*@|(\?).*`)
+
+// shownServer is a server's address without user information and query, which may be a key.
 func shownServer(address string) string {
-	start, _, isQuery := strings.Cut(address, "?")
-	if isQuery {
-		return start + "?…"
-	}
-	return address
+	return secretPart().ReplaceAllString(address, "$1$2…")
 }
 
 // typed is one of our commands for this server and account, as it is to be typed: with the flags
@@ -242,7 +240,7 @@ func (c *config) typed(command string) string {
 		for _, f := range [][2]string{{"--profile", c.profile}, {"--scope", c.scope},
 			{"--resource", c.resource}} {
 			if f[1] != "" && (command != "logout" || f[0] == "--profile") {
-				words = append(words, f[:]...)
+				words = append(words, f[0], shownServer(f[1]))
 			}
 		}
 	}

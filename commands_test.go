@@ -280,6 +280,80 @@ func TestStatusOfOneServer(t *testing.T) {
 	}
 }
 
+// A secret is named by a whole value and by nothing else, here and in the hints.
+func TestEntryHoldsNoSecret(t *testing.T) {
+	t.Parallel()
+	dir, key := t.TempDir(), keyText(t, newTestKey(t, "ES256"))
+	file := func(name, text string) string {
+		fatal(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+		return filepath.Join(dir, name)
+	}
+	client := "@" + file("client", `{"client_id":"x","client_secret":"hunter2"}`)
+	metadata := `{"authorization_endpoint":"https://b.example/a","token_endpoint":"https://b.example/t"}`
+	env := map[string]string{"USER": "me", "NAME": "hunter2", "HEADER": "A: hunter2", "CLIENT": metadata,
+		"KEY": key, "INFO": `{"client_id":"x","client_secret":"hunter2"}`}
+	const info, registered = "--static-oauth-client-info", "--static-oauth-client-metadata"
+	for _, test := range []struct{ flag, value, want string }{
+		{"-s", "hunter2", "env:NAME"},
+		{"-s", "hunter2env:abc", "env:NAME"},
+		{"-s", "@hunter2", "env:NAME"},
+		{"-s", "${USER}hunter2", "env:NAME"},
+		{"-s", "A:${USER}", "env:NAME"},
+		{"-s", "hunter2: env:USER", "env:NAME"},
+		{"-s", "x\nclient-secret=env:USER", "env:NAME"},
+		{"-s", "env:USER", "env:USER"},
+		{"-H", "Cookie: sid=hunter2; u=${USER}", "env:NAME"},
+		{"-H", "Cookie: ${USER}; sid=hunter2", "env:NAME"},
+		{"-H", "Authorization: Bearer hunter2env:abc", "env:NAME"},
+		{"-H", "Authorization: Bearer env:hunter2", "env:NAME"},
+		{"-H", "Authorization: hunter2 ${USER}", "env:NAME"},
+		{"-H", "Authorization: Bearer ${USER}", "Authorization: Bearer ${USER}"},
+		{"-H", "Authorization: basic ${env:USER} ", "Authorization: basic ${env:USER} "},
+		{"-H", "A: env:USER", "A: env:USER"},
+		{"-H", "A:${USER}", "A:${USER}"},
+		{"-H", "env:HEADER", "env:HEADER"},
+		{info, `{"client_id":"${USER}","client_secret":"hunter2"}`, "env:NAME"},
+		{info, client, client},
+		{info, "env:INFO", "env:INFO"},
+		{registered, `{"software_statement":"hunter2","x":"env:USER"}`, "env:NAME"},
+		{"--auth-param", "key=hunter2", "env:NAME"},
+		{"--auth-param", "key=hunter2${USER}", "env:NAME"},
+		{"--auth-param", "key= env:hunter2", "env:NAME"},
+		{"--authorize-param", "key=hunter2env:USER", "env:NAME"},
+		{"--authorize-param", "key=${USER}", "key=${USER}"},
+		{"--auth-param", "key=env:USER", "key=env:USER"},
+		{"--auth-param", "access_type=offline", "access_type=offline"},
+		{"--auth-param", "prompt=", "prompt="},
+		{"--auth-metadata", "https://b.example/m?key=hunter2", "https://b.example/m?…"},
+		{"--auth-metadata", "env:CLIENT_FILE", "env:CLIENT_FILE"},
+		{"--private-key", key, "env:NAME"},
+		{"--private-key", "env:KEY", "env:KEY"},
+	} {
+		env["CLIENT_FILE"] = file("metadata", metadata)
+		args := []string{"login", "https://a.example/mcp?key=hunter2", "4711", test.flag, test.value}
+		if test.flag == "-s" || test.flag == "--private-key" {
+			args = append(args, "-i", "x")
+		}
+		c, err := parseArgs(args, func(name string) string { return env[name] })
+		if err != nil {
+			t.Errorf("%q: %v", args, err)
+			continue
+		}
+		if want := []string{"-u", "https://a.example/mcp?…", "4711"}; !slices.Equal(c.entry[:3], want) || c.entry[4] != test.want {
+			t.Errorf("%q: got %q, want %q", args, c.entry, test.want)
+		}
+		if got := c.typed("login") + c.typed("logout"); strings.Contains(got, "hunter2") || strings.Contains(got, "BEGIN") {
+			t.Errorf("%q: got the hint %q", args, got)
+		}
+	}
+	c, err := parseArgs([]string{"mcp-remote", "https://a.example/mcp", "--resource",
+		"https://me:hunter2@b.example/mcp?key=hunter2"}, func(string) string { return "" })
+	fatal(t, err)
+	if got := c.typed("login") + c.typed("logout"); strings.Contains(got, "hunter2") {
+		t.Errorf("got the hint %q", got)
+	}
+}
+
 // The entry that login prints starts the program in the same way, without the secrets.
 func TestEntryForTheClient(t *testing.T) {
 	t.Parallel()
@@ -291,6 +365,10 @@ func TestEntryForTheClient(t *testing.T) {
 			"-u https://a.example/mcp -i x -s env:NAME -H env:NAME"},
 		{"-u https://a.example/mcp -i x -s env:S -H A:${S} --scope a",
 			"-u https://a.example/mcp -i x -s env:S -H A:${S} --scope a"},
+		{"https://a.example/mcp --no-trace=true --device=false", "-u https://a.example/mcp --no-trace"},
+		{"https://a.example/mcp --resource https://me:hunter2@b.example/mcp?key=hunter2 --keep-alive " +
+			"--client-metadata-url https://c.example/c?key=hunter2 --auth-success-url hunter2",
+			"-u https://a.example/mcp --resource https://…b.example/mcp?… --client-metadata-url https://c.example/c?…"},
 		{"mcp-remote https://a.example/mcp", ""},
 	} {
 		c, err := parseArgs(append([]string{"login"}, strings.Fields(test.args)...),
@@ -442,7 +520,7 @@ func TestHintsNameTheFlags(t *testing.T) {
 	for args, want := range map[string]string{
 		"--device": " --device",
 		"--grant client_credentials -i x -s env:S":                   " --grant client_credentials -i x -s env:S",
-		"-i x -s hunter2 --no-browser --auth-param a=b --allow-http": " -i x -s env:NAME --auth-param " + quoted(runtime.GOOS, "a=b") + " --allow-http",
+		"-i x -s hunter2 --no-browser --auth-param a=b --allow-http": " -i x -s env:NAME --auth-param " + "env:NAME --allow-http",
 	} {
 		user := newUser(t)
 		user.env["S"] = "hunter2"

@@ -207,7 +207,10 @@ func parseArgs(args []string, getenv func(string) string) (*config, error) {
 
 var (
 	unknownName = onceNeeded(`^--[a-z]+(-[a-z]+)*(=.*)?$`)
-	reference   = onceNeeded(`env:|\$\{|^@`)
+	// harmless is a flag with a value that is no secret, but names a variable or file that was found.
+	harmless = onceNeeded(`^([a-z-]+=env:|static-[a-z-]+=@|auth\w*-param=(access_type|prompt)=|` +
+		`(header=[^:]*:\s*|auth\w*-param=[^=]*=)(env:|((?i:Bearer|Basic) +)?` +
+		`(\$\{[^{}]*\})?\s*$))`)
 )
 
 // parse divides the arguments into flags with their values, and the URL, which may stand alone.
@@ -235,7 +238,9 @@ func (l *commandLine) parse() error {
 		name = o.name()
 		next := append(all, "--url")[i+1]
 		switch takesNext := o.value != "" && !hasValue; {
-		case o.value == "" && hasValue:
+		case o.value == "" && value == "false": // as if it were not there
+			continue
+		case o.value == "" && hasValue && value != "true":
 			return invalid("--"+name+" takes no value", "--"+name)
 		case l.given[name] && o.value != "" && !strings.HasSuffix(o.value, "…"):
 			return invalid("--"+name+" is given twice", "leave one of them out")
@@ -260,15 +265,15 @@ func (l *commandLine) parse() error {
 // entryArguments are a flag and its value for a client's configuration, if serving needs them. A
 // variable takes the place of a secret that was typed.
 func entryArguments(o *option, value string) []string {
-	isSecret := slices.Contains([]string{"SECRET", "JSON", "'NAME: VALUE' …"}, o.value)
+	isSecret := o.value == "SECRET" || o.value == "JSON" || strings.Contains(o.value, "VALUE")
 	switch name := o.name(); {
-	case name == "no-browser", name == "login-timeout", o.pages == "status", o.pages == "logout":
+	case name == "no-browser", name == "login-timeout", name == "json", name == "all", o.set == nil:
 		return nil
 	case o.value == "":
 		return []string{"--" + name}
-	case isSecret && !reference().MatchString(value), strings.Contains(value, "-----BEGIN"):
+	case isSecret && !harmless().MatchString(name+"="+value), strings.Contains(value, "-----BEGIN"):
 		value = "env:NAME"
-	case name == "url":
+	case strings.HasPrefix(o.value, "UR"): // URL, URI
 		value = shownServer(value)
 	}
 	if short, _, ok := strings.Cut(o.names, " "); ok {

@@ -183,7 +183,10 @@ func TestValues(t *testing.T) {
 	fatal(t, err)
 	env := map[string]string{"TOK": " tok-1\r\n", "TRICK": "${TOK} env:TOK", "SERVER": "https://a.example/mcp\n",
 		"MCP_PROXY_CACHE_DIR": "~/somewhere", "HEADER": "X-A: ${TOK}", "GOOGLE_CLIENT_ID": "other"}
-	type values struct{ server, secret, header, param, cacheDir string }
+	type values struct {
+		server, secret, header, param, cacheDir string
+		noBrowser                               bool
+	}
 	usual := values{server: "https://a.example/mcp", cacheDir: filepath.Join(home, "somewhere")}
 	for _, test := range []struct {
 		args []string
@@ -202,6 +205,9 @@ func TestValues(t *testing.T) {
 		{[]string{"env:SERVER", "-H", "env:HEADER"}, func(v *values) { v.header = "${TOK}" }},
 		{[]string{"env:SERVER", "--auth-param", "a=env:TOK"}, func(v *values) { v.param = "tok-1" }},
 		{[]string{"env:SERVER", "--auth-param", "a="}, func(*values) {}},
+		{[]string{"env:SERVER", "--no-browser=true", "--allow-http=false"}, func(v *values) { v.noBrowser = true }},
+		{[]string{"env:SERVER", "--no-browser=false", "--no-trace=true", "--device=false",
+			"--redirect-uri", "http://localhost:1/cb"}, func(*values) {}},
 	} {
 		want := usual
 		test.want(&want)
@@ -210,7 +216,7 @@ func TestValues(t *testing.T) {
 			t.Errorf("%q: %v", test.args, err)
 			continue
 		}
-		got := values{c.server.String(), c.clientSecret, c.headers.Get("X-A"), c.authParams.Get("a"), c.cacheDir}
+		got := values{c.server.String(), c.clientSecret, c.headers.Get("X-A"), c.authParams.Get("a"), c.cacheDir, c.noBrowser}
 		if got != want {
 			t.Errorf("%q: got %+v, want %+v", test.args, got, want)
 		}

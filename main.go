@@ -330,7 +330,10 @@ func (h hinted) Unwrap() error { return h.error }
 
 // withHint adds what to type to an error.
 func withHint(err error, format string, args ...any) error {
-	return hinted{err, fmt.Sprintf(format, args...)}
+	if hint := fmt.Sprintf(format, args...); hint != "" { // an empty one would hide one in err
+		return hinted{err, hint}
+	}
+	return err
 }
 
 func hintOf(err error) string {

@@ -171,6 +171,7 @@ func TestErrorAnswer(t *testing.T) {
 	}{
 		{nil, errors.New("x"), `{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"mcp-proxy: x"}}`},
 		{[]byte(`"\u0061<&>"`), withHint(errors.New("x"), "do %s", "y"), `{"jsonrpc":"2.0","id":"\u0061<&>","error":{"code":-32000,"message":"mcp-proxy: x; hint: do y"}}`},
+		{[]byte("1"), withHint(alsoFailed(withHint(errors.New("x"), ""), withHint(errors.New("z"), "y")), "%s", ""), `{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"mcp-proxy: x; z; hint: y"}}`},
 		{[]byte("1.0"), fmt.Errorf("more: %w", &rpcError{Code: -7, Message: "no", Data: map[string]any{"n": 1}}), `{"jsonrpc":"2.0","id":1.0,"error":{"code":-7,"message":"no","data":{"n":1}}}`},
 		{[]byte("1"), errors.New("a\nb\r"), `{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"mcp-proxy: a\nb\r"}}`},
 	} {
