@@ -207,7 +207,7 @@ func parseArgs(args []string, getenv func(string) string) (*config, error) {
 
 var (
 	unknownName = onceNeeded(`^--[a-z]+(-[a-z]+)*(=.*)?$`)
-	// harmless is a flag with a value that is no secret, but names a variable or file that was found.
+	// harmless is a flag with a value that is no secret: it names a variable or file that is there.
 	harmless = onceNeeded(`^([a-z-]+=env:|static-[a-z-]+=@|auth\w*-param=(access_type|prompt)=|` +
 		`(header=[^:]*:\s*|auth\w*-param=[^=]*=)(env:|((?i:Bearer|Basic) +)?` +
 		`(\$\{[^{}]*\})?\s*$))`)
