@@ -35,7 +35,7 @@ const (
 	pasteTimeout      = 5 * time.Minute  // for the page of a pasted answer
 	lingerEnded       = 30 * time.Second // for a page that is loaded again
 	lingerExpired     = 3 * time.Minute  // for a user who comes too late
-	makeWayTimeout    = time.Second
+	makeWayTimeout    = 400 * time.Millisecond
 	maxCallbackHeader = 64 << 10 // bytes
 )
 
@@ -435,7 +435,7 @@ func (p page) write(w http.ResponseWriter, r *http.Request) {
 // terminal. shown must be called with every redirect URI that a browser will end at.
 func readAnswers(terminal io.Reader, log *logger) (shown func(redirect *url.URL)) {
 	var current atomic.Pointer[url.URL]
-	go func() {
+	read := func() {
 		lines := bufio.NewScanner(terminal)
 		for lines.Scan() {
 			if line := strings.Trim(lines.Text(), " \t\r'\""); line != "" {
@@ -444,9 +444,11 @@ func readAnswers(terminal io.Reader, log *logger) (shown func(redirect *url.URL)
 				}
 			}
 		}
-	}()
+	}
 	return func(redirect *url.URL) {
-		current.Store(redirect)
+		if current.Swap(redirect) == nil { // what is typed before is another program's
+			go read()
+		}
 		log.notice("hint: is the browser on another machine? " +
 			"paste here the address that it ends at, even if it shows an error")
 	}
@@ -455,10 +457,7 @@ func readAnswers(terminal io.Reader, log *logger) (shown func(redirect *url.URL)
 // deliver takes a pasted address to the callback at redirect, of this process or of the one that
 // signs in, which checks it as it checks every other. Nothing else is requested.
 func deliver(pasted string, redirect *url.URL) error {
-	switch {
-	case redirect == nil:
-		return errors.New("nothing is to be pasted for this sign-in")
-	case !isResponse(pasted, redirect):
+	if !isResponse(pasted, redirect) {
 		return invalid("that is not where the sign-in page leads to",
 			"paste the address that begins with "+redirect.String()+"?")
 	}
@@ -482,7 +481,7 @@ func isResponse(pasted string, redirect *url.URL) bool {
 func redirectOf(address string) *url.URL {
 	if u, err := url.Parse(address); err == nil {
 		redirect, err := url.Parse(u.Query().Get("redirect_uri"))
-		if err == nil && redirect.Host != "" {
+		if err == nil && isLoopback(redirect.Hostname()) {
 			return redirect
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 // waitingSignIn is a sign-in whose URL was printed and nobody has opened.
@@ -608,6 +609,22 @@ func TestAllPortsTaken(t *testing.T) {
 	const flag = "--redirect-uri http://localhost:PORT/oauth2callback"
 	if !strings.Contains(err.Error(), fmt.Sprintf("the ports %d to %d", port, port)) || !strings.Contains(hintOf(err), flag) {
 		t.Errorf("got %q, hint %q", err, hintOf(err))
+	}
+	if longest := (lastGivenPort - firstGivenPort + 1) * makeWayTimeout; longest > 5*time.Second {
+		t.Errorf("programs that say nothing hold the user up for %v", longest)
+	}
+}
+
+// A server's address is no callback of ours, whatever its query says.
+func TestRedirectOf(t *testing.T) {
+	for redirect, want := range map[string]bool{
+		"http://127.0.0.1:3000/cb": true, "http://localhost:3000/cb": true, "http://[::1]:3000/cb": true,
+		"http://10.0.0.5:6379/x": false, "http://localhost.example/x": false, "/x": false, "": false,
+	} {
+		page := "https://as.example/authorize?" + url.Values{"redirect_uri": {redirect}}.Encode()
+		if got := redirectOf(page); (got != nil) != want || want && got.String() != redirect {
+			t.Errorf("%q: got %v", redirect, got)
+		}
 	}
 }
 

@@ -57,6 +57,7 @@ type config struct {
 	noBrowser    bool
 	device       bool
 	browser      string // $BROWSER
+	browserDir   string // where relative programs in it are; "": the current directory
 	container    bool   // this is one
 	sshServer    string // USER@HOST to tunnel to; "" if this is no SSH session
 	loginTimeout time.Duration

@@ -231,9 +231,9 @@ func runDetached(
 	defer a.trace.close()
 	// The host's working directory may be on a disk that is to be unmounted. What was named
 	// relative to it has been read.
-	_, _ = x509.SystemCertPool() // reads $SSL_CERT_FILE, once
-	dir, _ := os.Getwd()         // it may be gone
-	_ = os.Chdir(filepath.VolumeName(dir) + string(filepath.Separator))
+	_, _ = x509.SystemCertPool()   // reads $SSL_CERT_FILE, once
+	cfg.browserDir, _ = os.Getwd() // it may be gone
+	_ = os.Chdir(filepath.VolumeName(cfg.browserDir) + string(filepath.Separator))
 	_, unlock, _, _ := o.look(order)
 	io.WriteString(stdout, detachedReady)
 	if unlock == nil { // while this process came up another one has led, or does
@@ -247,7 +247,8 @@ func runDetached(
 // leader is the one sign-in that is going on for a server.
 type leader struct {
 	*oauth
-	doubtful bool // the registration may be lost: nobody came back with an answer
+	doubtful   bool      // the registration may be lost: nobody came back with an answer
+	lastWindow time.Time // of an earlier sign-in, which led to no token
 
 	mu   sync.Mutex // guards note
 	note loginState
@@ -264,7 +265,7 @@ func (o *oauth) lead(ctx context.Context, order detachedOrder, login bool) error
 	}
 	limited, cancel := context.WithTimeout(ctx, o.cfg.loginTimeout)
 	defer cancel()
-	l := &leader{oauth: o, doubtful: last.Doubtful}
+	l := &leader{oauth: o, doubtful: last.Doubtful, lastWindow: last.Window}
 	begun := loginState{PID: os.Getpid(), Started: time.Now(), Window: last.Window}
 	l.change(func(note *loginState) { *note = begun })
 	err := l.authorize(limited, order.Challenge, order.Used)
@@ -296,13 +297,12 @@ func (l *leader) change(change func(*loginState)) loginState {
 // ends with the wait for it. A loop of sign-ins that lead to no token must not fill the user's
 // desktop: then the next window waits a minute from the last.
 func (l *leader) ask(ctx context.Context, page signInPage, start string) {
-	note := l.change(func(note *loginState) { note.signInPage, note.Notices = page, nil })
-	l.show(note)
+	l.show(l.change(func(note *loginState) { note.signInPage, note.Notices = page, nil }))
 	if start == "" || !l.cfg.opensBrowser() {
 		return
 	}
 	go func() {
-		age := time.Since(note.Window) // negative if the clock was set back
+		age := time.Since(l.lastWindow) // negative if the clock was set back
 		if wait := windowInterval - age; age >= 0 && wait > 0 {
 			l.notify("a window was opened a moment ago, and nobody signed in: the next one opens " +
 				"in " + inWords(wait))
@@ -311,7 +311,7 @@ func (l *leader) ask(ctx context.Context, page signInPage, start string) {
 			}
 		}
 		l.change(func(note *loginState) { note.Window = time.Now() })
-		if err := openBrowser(l.cfg.browser, start); err != nil {
+		if err := openBrowser(l.cfg.browser, l.cfg.browserDir, start); err != nil {
 			l.notify(fmt.Sprintf("no browser could be opened (%v): open the address by hand", err))
 		}
 	}()
@@ -325,9 +325,9 @@ func (l *leader) notify(text string) {
 
 // show tells the user where to sign in. The URL stands on a line of its own, to be copied.
 func (o *oauth) show(note loginState) {
-	how := "in the browser at this address"
-	if note.UserCode != "" {
-		how = "in any browser: open this address and enter the code " + note.UserCode
+	how, redirect := "in the browser at this address", redirectOf(note.URL)
+	if note.UserCode != "" { // no browser comes back, whatever the address says
+		how, redirect = "in any browser: open this address and enter the code "+note.UserCode, nil
 	} else if o.cfg.opensBrowser() {
 		how = "in the browser; if no window opens, use this address"
 	}
@@ -335,7 +335,6 @@ func (o *oauth) show(note loginState) {
 	if note.Complete != "" {
 		text += "\nor this one, which holds the code; it must show the same:\n" + note.Complete
 	}
-	redirect := redirectOf(note.URL) // nil: with a device code no browser comes back
 	switch {
 	case redirect == nil || redirect.Port() == "":
 	case o.cfg.sshServer != "":

@@ -357,6 +357,11 @@ func TestRelativePaths(t *testing.T) {
 	fatal(t, os.WriteFile(filepath.Join(user.dir, "ca.pem"), pem, 0o600))
 	user.env["MCP_PROXY_CACHE_DIR"] = filepath.Base(user.cache)
 	user.env["SSL_CERT_FILE"], user.env["SSL_CERT_DIR"] = "ca.pem", ""
+	user.env["BROWSER"] = filepath.Join("bin", "browser.exe")
+	fatal(t, os.Mkdir(filepath.Join(user.dir, "bin"), 0o700))
+	if os.Symlink(testShared().browser, filepath.Join(user.dir, user.env["BROWSER"])) != nil { // Windows may forbid it
+		fatal(t, os.Link(testShared().browser, filepath.Join(user.dir, user.env["BROWSER"])))
+	}
 	p := user.start("-u", server.url)
 	p.initialize()
 	user.awaitEnd(p)

@@ -94,7 +94,7 @@ func (d device) attempt(ctx context.Context) (token, error) {
 	err := d.post(ctx, "device authorization endpoint", d.found.server.DeviceAuthorizationEndpoint,
 		d.c, form, maxTokenAttempts, code.read)
 	if err != nil {
-		if !errors.As(err, new(noAnswer)) && ctx.Err() == nil {
+		if !errors.As(err, new(noAnswer)) && !refusedWith(err).outOfOrder() && ctx.Err() == nil {
 			err = lastingFailure{err} // this client gets no code; nobody was asked yet
 		}
 		return token{}, err
@@ -110,7 +110,7 @@ func (d device) attempt(ctx context.Context) (token, error) {
 		own := &url.URL{Scheme: "http", Host: localAddress + ":0", Path: ownRedirectPath}
 		if cb, err := listenAt(own); err == nil {
 			defer cb.close()
-			// Without a state it only leads on.
+			cb.notify = d.notify // without a state it takes no answer, and only leads on
 			start = cb.expect(authorizationRequest{}, authorizationRequest{url: code.URIComplete})
 		}
 	}

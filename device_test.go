@@ -61,6 +61,9 @@ func TestDevice(t *testing.T) {
 func TestDeviceForAllWhoWait(t *testing.T) {
 	t.Parallel()
 	server, auth, user := startDevices(t)
+	auth.device = func(doc map[string]any) { // that looks like a page which leads back here
+		doc["verification_uri"] = auth.base + "/device?redirect_uri=http://localhost:6379/x"
+	}
 	overSSH(user)
 	first, second := user.start("-u", server.url), user.start("-u", server.url)
 	ids := []string{first.request("initialize", initializeParams), second.request("initialize", initializeParams)}
@@ -73,12 +76,73 @@ func TestDeviceForAllWhoWait(t *testing.T) {
 	if page == "" || page != printedPage.FindString(first.stderr()) {
 		t.Errorf("got %q and %q, want the same page", first.stderr(), second.stderr())
 	}
+	if strings.Contains(second.stderr(), "ssh -L") {
+		t.Errorf("got %q, want no tunnel to a port that the server chose", second.stderr())
+	}
 	user.paste(page)
 	first.result(ids[0])
 	second.result(ids[1])
 	if auth.count("device/code") != 1 || auth.count("authorize") != 0 || len(user.openings()) != 0 {
 		t.Errorf("got %q", auth.labels())
 	}
+}
+
+// An endpoint that is out of order refuses nobody: the next message asks again.
+func TestDeviceOutOfOrder(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusServiceUnavailable, http.StatusTooManyRequests} {
+		status := status
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			server, auth, user := startDevices(t)
+			down := true
+			auth.on("device/code", func(w http.ResponseWriter, _ *fakeRequest) bool {
+				if down {
+					w.WriteHeader(status)
+				}
+				return down
+			})
+			p, other := user.start("-u", server.url, "--device"), user.start("-u", server.url, "--device")
+			p.failure(p.request("initialize", initializeParams))
+			auth.change(func() { down = false })
+			p.initialize()
+			other.initialize()
+		})
+	}
+}
+
+// The code of a client that the server has lost gives way to another, whose window opens at once.
+func TestDeviceOfForgottenClient(t *testing.T) {
+	t.Parallel()
+	server, auth, user := startDevices(t)
+	polls := 0
+	auth.on("token device_code", func(w http.ResponseWriter, _ *fakeRequest) bool {
+		if polls++; polls == 1 {
+			writeJSON(w, http.StatusUnauthorized, map[string]any{"error": "invalid_client"})
+		}
+		return polls == 1
+	})
+	p := user.start("-u", server.url, "--device")
+	p.initialize()
+	if got := len(user.openings()); got != 2 || auth.count("register") != 2 {
+		t.Errorf("got %d browser windows, want 2, %q, %s", got, auth.labels(), p.stderr())
+	}
+}
+
+// Where the window's address leads on, nobody is answered.
+func TestDeviceStrayRequest(t *testing.T) {
+	t.Parallel()
+	server, _, user := startDevices(t)
+	user.browser = "ignore"
+	p := user.start("-u", server.url, "--device", "--login-timeout", soonOver)
+	id := p.request("initialize", initializeParams)
+	stray := parsedURL(t, user.awaitOpenings(1))
+	stray.Path, stray.RawQuery = "/callback", "error=access_denied"
+	if status, _ := knock(t, "GET", stray.String(), nil); status != http.StatusBadRequest {
+		t.Errorf("got status %d, want 400", status)
+	}
+	p.awaitStderr("has the error access_denied and no state")
+	p.failure(id)
 }
 
 // The user's no, and a code that nobody used in time.

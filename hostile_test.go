@@ -118,17 +118,17 @@ func TestBrowserCommands(t *testing.T) {
 		{"firefox $(id)", "linux", ", firefox $(id) U" + linux},
 	} {
 		got := ""
-		for _, command := range browserCommands(test.browsers, test.system, "U") {
+		for _, command := range browserCommands(test.browsers, "", test.system, "U") {
 			got += ", " + strings.Join(command, " ")
 		}
 		if got != test.want {
 			t.Errorf("%q on %s: got %q, want %q", test.browsers, test.system, got, test.want)
 		}
 	}
-	if got := browserCommands("firefox -P %s", "linux", "U")[0]; !slices.Equal(got, []string{"firefox", "-P", "U"}) {
+	if got := browserCommands("firefox -P %s", "", "linux", "U")[0]; !slices.Equal(got, []string{"firefox", "-P", "U"}) {
 		t.Errorf("got %q", got)
 	}
-	if got := browserCommands(program, "linux", "U")[0]; !slices.Equal(got, []string{program, "U"}) {
+	if got := browserCommands(program, "", "linux", "U")[0]; !slices.Equal(got, []string{program, "U"}) {
 		t.Errorf("got %q, want the program whose name has a blank", got)
 	}
 }

@@ -722,6 +722,31 @@ func TestPastingForAnotherProcess(t *testing.T) {
 	login.wait()
 }
 
+// With a device code nothing is pasted, whatever its address looks like: what is typed is left to
+// the shell.
+func TestDeviceLeavesTheTerminal(t *testing.T) {
+	t.Parallel()
+	server, auth, user := startDevices(t)
+	auth.device = func(doc map[string]any) {
+		doc["verification_uri"] = auth.base + "/device?redirect_uri=http://127.0.0.1:6379/x"
+	}
+	keyboard, stdin := openTerminal(t)
+	shell, err := syscall.Open(stdin.Name(), syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+	fatal(t, err)
+	defer syscall.Close(shell)
+	io.WriteString(keyboard, "typed ahead\n")
+	p := user.startWith(stdin, keyboard, "login", "-u", server.url, "--device")
+	p.wait()
+	p.awaitStderr("signed in to")
+	line := make([]byte, 64)
+	if n, err := syscall.Read(shell, line); err != nil || string(line[:n]) != "typed ahead\n" {
+		t.Errorf("got %q, %v, want what was typed", line[:max(n, 0)], err)
+	}
+	if strings.Contains(p.stderr(), "paste here") {
+		t.Errorf("got %q, want nothing to paste", p.stderr())
+	}
+}
+
 // A refusal that is pasted ends the sign-in, as it does in the browser.
 func TestPastedRefusal(t *testing.T) {
 	t.Parallel()

@@ -85,7 +85,8 @@ func (l *leader) authorize(ctx context.Context, ch challenge, used string) (err 
 		byCode := s
 		byCode.grants = []string{grantDevice}
 		err := byCode.run(ctx, device{&byCode})
-		if l.cfg.device || !errors.As(err, new(lastingFailure)) || noBrowser != nil {
+		noCode := errors.As(err, new(lastingFailure)) || refusedWith(err).outOfOrder()
+		if l.cfg.device || !noCode || noBrowser != nil {
 			return err
 		}
 		l.log.infof("signing in without a device code: %v", err)
@@ -534,8 +535,8 @@ var microsoftHosts = []string{
 }
 
 // openBrowser starts the first program that opens a browser on address, and does not wait for it.
-func openBrowser(browsers, address string) (err error) {
-	for _, command := range browserCommands(browsers, runtime.GOOS, address) {
+func openBrowser(browsers, dir, address string) (err error) {
+	for _, command := range browserCommands(browsers, dir, runtime.GOOS, address) {
 		// Neither stdin nor stdout: both speak JSON-RPC with the host.
 		cmd := exec.Command(command[0], command[1:]...)
 		ended := make(chan error, 2)
@@ -552,7 +553,7 @@ func openBrowser(browsers, address string) (err error) {
 // browserCommands are those of $BROWSER, then the system's. Blanks divide the words of a command,
 // unless they belong to the name of a program. Never cmd /c start: it cuts the URL at & and runs
 // what follows.
-func browserCommands(browsers, system, address string) (commands [][]string) {
+func browserCommands(browsers, dir, system, address string) (commands [][]string) {
 	own, ok := map[string][]string{
 		"darwin": {"/usr/bin/open"}, "windows": {"rundll32 url.dll,FileProtocolHandler"},
 	}[system]
@@ -566,6 +567,9 @@ func browserCommands(browsers, system, address string) (commands [][]string) {
 		}
 		if len(command) == 0 {
 			continue
+		}
+		if dir != "" && strings.ContainsAny(command[0], `/\`) && !filepath.IsAbs(command[0]) {
+			command[0] = filepath.Join(dir, command[0])
 		}
 		if !strings.Contains(entry, "%s") {
 			command = append(command, "%s")

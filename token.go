@@ -63,7 +63,7 @@ func (e *oauthError) Error() string {
 }
 
 // outOfOrder reports whether it is about the server and not about what was asked.
-func (e *oauthError) outOfOrder() bool {
+func (e oauthError) outOfOrder() bool {
 	return e.status >= 500 || e.status == http.StatusTooManyRequests ||
 		e.code == "temporarily_unavailable" || e.code == "server_error"
 }
