@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // documents returns the texts for users, by file name.
@@ -407,6 +408,46 @@ func TestMapOfTheHouse(t *testing.T) {
 		known := strings.Contains(strings.Join(rows, ""), "`"+file+"`")
 		if !known && !strings.HasSuffix(file, "_test.go") {
 			t.Errorf("CONTRIBUTING.md has no row for %s", file)
+		}
+	}
+}
+
+// The numbers that the house keeps (design, section 3): what an auditor has to read.
+func TestSizeOfTheHouse(t *testing.T) {
+	t.Parallel()
+	const maxLines, maxFiles, maxFileLines, maxTestFiles, maxColumns, maxMethods = 11_000, 28, 800, 45, 100, 25
+	entries, err := filepath.Glob("*.go")
+	fatal(t, err)
+	lines, files, testFiles, methods := 0, 0, 0, 0
+	for _, name := range entries {
+		if strings.HasSuffix(name, "_test.go") {
+			testFiles++
+			continue
+		}
+		source := strings.TrimSuffix(string(readFile(t, name)), "\n")
+		files++
+		methods += strings.Count(source, "\nfunc (p *proxy) ")
+		own := strings.Split(source, "\n")
+		lines += len(own)
+		if len(own) > maxFileLines {
+			t.Errorf("%s has %d lines, want %d at most", name, len(own), maxFileLines)
+		}
+		for i, line := range own {
+			if n := utf8.RuneCountInString(line); n > maxColumns {
+				t.Errorf("%s:%d has %d columns, want %d at most", name, i+1, n, maxColumns)
+			}
+		}
+	}
+	for _, number := range []struct {
+		what      string
+		got, most int
+	}{
+		{"lines of the program", lines, maxLines}, {"files of it", files, maxFiles},
+		{"test files", testFiles, maxTestFiles}, {"methods of proxy", methods, maxMethods},
+	} {
+		t.Logf("%s: %d of %d", number.what, number.got, number.most)
+		if number.got > number.most || number.got == 0 {
+			t.Errorf("%s: got %d, want %d at most", number.what, number.got, number.most)
 		}
 	}
 }
