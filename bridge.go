@@ -126,8 +126,7 @@ func (b *bridge) initialize(ctx context.Context, m *message) (*document, error) 
 		info = member(discovered, "serverInfo") // where it was in the drafts
 	}
 	result := fmt.Appendf(nil, `{"protocolVersion":%s,"capabilities":%s,"serverInfo":%s}`, version,
-		objectOr(member(discovered, "capabilities"), "{}"),
-		objectOr(info, unknownPeer))
+		objectOr(member(discovered, "capabilities"), "{}"), objectOr(info, unknownPeer))
 	if instructions := member(discovered, "instructions"); !isNull(instructions) {
 		result = withMember(result, "instructions", instructions)
 	}
@@ -633,8 +632,7 @@ func (b *bridge) openSubscription(
 			}
 			acknowledge(err)
 			b.log.debugf("subscriptions/listen: %v", err)
-			final = final || errors.Is(err, errStopping) ||
-				!sleep(listening, at.pause(time.Since(began)))
+			final = final || errors.Is(err, errStopping) || !sleep(listening, at.pause(time.Since(began)))
 		}
 	})
 	if !started {

@@ -347,8 +347,7 @@ func (cb *callback) isFromIssuer(q url.Values) bool {
 func (cb *callback) check(q url.Values) (code string, err error) {
 	switch failure := q.Get("error"); {
 	case !cb.isFromIssuer(q):
-		err := authErrorf("the authorization response does not come from %s: refused",
-			excerpt(cb.issuer))
+		err := authErrorf("the authorization response does not come from %s: refused", excerpt(cb.issuer))
 		return "", errorKind{err, "issuer_mismatch"}
 	case failure == codeDenied:
 		return "", errDenied

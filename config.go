@@ -110,7 +110,7 @@ func (l *commandLine) options() []option {
 		{"H header", "'NAME: VALUE' …", signIn, "a header; ${VARIABLE} in it is one of the\n" +
 			"environment; Authorization turns OAuth off", l.addHeader},
 		{"header-file", "FILE …", signIn, "such headers, one a line; # begins a comment", l.addHeaders},
-		{"ignore-tool", "GLOB …", serving, "hide tools of that name, and refuse them", l.ignoreTool},
+		{"ignore-tool", "GLOB …", serving, "hide and refuse tools of that name", l.ignoredTools.add},
 		{"transport", "KIND", signIn, "auto (default), http, sse", l.setTransport},
 		{"ca-cert", "FILE", online, "PEM file of further certificate roots", l.file(&l.caCert)},
 		{"client-cert", "FILE", online, "certificate for mutual TLS", l.file(&l.clientCert)},
@@ -125,8 +125,7 @@ func (l *commandLine) options() []option {
 		{"private-key", "FILE", signIn, "a key (PEM) instead of a secret", l.setPrivateKey},
 		{"grant", "KIND", signIn, "client_credentials: the client is its own user",
 			oneOf(&l.grant, grantCode, grantClientCredentials)},
-		{"client-metadata-url", "URL", signIn, "Client ID Metadata Document",
-			text(&l.clientMetadataURL)},
+		{"client-metadata-url", "URL", signIn, "Client ID Metadata Document", text(&l.clientMetadataURL)},
 		{"scope", "SCOPES", signIn, "scopes to ask for instead of the server's", text(&l.scope)},
 		{"resource", "URI", signIn, "resource to ask a token for; none sends none", text(&l.resource)},
 		{"redirect-uri", "URI", signIn, "loopback redirect of a registered client", l.setRedirectURI},
@@ -321,8 +320,7 @@ func (l *commandLine) setValue(o *option, value string) (err error) {
 		}
 	}
 	if o.set == nil {
-		l.notes[levelInfo] = append(l.notes[levelInfo],
-			"--"+o.name()+" is not needed: "+o.help)
+		l.notes[levelInfo] = append(l.notes[levelInfo], "--"+o.name()+" is not needed: "+o.help)
 		return nil
 	}
 	if err = o.set(value); err != nil && isVariable {
@@ -526,16 +524,9 @@ func (l *commandLine) addAuthParam(param string) error {
 	return err
 }
 
-func (l *commandLine) ignoreTool(glob string) error {
-	filter, err := newToolFilter([]string{glob})
-	l.ignoredTools = append(l.ignoredTools, filter...)
-	return err
-}
-
 func (l *commandLine) setLoginTimeout(value string) (err error) {
 	l.loginTimeout, err = time.ParseDuration(value)
-	return firstBroken(rule{err != nil || l.loginTimeout <= 0, "not a duration",
-		"--login-timeout 5m"})
+	return firstBroken(rule{err != nil || l.loginTimeout <= 0, "not a duration", "--login-timeout 5m"})
 }
 
 // setPrivateKey takes a file, or the key itself from a variable. Nothing of what a variable holds

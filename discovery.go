@@ -318,8 +318,7 @@ func (m *serverMetadata) validate(issuer string, allowHTTP bool) error {
 		return errorKind{err, "issuer_mismatch"}
 	}
 	// RFC 8414, section 2: authorization_endpoint "is REQUIRED unless no grant types are supported
-	// that use the authorization endpoint"; without a list these are authorization_code and
-	// implicit.
+	// that use the authorization endpoint"; without a list these are authorization_code and implicit.
 	grants := m.GrantTypesSupported
 	endpoints, required := [][2]string{
 		{"token_endpoint", m.TokenEndpoint},

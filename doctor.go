@@ -1,8 +1,7 @@
 package main
 
-// The command doctor: the way of a first message, step by step, as serving
-// would go it. It opens no browser, registers nothing, refreshes nothing and
-// writes nothing.
+// The command doctor: the way of a first message, step by step, as serving would go it. It opens no
+// browser, registers nothing, refreshes nothing and writes nothing.
 
 import (
 	"bytes"
@@ -253,8 +252,7 @@ func (d *doctor) authorization(ctx context.Context, header http.Header) {
 	if words != "" {
 		words = "Bearer" + words
 	}
-	d.found("challenge", words,
-		"names neither metadata nor scope: the well-known places are tried")
+	d.found("challenge", words, "names neither metadata nor scope: the well-known places are tried")
 	prm, err := o.discover.resourceMetadata(ctx, server, ch)
 	switch {
 	case err != nil:

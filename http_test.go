@@ -457,6 +457,35 @@ func TestRedirectWithinTheOrigin(t *testing.T) {
 	}
 }
 
+// A server that leads browsers, which ask with GET, to a page has not moved. One that moved is asked
+// anew where it is when that is over.
+func TestRedirectOfAPage(t *testing.T) {
+	server := startMCP(t)
+	server.on("GET", redirects(301, "/docs"))
+	server.on("GET /docs", func(w http.ResponseWriter, _ *fakeRequest) bool {
+		w.Header().Set("Content-Type", "text/html")
+		return true
+	})
+	server.on("POST /moved", redirects(308, "/mcp"))
+	server.on("tools/call fails", func(w http.ResponseWriter, _ *fakeRequest) bool {
+		w.WriteHeader(http.StatusBadGateway)
+		return true
+	})
+	for _, path := range []string{"/mcp", "/moved"} {
+		p := startProxy(t, "-u", server.base+path)
+		p.initialize()
+		server.await("GET /docs", 1)
+		p.echo("one")
+		p.echo("two")
+		before := server.count("POST /moved")
+		p.failure(p.request("tools/call", `{"name":"fails"}`))
+		p.echo("three")
+		if got := server.count("POST /moved") - before; path == "/moved" && got != 1 {
+			t.Errorf("got %d requests for where it is, want 1", got)
+		}
+	}
+}
+
 // Anywhere else would see the token: nobody is asked, and the user is told.
 func TestRedirectElsewhere(t *testing.T) {
 	foreign := startOrigin(t)

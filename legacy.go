@@ -209,7 +209,8 @@ func (l *legacy) send(ctx context.Context, m *message) (ended <-chan struct{}, e
 	prefix := strings.TrimSuffix(path.Dir(l.server.Path), "/") + "/"
 	if resp.StatusCode == http.StatusNotFound && !strings.HasPrefix(conn.endpoint.Path, prefix) {
 		err = withHint(err, "the server says that messages go to %s, which is not below %s: its "+
-			"operator must tell it the prefix under which it is reached", excerpt(conn.endpoint.Path), prefix)
+			"operator must tell it the prefix under which it is reached", excerpt(conn.endpoint.Path),
+			prefix)
 	}
 	return nil, err
 }

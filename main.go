@@ -191,7 +191,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	out := &lineWriter{w: stdout, stop: stop}
-	return newProxy(cfg, a.client, a.auth, out, log, a.trace).serve(ctx, polled(stdin, stdout))
+	stdin, restore := polled(stdin, stdout)
+	defer restore()
+	return newProxy(cfg, a.client, a.auth, out, log, a.trace).serve(ctx, stdin)
 }
 
 // app is what the commands share.

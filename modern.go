@@ -400,8 +400,7 @@ func isModernAnswer(d *document) bool {
 func isModernError(raw []byte) bool {
 	supported := member(raw, "data", "supported")
 	return hasCode(raw, codeHeaderMismatch, codeMissingCapability) ||
-		hasCode(raw, codeUnsupportedVersion) &&
-			(supported == nil || contains(supported, bridgeVersion))
+		hasCode(raw, codeUnsupportedVersion) && (supported == nil || contains(supported, bridgeVersion))
 }
 
 // contains reports whether a raw array holds a string.
@@ -459,17 +458,14 @@ func newRequest(method string, params []byte) *message {
 // toolFilter holds the globs of --ignore-tool as globOf makes them.
 type toolFilter []string
 
-func newToolFilter(globs []string) (toolFilter, error) {
-	var f toolFilter
-	for _, glob := range globs {
-		glob = globOf(glob)
-		if _, err := path.Match(glob, ""); err != nil || glob == "" {
-			return nil, invalid("not a pattern", "--ignore-tool 'delete*'; * stands for any text, ? for "+
-				"one character, [ab] for one of them")
-		}
-		f = append(f, glob)
+func (f *toolFilter) add(glob string) error {
+	glob = globOf(glob)
+	*f = append(*f, glob)
+	if _, err := path.Match(glob, ""); err != nil || glob == "" {
+		return invalid("not a pattern", "--ignore-tool 'delete*'; * stands for any text, ? for one "+
+			"character, [ab] for one of them")
 	}
-	return f, nil
+	return nil
 }
 
 // globOf makes a name or a pattern comparable: a tool that is written with other capitals, or in

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -442,7 +443,7 @@ func TestToolFilter(t *testing.T) {
 		{"exactTool", "exactTool2", false}, {"Delete*", "delete_all", true}, {"delete*", "delete/all", true},
 		{"*", "a/b", true}, {"a?c", "abc", true}, {"[ab]x", "bx", true}, {"[ab]x", "cx", false}, {"*", "", true},
 	} {
-		f, err := newToolFilter([]string{"nothing", test.glob})
+		f, err := newToolFilter("nothing", test.glob)
 		if err != nil || f.hides(test.tool) != test.want {
 			t.Errorf("%s, %s: got %v (%v), want %v", test.glob, test.tool, !test.want, err, test.want)
 		}
@@ -450,7 +451,7 @@ func TestToolFilter(t *testing.T) {
 }
 
 func TestFilteredListKeepsItsBytes(t *testing.T) {
-	f, err := newToolFilter([]string{"bad*"})
+	f, err := newToolFilter("bad*")
 	fatal(t, err)
 	const good, odd = `{ "name" : "good", "x":1e400 }`, "{\"n\":12345678901234567890, \"name\":\"\\u0067ood2\",\"d\":\"<é>\"}"
 	list := func(tools string) string {
@@ -1099,7 +1100,7 @@ func FuzzShown(f *testing.F) {
 	} {
 		f.Add([]byte(response))
 	}
-	filter, err := newToolFilter([]string{"delete*"})
+	filter, err := newToolFilter("delete*")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -1125,4 +1126,11 @@ func FuzzShown(f *testing.F) {
 			t.Fatalf("%q became %q", response, out)
 		}
 	})
+}
+
+func newToolFilter(globs ...string) (f toolFilter, err error) {
+	for _, glob := range globs {
+		err = errors.Join(err, f.add(glob))
+	}
+	return f, err
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,11 +53,12 @@ type proxy struct {
 	bridge  *bridge
 	early   *earlyInit
 	slots   turn
+	untaken atomic.Int64  // bytes of notifications that wait for the server
+	taken   chan struct{} // holds one: some of them have reached it
 
 	// Only the goroutine that reads stdin touches these.
 	delivered <-chan struct{} // closed when the notifications read so far have reached the server
-	untaken   int             // bytes of those, since it last was
-	stuck     <-chan struct{} // no notification is taken before it is closed; nil: they are
+	stuckAt   int64           // untaken, when no notification had been taken for floodWait
 }
 
 var (
@@ -73,7 +75,7 @@ func newProxy(
 	}
 	p := &proxy{
 		upstream: up, out: out, trace: trace, tools: &toolHeaders{}, hidden: cfg.ignoredTools,
-		slots: make(turn, maxCalls),
+		slots: make(turn, maxCalls), taken: make(chan struct{}, 1),
 	}
 	p.tools.warn = func(format string, args ...any) {
 		log.warnf(cfg.server.Host+": "+format, args...)
@@ -194,6 +196,11 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 	if !m.isRequest() || m.method == "subscriptions/listen" || waits {
 		reached, c.reached = context.WithCancel(context.Background())
 	}
+	if waits && m.isRequest() { // a call that takes its time holds up nothing that follows
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			WroteRequest: func(httptrace.WroteRequestInfo) { time.AfterFunc(listenWait, c.reached) },
+		})
+	}
 	switch {
 	case !m.isRequest():
 	case m.method == "initialize":
@@ -213,6 +220,7 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 	}
 	bad := p.calls.enter(c, func() {
 		p.forward(ctx, c, delivered, opened)
+		p.take(m)
 		if m.isRequest() && reached != nil && delivered != nil {
 			<-delivered // or what follows c would overtake what came before it
 		}
@@ -238,27 +246,40 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 	}
 }
 
-// hasRoom waits until the server has taken the notifications before m, if they are very many. A
-// server that does not even then must not keep from it what stands behind m on stdin, such as an
-// answer that it waits for: m is lost, and so is what else there is no room for.
+// hasRoom waits until the server has taken notifications before m, if they are very many. A server
+// that takes none must not keep from it what stands behind m on stdin, such as an answer that it
+// waits for: m is lost, and so is what comes until the server takes one.
 func (p *proxy) hasRoom(ctx context.Context, m *message) bool {
+	for {
+		switch untaken := p.untaken.Load(); {
+		case m.cost() == 0, untaken <= maxUntaken:
+			p.untaken.Add(m.cost())
+			return true
+		case untaken == p.stuckAt:
+			return false
+		case !awaitClosed(ctx, p.taken, floodWait) && p.untaken.Load() == untaken:
+			p.log.warnf("%s takes no notifications: those that come now are lost", p.server.Host)
+			p.stuckAt, p.delivered = untaken, nil
+			return false
+		}
+	}
+}
+
+// take makes the room of a message free.
+func (p *proxy) take(m *message) {
+	p.untaken.Add(-m.cost())
+	select {
+	case p.taken <- struct{}{}:
+	default:
+	}
+}
+
+// cost is what a message counts of maxUntaken.
+func (m *message) cost() int64 {
 	if m.isRequest() || m.response || m.method == "notifications/cancelled" {
-		return true
+		return 0
 	}
-	switch {
-	case p.stuck != nil && !awaitClosed(ctx, p.stuck, 0):
-		return false
-	case awaitClosed(ctx, p.delivered, 0):
-		p.untaken = 0
-	case p.untaken > maxUntaken && !awaitClosed(ctx, p.delivered, floodWait):
-		p.log.warnf("%s takes no notifications: those that come now are lost", p.server.Host)
-		p.stuck, p.delivered, p.untaken = p.delivered, nil, 0
-		return false
-	case p.untaken > maxUntaken:
-		p.untaken = 0
-	}
-	p.stuck, p.untaken = nil, p.untaken+len(m.raw)+notifyCost
-	return true
+	return int64(len(m.raw) + notifyCost)
 }
 
 func nameOf(m *message) string {
@@ -268,11 +289,6 @@ func nameOf(m *message) string {
 	return excerpt(m.method)
 }
 
-// nameAttributes says which attribute the name in a message's params is.
-var nameAttributes = map[string]attribute{
-	"tools/call": attrToolName, "prompts/get": attrPromptName,
-}
-
 // startSpan opens the span of a message under the parent that the client named.
 func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *span) {
 	if p.trace == nil {
@@ -280,20 +296,19 @@ func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *sp
 	}
 	parent, _ := unquote(member(m.meta, "traceparent"))
 	ctx = withRemoteParent(ctx, parent)
-	attrTarget := nameAttributes[m.method]
-	name, target := nameOf(m), ""
-	if attrTarget != "" {
+	target := ""
+	if m.method == "tools/call" || m.method == "prompts/get" {
 		target, _ = unquote(member(m.params, "name"))
-		name = strings.TrimSpace(name + " " + excerpt(target))
 	}
-	ctx, span := p.trace.start(ctx, name, spanServer)
+	ctx, span := p.trace.start(ctx, strings.TrimSpace(nameOf(m)+" "+excerpt(target)), spanServer)
 	span.setString(attrMCPMethod, m.method)
 	span.setString(attrTransport, "pipe")
-	if m.method == "tools/call" {
+	switch m.method {
+	case "tools/call":
 		span.setString(attrOperation, "execute_tool")
-	}
-	if attrTarget != "" {
-		span.setString(attrTarget, target)
+		span.setString(attrToolName, target)
+	case "prompts/get":
+		span.setString(attrPromptName, target)
 	}
 	if m.id != nil {
 		span.setString(attrRequestID, string(bytes.Trim(m.id, `"`)))
@@ -309,9 +324,7 @@ func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *sp
 
 // forward serves a message from its turn to its answer or delivery. A notification before it may be
 // stuck, and must not hold it up for good.
-func (p *proxy) forward(
-	ctx context.Context, c *call, delivered <-chan struct{}, opened *call,
-) {
+func (p *proxy) forward(ctx context.Context, c *call, delivered <-chan struct{}, opened *call) {
 	defer forget(len(c.m.raw))
 	defer c.cancel()
 	err := p.hidden.refuse(c.m)
@@ -384,8 +397,9 @@ func (p *proxy) call(ctx context.Context, c *call) error {
 
 // cancel serves notifications/cancelled; true if it goes no further.
 func (p *proxy) cancel(m *message) bool {
-	c := p.calls.find(nil, member(m.params, "requestId"))
-	if c == nil {
+	id := member(m.params, "requestId")
+	c := p.calls.find(nil, id)
+	if c == nil || !bytes.Equal(c.m.id, id) || c.early.Load() {
 		return m.version != "" // too late; a server of an earlier era may still want to know
 	}
 	c.cancelled.Store(true)
@@ -403,9 +417,7 @@ func (p *proxy) cancel(m *message) bool {
 // ask sends a request of the proxy's own, made of one of the client's, and returns the whole
 // response. heard, if not nil, takes what comes before it. A stream that the server keeps open
 // after it is not waited for.
-func (p *proxy) ask(
-	ctx context.Context, m *message, heard heardFunc,
-) (*document, error) {
+func (p *proxy) ask(ctx context.Context, m *message, heard heardFunc) (*document, error) {
 	posted, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer context.AfterFunc(ctx, cancel)()
 	c := &call{m: m.asOwn(), heard: heard, cancel: cancel, reached: func() {}}
@@ -524,8 +536,7 @@ func (s *calls) enter(c *call, do func()) *rpcError {
 	return nil
 }
 
-// start runs do in a goroutine that is waited for, unless the end has begun: then the count must not
-// rise any more.
+// start runs do in a goroutine that is waited for, unless the end has begun: then none may come.
 func (s *calls) start(do func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -674,8 +685,8 @@ func (c *call) fail(err error) {
 	c.calls.out.write(errorAnswer(c.m.id, answer))
 }
 
-// complain says on stderr why a message failed, which may be all that reaches the user. One cause is
-// said once until a call is answered: it fails all that a host sends.
+// complain says on stderr why a message failed, which may be all that reaches the user. One cause
+// is said once until a call is answered: it fails all that a host sends.
 func (s *calls) complain(name string, err error) {
 	text, hint := strings.TrimPrefix(err.Error(), "mcp-proxy: "), hintOf(err)
 	switch last := s.said.Swap(text); {

@@ -160,7 +160,7 @@ func (s *session) notify(ctx context.Context, m *message) error {
 		if mediaType(resp) == eventStream {
 			// A server may say something of its own even there, and holds up no message with it.
 			s.calls.start(func() {
-				defer hangUp(resp.Body).Stop()
+				defer hangUp(resp.Body, lingerTime).Stop()
 				err := s.events(context.Background(), nil, resp.Body, &cursor{})
 				s.log.debugf("stream that answers a notification: %v", err)
 			})

@@ -836,6 +836,11 @@ func TestCancelledIsForwarded(t *testing.T) {
 		io.WriteString(w, r.msg.result(`{"content":[]}`))
 		return true
 	})
+	server.reply("tools/call waits", func(w http.ResponseWriter, r *fakeRequest) bool {
+		server.await("notifications/cancelled", 4)
+		io.WriteString(w, r.msg.result(`{"content":[]}`))
+		return true
+	})
 	p := startProxy(t, "-u", server.url)
 	p.initialize()
 	for i, name := range []string{"answers", "ignores"} {
@@ -850,6 +855,10 @@ func TestCancelledIsForwarded(t *testing.T) {
 	}
 	p.notify("notifications/cancelled", `{"requestId":"long ago"}`)
 	server.await("notifications/cancelled", 3)
+	open := p.request("tools/call", `{"name":"waits"}`)
+	p.notify("notifications/cancelled", fmt.Sprintf(`{"requestId":"%s"}`, open)) // another than the number
+	server.await("notifications/cancelled", 4)
+	p.result(open)
 	p.echo("meanwhile")
 	select { // after cancelGrace: the server may still want to say something
 	case <-closed:

@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -57,7 +58,8 @@ func (r *eventReader) next() (*event, error) {
 		if isData && ev.data != nil {
 			value = append(append(ev.data, '\n'), value...)
 		}
-		if isData && len(value) > r.limit || !isData && len(value) > maxFieldValue {
+		kept := slices.Contains([]string{"event", "id", "retry"}, string(field))
+		if isData && len(value) > r.limit || kept && len(value) > maxFieldValue {
 			return nil, errTooLong
 		}
 		switch string(field) {

@@ -129,10 +129,10 @@ func validID(raw []byte) bool {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// polled has reads of a pipe or a socket wait in the poller: a thread that is blocked in a read keeps
-// its processor for a while from the message that it has just read (measured: a tenth of a call's
-// time). What may be others' as well, a terminal or stdout, stays as it is.
-func polled(stdin io.Reader, stdout io.Writer) io.Reader {
+// polled has reads of a pipe or a socket wait in the poller: a thread blocked in a read keeps its
+// processor for a while from the message that it has just read (a tenth of a call's time). What may
+// be others' as well, a terminal or stdout, stays as it is. Who reads it after us needs restore.
+func polled(stdin io.Reader, stdout io.Writer) (_ io.Reader, restore func()) {
 	in, _ := stdin.(*os.File)
 	out, _ := stdout.(*os.File)
 	info, err := in.Stat()
@@ -143,13 +143,13 @@ func polled(stdin io.Reader, stdout io.Writer) io.Reader {
 	}
 	if err != nil || info.Mode()&kinds == 0 || os.SameFile(info, other) ||
 		in.SetReadDeadline(time.Time{}) == nil { // it is in the poller
-		return stdin
+		return stdin, func() {}
 	}
 	fd := in.Fd()
-	if setNonblock(fd) != nil {
-		return stdin
+	if setNonblock(fd, true) != nil {
+		return stdin, func() {}
 	}
-	return os.NewFile(fd, in.Name())
+	return os.NewFile(fd, in.Name()), func() { _ = setNonblock(fd, false) }
 }
 
 // lineReader reads one message a line.

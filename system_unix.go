@@ -75,7 +75,7 @@ func controlSocket(_, _ string, c syscall.RawConn) error {
 	})
 }
 
-func setNonblock(fd uintptr) error { return syscall.SetNonblock(int(fd), true) }
+func setNonblock(fd uintptr, on bool) error { return syscall.SetNonblock(int(fd), on) }
 
 const maxInherited = 1024 // file descriptors beyond are not looked at
 

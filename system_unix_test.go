@@ -241,11 +241,12 @@ func TestPolledStdin(t *testing.T) {
 	for name, test := range map[string][2]*os.File{
 		"a file": {regular, writer}, "stdout": {ours, ours}, "polled": {reader, writer},
 	} {
-		if got := polled(test[0], test[1]); got != test[0] {
+		if got, _ := polled(test[0], test[1]); got != test[0] {
 			t.Errorf("%s: got another file", name)
 		}
 	}
-	stdin, _ := polled(ours, theirs).(*os.File)
+	reads, restore := polled(ours, theirs)
+	stdin, _ := reads.(*os.File)
 	twoFiles = append(twoFiles, ours, stdin)
 	if stdin == ours || stdin.SetReadDeadline(time.Time{}) != nil {
 		t.Fatal("it is not in the poller")
@@ -254,5 +255,10 @@ func TestPolledStdin(t *testing.T) {
 	theirs.Close()
 	if got, err := io.ReadAll(stdin); string(got) != "x" || err != nil {
 		t.Errorf("got %q, %v", got, err)
+	}
+	restore()
+	flags, _, _ := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), syscall.F_GETFL, 0)
+	if flags&syscall.O_NONBLOCK != 0 {
+		t.Error("who reads it next finds it non-blocking")
 	}
 }

@@ -89,7 +89,7 @@ func controlSocket(_, _ string, c syscall.RawConn) error {
 }
 
 // setNonblock: Windows has no such mode.
-func setNonblock(uintptr) error { return errors.ErrUnsupported }
+func setNonblock(uintptr, bool) error { return errors.ErrUnsupported }
 
 // detachedProcess lets a child outlive the host that started its parent. A job that does not allow
 // its processes to leave refuses to start one that would: hence the second.

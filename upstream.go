@@ -27,9 +27,10 @@ const (
 	maxRetryAfter    = 60 * time.Second // the longest wait that a server may ask for
 	maxSends         = 4                // of one message, for overload and refused connections
 	firstBackoff     = 250 * time.Millisecond
-	maxDiscardedBody = 64 << 10    // bytes
-	maxErrorBody     = 1 << 20     // bytes read of a refusal
-	lingerTime       = time.Second // for what follows on a stream or in a body that is read enough
+	maxDiscardedBody = 64 << 10               // bytes
+	maxErrorBody     = 1 << 20                // bytes read of a refusal
+	discardTime      = 250 * time.Millisecond // for the rest of a body that nobody needs
+	lingerTime       = 2 * time.Second        // for what follows the answer on a stream
 	eventStream      = "text/event-stream"
 )
 
@@ -138,8 +139,12 @@ func (u *upstream) do(req *http.Request, token string) (*http.Response, error) {
 		req.URL, req.Host = to, to.Host
 	}
 	resp, err := u.client.Do(req)
-	if err == nil && isServer && resp.StatusCode < 300 && movedForGood(resp) {
-		u.moved.Store(resp.Request.URL)
+	switch {
+	case !isServer:
+	case err != nil || resp.StatusCode >= 400:
+		u.moved.Store(nil) // the next request asks where it is
+	case req.Method == http.MethodPost && resp.StatusCode < 300 && movedForGood(resp):
+		u.moved.Store(resp.Request.URL) // not of a GET, which may lead browsers to a page
 	}
 	if err == nil && u.auth != nil && token != "" && !isDenied(resp) && resp.StatusCode < 500 {
 		u.auth.accepted.Store(token)
@@ -172,8 +177,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	return ctx.Err() == nil
 }
 
-// awaitClosed waits until a channel is closed, at most for d and until ctx ends, and reports whether
-// it is.
+// awaitClosed waits for a channel, at most for d and until ctx ends, and reports whether it came.
 func awaitClosed(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
 	select {
 	case <-done:
@@ -213,15 +217,15 @@ func retryAfter(resp *http.Response, now time.Time) (time.Duration, bool) {
 // not end is given up: what waits for this must not wait for ever.
 func discard(resp *http.Response) {
 	if resp.ContentLength != 0 {
-		defer hangUp(resp.Body).Stop()
+		defer hangUp(resp.Body, discardTime).Stop()
 		io.CopyN(io.Discard, resp.Body, maxDiscardedBody)
 	}
 	resp.Body.Close()
 }
 
-// hangUp closes a body, under whoever reads it, when its time is over.
-func hangUp(body io.Closer) *time.Timer {
-	return time.AfterFunc(lingerTime, func() { body.Close() })
+// hangUp closes a body, under whoever reads it, after a while.
+func hangUp(body io.Closer, after time.Duration) *time.Timer {
+	return time.AfterFunc(after, func() { body.Close() })
 }
 
 // isError reports whether the raw value is the error object of JSON-RPC 2.0, section 5.1.
@@ -395,7 +399,7 @@ func (u *upstream) events(ctx context.Context, c *call, body io.ReadCloser, at *
 		}
 		if !lingers && c != nil && c.settled.Load() {
 			lingers = true
-			defer hangUp(body).Stop()
+			defer hangUp(body, lingerTime).Stop()
 		}
 	}
 }
@@ -470,7 +474,7 @@ func (r *serverRefusal) Unwrap() error { return r.error }
 // line that can hold nothing of ours: it may be a page, or repeat what it was sent.
 func (u *upstream) refusal(resp *http.Response) *serverRefusal {
 	defer resp.Body.Close()
-	defer hangUp(resp.Body).Stop()
+	defer hangUp(resp.Body, lingerTime).Stop()
 	status, body := resp.StatusCode, bodyOf(resp)
 	var said []byte
 	if body.first != '{' && body.isEvents() {
