@@ -74,7 +74,7 @@ func newOAuth(c *config, st *store, client *http.Client, log *logger, trace *tra
 	return &oauth{
 		cfg: c, key: newStoreKey(c), store: st, log: log, trace: trace,
 		discover:   &discoverer{config: c, http: client, log: log},
-		refreshing: newTurn(), signingIn: newTurn(), leaving: make(chan struct{}),
+		refreshing: make(turn, 1), signingIn: make(turn, 1), leaving: make(chan struct{}),
 		shown: func(*url.URL) {}, asked: func() {},
 	}
 }

@@ -83,11 +83,11 @@ func newProxy(
 	handshake := &handshake{ask: p.ask, notify: func(ctx context.Context, m *message) error {
 		return p.eraOf(m).notify(ctx, m)
 	}}
-	p.session = &session{upstream: up, handshake: handshake, tools: p.tools, renewing: newTurn(),
+	p.session = &session{upstream: up, handshake: handshake, tools: p.tools, renewing: make(turn, 1),
 		stop: func() {}}
-	p.legacy = &legacy{upstream: up, handshake: handshake, mode: cfg.transport, opening: newTurn()}
-	p.bridge = &bridge{upstream: up, session: p.session, ask: p.ask, starting: newTurn(),
-		changing: newTurn(), pending: map[string]chan *message{}, unlisten: func() {}}
+	p.legacy = &legacy{upstream: up, handshake: handshake, mode: cfg.transport, opening: make(turn, 1)}
+	p.bridge = &bridge{upstream: up, session: p.session, ask: p.ask, starting: make(turn, 1),
+		changing: make(turn, 1), pending: map[string]chan *message{}, unlisten: func() {}}
 	p.early = &earlyInit{proxy: p}
 	if auth != nil {
 		auth.shown, auth.asked = p.early.asking, p.early.asked
@@ -453,8 +453,6 @@ func (m *message) asOwn() *message {
 // turn lets one, or as many as it has room for, through at a time; unlike a mutex, waiting for it
 // ends with ctx.
 type turn chan struct{}
-
-func newTurn() turn { return make(turn, 1) }
 
 func (t turn) take(ctx context.Context) error {
 	select {
