@@ -33,7 +33,8 @@ type doctor struct {
 var rules = map[string]string{
 	"resource metadata": "its resource is the server's URL or a path above it (RFC 9728, section 3.3)",
 	"server metadata":   "it names the issuer asked for; endpoints are https (RFC 8414, section 3)",
-	"PKCE":              "code_challenge_methods_supported lists S256 (MCP, Authorization Code Protection)",
+	"PKCE": "code_challenge_methods_supported lists S256 " +
+		"(MCP, Authorization Code Protection)",
 }
 
 // doctor returns the first failure, which is printed already.
