@@ -39,10 +39,10 @@ type bridge struct {
 	peers atomic.Pointer[peerInfo]
 	level atomic.Value // of log messages, as the host set it; a string
 
-	starting    turn // one server/discover at a time, and the next field
+	starting    turn // one server/discover at a time; guards the next field
 	unavailable bool // the server was asked, and does not speak the bridge's revision
 
-	changing  turn     // one change of the subscription at a time, and the next field
+	changing  turn     // one change of the subscription at a time; guards the next field
 	resources [][]byte // that the host has subscribed to, raw
 
 	mu       sync.Mutex               // guards what follows
@@ -526,10 +526,9 @@ func (p *peerInfo) filter(resources [][]byte) []byte {
 // listen opens the stream for what the server announces, as the host's revision does once the host
 // has said that it is ready.
 func (b *bridge) listen() {
-	if b.changing.take(context.Background()) == nil {
-		defer b.changing.give()
-		_ = b.listenTo(context.Background(), b.resources, "") // there is no error
-	}
+	b.changing <- struct{}{}
+	defer b.changing.give()
+	_ = b.listenTo(context.Background(), b.resources, "") // there is no error
 }
 
 // subscribe serves resources/subscribe and resources/unsubscribe: the server must have acknowledged
@@ -620,7 +619,7 @@ func (b *bridge) openSubscription(
 			answer, err := b.ask(listening, m, heard)
 			var refused *rpcError
 			switch {
-			case err == nil && answer.error == nil:
+			case err == nil && !isError(answer.error):
 				err = errors.New("ended by the server")
 			case err == nil:
 				// "Subscription limit reached" is an internal error in the TypeScript SDK's server.

@@ -111,8 +111,8 @@ func listenAt(redirect *url.URL) (*callback, error) {
 		listeners, err = listen(redirect)
 	}
 	if err != nil {
-		err = fmt.Errorf("the redirect URI %s cannot be used: port %s is in use",
-			redirect, portOf(redirect))
+		err = fmt.Errorf("the redirect URI %s cannot be used: port %s is not free (%s)",
+			redirect, portOf(redirect), plainNetworkError(err))
 		return nil, withHint(err, "end the program that uses it, or register another redirect URI "+
 			"and give it with --redirect-uri")
 	}
@@ -222,7 +222,7 @@ func (cb *callback) end(err error) {
 	}
 }
 
-// linger goes on with that for a while, until ctx ends or another sign-in wants the port.
+// linger shows how the sign-in ended for a while, until ctx ends or another one wants the port.
 func (cb *callback) linger(ctx context.Context) {
 	if cb == nil {
 		return
@@ -472,7 +472,8 @@ func deliver(pasted string, redirect *url.URL) error {
 
 // isResponse reports whether an address is one of the callback at redirect, with an answer in it.
 func isResponse(pasted string, redirect *url.URL) bool {
-	answer, ok := strings.CutPrefix(pasted, redirect.String()+"?")
+	plain := strings.NewReplacer(redirect.Host+"/?", redirect.Host+"?") // browsers add the slash
+	answer, ok := strings.CutPrefix(plain.Replace(pasted), plain.Replace(redirect.String()+"?"))
 	return ok && answer != "" && isVisible(answer) && !strings.Contains(answer, " ")
 }
 

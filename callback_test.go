@@ -641,7 +641,7 @@ func TestRedirectURITaken(t *testing.T) {
 	redirect := "http://127.0.0.1:" + port + "/cb"
 	p := user.start("-u", server.url, "--client-id", c.id, "--redirect-uri", redirect)
 	got := p.failure(p.request("initialize", initializeParams))
-	if !strings.Contains(got.Message, "port "+port+" is in use") {
+	if !strings.Contains(got.Message, "port "+port+" is not free (listen: ") {
 		t.Errorf("got %q, want the flag and the port", got.Message)
 	}
 	if got := len(user.openings()); got != 0 || auth.count("authorize") != 0 {
@@ -724,4 +724,17 @@ func TestNextAddressIsTold(t *testing.T) {
 	resp.Body.Close()
 	w.user.paste(w.awaitURL(2))
 	w.result(w.id)
+}
+
+// Browsers add a slash where the redirect URI has no path.
+func TestPastedWithoutPath(t *testing.T) {
+	redirect := parsedURL(t, "http://localhost:3000")
+	for pasted, want := range map[string]bool{
+		"http://localhost:3000/?code=a&state=b": true, "http://localhost:3000?code=a&state=b": true,
+		"http://localhost:3000/x?code=a&state=b": false, "http://localhost:30001/?code=a&state=b": false,
+	} {
+		if got := isResponse(pasted, redirect); got != want {
+			t.Errorf("%s: got %v", pasted, got)
+		}
+	}
 }

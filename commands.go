@@ -94,8 +94,8 @@ func credentialsText(c *credentials, now time.Time) (text string) {
 	return text
 }
 
-// logout revokes and forgets. With a server that is all of it and the profile, also a machine's,
-// which needs its secret only to be made, and those of a given scope.
+// logout revokes and forgets. With --url that is every entry of the server and the profile: also a
+// machine's, though no --grant is given, and those of a given scope or resource.
 func (a *app) logout(ctx context.Context) error {
 	all, err := a.store.list()
 	if err != nil {
@@ -232,7 +232,7 @@ func shownServer(address string) string {
 // that were given, for without them it would fail in another way.
 func (c *config) typed(command string) string {
 	words := c.entry
-	if words == nil || command == "logout" { // mcp-remote's words; what forgets whatever there is
+	if words == nil || command == "logout" { // mcp-remote's words; logout takes every scope
 		words = []string{"-u", shownServer(c.server.String())}
 		if c.server.Scheme == "http" {
 			words = append(words, "--allow-http")

@@ -20,8 +20,8 @@ const (
 // `npx -y mcp-remote URL`, `cmd /c npx …`, `npm exec -- …`, `pnpm dlx …`.
 var launchers = []string{"/c", "/C", "npx", "-y", "--yes", "exec", "dlx", "--"}
 
-// remoteOptions are the flags that are mcp-remote's alone; a word why stands for what a flag would
-// do if that is done anyway.
+// remoteOptions are the flags that are mcp-remote's alone. One without set is accepted and has no
+// effect; its help says why it is not needed.
 func (l *commandLine) remoteOptions() []option {
 	const (
 		sessions = "a session that the server has dropped is opened anew"
@@ -146,7 +146,7 @@ func (l *commandLine) decode(value string, isSecret bool, targets ...any) (err e
 
 // translate says in our words what depends on more than one of their flags, and what a
 // configuration of theirs need not say.
-func (l *commandLine) translate() error {
+func (l *commandLine) translate() (err error) {
 	l.resource = strings.TrimSpace(l.resource)
 	noResource := l.given["disable-resource-parameter"]
 	if noResource && l.resource != "" && l.resource != resourceNone {
@@ -165,7 +165,6 @@ func (l *commandLine) translate() error {
 		}
 		// Node adds these certificates, and goes on without them when it cannot read them.
 		if file := l.getenv("NODE_EXTRA_CA_CERTS"); file != "" && l.caCert == nil {
-			var err error
 			if l.caCert, err = l.readFile(file, false); err != nil {
 				l.warn("NODE_EXTRA_CA_CERTS is left out: " + err.Error())
 			}
@@ -186,7 +185,7 @@ func (l *commandLine) translate() error {
 	case l.port == "":
 		l.port, l.anyPort = strconv.Itoa(firstGivenPort), true
 	}
-	err := l.setRedirectURI("http://" + net.JoinHostPort(l.host, l.port) + l.path)
+	err = l.setRedirectURI("http://" + net.JoinHostPort(l.host, l.port) + l.path)
 	return firstBroken(rule{err != nil,
 		"--host or --callback-path: the browser must come back to this machine",
 		"--host localhost --callback-path " + remoteRedirectPath})

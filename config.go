@@ -450,13 +450,14 @@ func (l *commandLine) check() error {
 		oneOfThem = "leave out one of the two"
 	)
 	u, hasKey, isMachine := l.server, l.given["private-key"], l.unattended()
-	l.given[machine] = isMachine
+	l.given[machine], l.given["device"] = isMachine, l.device // also by mcp-remote's names
+	l.given["client-secret"] = l.given["client-secret"] || hasKey && l.clientSecret != ""
 	for _, pair := range [][2]string{
-		{"all", "url"}, {"private-key", "client-secret"}, {"device", "redirect-uri auth-param"},
-		{machine, "device redirect-uri auth-param client-metadata-url"},
+		{"private-key", "client-secret"}, {"device", "redirect-uri auth-param authorize-param"},
+		{machine, "device redirect-uri auth-param authorize-param client-metadata-url"},
 		{"redirect-uri", "host callback-path"}, {"static-oauth-client-info", "client-id client-secret"},
 		{"client-credentials", "grant"}, {"token-endpoint", "auth-metadata"},
-		{"auth-timeout", "login-timeout"}, {"log-level", "silent debug"},
+		{"auth-timeout", "login-timeout"}, {"log-level", "silent debug"}, {"all", "url"},
 	} {
 		for _, other := range strings.Fields(pair[1]) {
 			if l.given[pair[0]] && l.given[other] {

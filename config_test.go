@@ -104,6 +104,12 @@ func TestUsageErrors(t *testing.T) {
 		{"encrypted key", []string{"-u", url, "-i", "x", "--private-key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0\n-----END ENCRYPTED PRIVATE KEY-----\n"}, "encrypted"},
 		{"key in a variable that is not known as one", []string{"-u", url, "-i", "x", "--private-key", "env:RAW_KEY"}, "env:RAW_KEY"},
 		{"blank before the key in a variable", []string{"-u", url, "-i", "x", "--private-key", "env:BLANK_KEY"}, "--private-key"},
+		{"key, and a secret by their name", []string{url, "3000", "--private-key", "key.pem",
+			"--static-oauth-client-info", `{"client_id":"x","client_secret":"hunter2"}`}, "--client-secret"},
+		{"code by their name, and redirect", []string{"-u", url, "--device-code", "--redirect-uri", "http://localhost:3000/cb"}, "--redirect-uri"},
+		{"code and parameter by their names", []string{"-u", url, "--device-code", "--authorize-param", "a=b"}, "--authorize-param"},
+		{"machine and code by their names", []string{"-u", url, "-i", "x", "-s", "y", "--client-credentials", "--device-code"}, "--device"},
+		{"machine and parameter by their names", []string{"-u", url, "-i", "x", "-s", "y", "--client-credentials", "--authorize-param", "a=b"}, "--authorize-param"},
 		{"metadata document over http", []string{"-u", url, "--client-metadata-url", "http://app.example.invalid/c"}, "--client-metadata-url"},
 	} {
 		test := test

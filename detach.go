@@ -247,8 +247,9 @@ func runDetached(
 // leader is the one sign-in that is going on for a server.
 type leader struct {
 	*oauth
-	doubtful   bool      // the registration may be lost: nobody came back with an answer
-	lastWindow time.Time // of an earlier sign-in, which led to no token
+	doubtful      bool      // the registration may be lost: nobody came back with an answer
+	lastWindow    time.Time // of an earlier sign-in, which led to no token
+	registrations int       // with a device code and with a browser together
 
 	mu   sync.Mutex // guards note
 	note loginState

@@ -379,3 +379,23 @@ func TestDeviceAnswers(t *testing.T) {
 		}
 	}
 }
+
+// With a code and with a browser together a sign-in makes no more registrations than one way alone.
+func TestDeviceRegistrations(t *testing.T) {
+	t.Parallel()
+	server, auth, user := startDevices(t)
+	overSSH(user)
+	unknown := func(w http.ResponseWriter, _ *fakeRequest) bool {
+		writeJSON(w, http.StatusUnauthorized, map[string]any{"error": "invalid_client"})
+		return true
+	}
+	auth.on("token authorization_code", unknown)
+	auth.on("device/code", unknown)
+	p := user.start("-u", server.url)
+	id := p.request("initialize", initializeParams)
+	user.paste(p.awaitURL(1))
+	p.failure(id)
+	if got := auth.count("register"); got != maxRegistrations {
+		t.Errorf("got %d registrations, want %d: %q", got, maxRegistrations, auth.labels())
+	}
+}

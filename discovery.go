@@ -412,11 +412,8 @@ func (d *discoverer) send(
 	if r.body == nil {
 		method, timeout, redirect = http.MethodGet, fetchTimeout, d.checkRedirect
 	}
-	req, err := http.NewRequest(method, u.String(), bytes.NewReader(r.body))
-	if err != nil {
-		return err
-	}
-	req.Header = r.header
+	req, _ := http.NewRequest(method, "", bytes.NewReader(r.body)) // nothing can fail
+	req.URL, req.Host, req.Header = u, u.Host, r.header
 	req.Header.Set("User-Agent", userAgent())
 	status, answer, err := boundedRequest(ctx, d.http, req, timeout, redirect)
 	if err != nil {

@@ -123,7 +123,7 @@ func (e *earlyInit) answer() {
 	}
 	for _, c := range e.calls.all() {
 		if c.m.method == "initialize" && c.m.version == "" && c.sent.Load() && c.takeEarly() {
-			e.out.write(resultAnswer(c.m.id, e.welcome(c.m)).raw)
+			e.calls.out.write(resultAnswer(c.m.id, e.welcome(c.m)).raw)
 		}
 	}
 	e.timer.Reset(earlyDelay) // an initialize may come while another message waits for the user
@@ -144,7 +144,7 @@ func (e *earlyInit) announce(o *call) {
 	}
 	for _, change := range listChanges {
 		if member(o.reply.result, "capabilities", change.capability) != nil {
-			e.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%q}`, change.method))
+			e.calls.out.write(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%q}`, change.method))
 		}
 	}
 }

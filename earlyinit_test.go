@@ -490,6 +490,20 @@ func TestEarlyInitializeOfAStream(t *testing.T) {
 	}
 }
 
+// An initialize that comes while another message waits for the user is answered early as well.
+func TestEarlyInitializeComesLater(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	p := newSlowUser(t, "1ms", auth, server).start("-u", server.url)
+	modern := p.modern("unknown", "")
+	page := p.awaitURL(1)
+	p.user.run("status") // meanwhile the time for an early answer has come once already
+	p.goesOnEarly(p.request("initialize", initializeParams), "2025-11-25")
+	p.user.paste(page)
+	p.failure(modern)
+	p.echo("meanwhile")
+}
+
 // A second initialize after a sign-in that failed is a new beginning.
 func TestEarlyInitializeAnew(t *testing.T) {
 	t.Parallel()

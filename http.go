@@ -297,8 +297,6 @@ func networkError(host string, err error) error {
 			"HTTPS_PROXY"
 	case errors.As(err, new(tls.RecordHeaderError)), errors.Is(err, http.ErrSchemeMismatch):
 		what, hint = "does not speak TLS", "check the port in the URL"
-	case errors.Is(err, context.DeadlineExceeded):
-		what = "no answer in time"
 	case errors.Is(err, syscall.EMFILE):
 		hint = "fewer calls at once, or a higher ulimit -n where the client is started"
 	case wantsCertificate(err):
@@ -306,6 +304,8 @@ func networkError(host string, err error) error {
 	case kind == "dial":
 		hint = "check the host and the port in the URL; is the server up, is a VPN or a firewall in " +
 			"between?"
+	case errors.Is(err, context.DeadlineExceeded): // a dial that ends so has a hint
+		what = "no answer in time"
 	}
 	return noAnswer{withHint(fmt.Errorf("%s: %s", host, what), "%s", hint), err}
 }

@@ -66,6 +66,14 @@ func TestProxyFromTheEnvironment(t *testing.T) {
 	}
 }
 
+// Behind a firewall that drops all, the dial times out: that is no slow answer.
+func TestDialTimesOut(t *testing.T) {
+	_, err := (&net.Dialer{Timeout: 1}).Dial("tcp", "127.0.0.1:1")
+	if got := hintOf(networkError("mcp.example.com", err)); !strings.Contains(got, "firewall") {
+		t.Errorf("got the hint %q for %v", got, err)
+	}
+}
+
 // A proxy that refuses is named as what it is, its password is not.
 func TestProxyRefuses(t *testing.T) {
 	t.Parallel()
@@ -213,7 +221,8 @@ func TestPlainRefusals(t *testing.T) {
 		want string // "": nothing of it
 	}{
 		{"Quota\x1b[31m exceeded\r\n", ": Quota [31m exceeded"},
-		{"no hunter1 here", ""}, {"Bearer: hunter2", ""}, {"key=hunter3", ""},
+		{"no hunter1 here", ""}, {"invalid key hunter1.", ""}, {"(hunter1)", ""}, {"key/hunter1", ""},
+		{"Bearer: hunter2", ""}, {"key=hunter3", ""},
 		{"token eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9", ""},
 		{strings.Repeat("many words ", 20), ""},
 		{"", ""},

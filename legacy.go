@@ -85,8 +85,6 @@ func (l *legacy) connect(ctx context.Context, m *message) error {
 	return err
 }
 
-func (l *legacy) streamEnded() error { return fmt.Errorf("%s %w", l.server.Host, errStreamEnded) }
-
 // open opens the stream and waits for the endpoint event.
 func (l *legacy) open(ctx context.Context) (err error) {
 	stream, stop := context.WithCancelCause(context.Background())

@@ -344,8 +344,8 @@ func (o *oauth) refreshInTurn(
 	return done
 }
 
-// settle waits for the refresh that is going on, so that its outcome is stored.
-func (o *oauth) settle(ctx context.Context) {
+// awaitRefresh waits for the refresh that is going on, so that its outcome is stored.
+func (o *oauth) awaitRefresh(ctx context.Context) {
 	if o != nil && o.refreshing.take(ctx) == nil {
 		o.refreshing.give()
 	}

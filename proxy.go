@@ -44,7 +44,6 @@ type era interface {
 
 type proxy struct {
 	*upstream
-	out     *lineWriter
 	trace   *tracer
 	tools   *toolHeaders
 	hidden  toolFilter
@@ -58,7 +57,7 @@ type proxy struct {
 
 	// Only the goroutine that reads stdin touches these.
 	delivered <-chan struct{} // closed when the notifications read so far have reached the server
-	stuckAt   int64           // untaken, when no notification had been taken for floodWait
+	stuckAt   int64           // untaken, when none had been taken for floodWait; 0 since there is room
 }
 
 var (
@@ -74,7 +73,7 @@ func newProxy(
 		calls: &calls{out: out, log: log, open: map[string]*call{}},
 	}
 	p := &proxy{
-		upstream: up, out: out, trace: trace, tools: &toolHeaders{}, hidden: cfg.ignoredTools,
+		upstream: up, trace: trace, tools: &toolHeaders{}, hidden: cfg.ignoredTools,
 		slots: make(turn, maxCalls), taken: make(chan struct{}, 1),
 	}
 	p.tools.warn = func(format string, args ...any) {
@@ -118,7 +117,7 @@ func (p *proxy) serve(ctx context.Context, stdin io.Reader) error {
 			e.end(ctx)
 		}
 		p.calls.routines.Wait()
-		p.auth.settle(ctx)
+		p.auth.awaitRefresh(ctx)
 	})
 	return err
 }
@@ -144,16 +143,14 @@ func (p *proxy) drain(ctx context.Context) {
 			}
 		}
 		p.calls.pending.Wait()
-		p.auth.settle(ctx)
+		p.auth.awaitRefresh(ctx)
 	})
 }
 
 func (p *proxy) read(ctx context.Context, lines *lineReader) error {
 	for {
-		var m *message
-		var id []byte
-		var bad *rpcError
 		line, err := lines.next()
+		m, id, bad := parseMessage(line)
 		switch {
 		case errors.Is(err, errTooLong):
 			bad = invalidRequest(fmt.Sprintf("longer than %d MiB", maxMessage>>20))
@@ -161,16 +158,13 @@ func (p *proxy) read(ctx context.Context, lines *lineReader) error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("read stdin: %w", err)
-		default:
-			m, id, bad = parseMessage(line)
-		}
-		if bad == nil {
+		case bad == nil:
 			p.dispatch(ctx, m)
 			continue
 		}
 		// Without the line: it may hold a secret.
 		p.log.warnf("a line on stdin was not forwarded: %s", bad.Message)
-		p.out.write(errorAnswer(id, bad))
+		p.calls.out.write(errorAnswer(id, bad))
 	}
 }
 
@@ -220,7 +214,7 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 	}
 	bad := p.calls.enter(c, func() {
 		p.forward(ctx, c, delivered, opened)
-		p.take(m)
+		p.makeRoom(m)
 		if m.isRequest() && reached != nil && delivered != nil {
 			<-delivered // or what follows c would overtake what came before it
 		}
@@ -232,7 +226,7 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 	switch {
 	case bad != nil:
 		if m.isRequest() && !m.own {
-			p.out.write(errorAnswer(m.id, bad))
+			p.calls.out.write(errorAnswer(m.id, bad))
 		}
 		c.reached()
 		c.cancel()
@@ -252,7 +246,10 @@ func (p *proxy) dispatch(work context.Context, m *message) {
 func (p *proxy) hasRoom(ctx context.Context, m *message) bool {
 	for {
 		switch untaken := p.untaken.Load(); {
-		case m.cost() == 0, untaken <= maxUntaken:
+		case untaken <= maxUntaken:
+			p.stuckAt = 0
+			fallthrough
+		case m.cost() == 0:
 			p.untaken.Add(m.cost())
 			return true
 		case untaken == p.stuckAt:
@@ -265,8 +262,8 @@ func (p *proxy) hasRoom(ctx context.Context, m *message) bool {
 	}
 }
 
-// take makes the room of a message free.
-func (p *proxy) take(m *message) {
+// makeRoom gives back what hasRoom counted of a message.
+func (p *proxy) makeRoom(m *message) {
 	p.untaken.Add(-m.cost())
 	select {
 	case p.taken <- struct{}{}:
@@ -414,9 +411,8 @@ func (p *proxy) cancel(m *message) bool {
 	return false
 }
 
-// ask sends a request of the proxy's own, made of one of the client's, and returns the whole
-// response. heard, if not nil, takes what comes before it. A stream that the server keeps open
-// after it is not waited for.
+// ask sends m as a request of the proxy's own and returns the whole response. heard, if not nil,
+// takes what comes before it. A stream that the server keeps open after it is not waited for.
 func (p *proxy) ask(ctx context.Context, m *message, heard heardFunc) (*document, error) {
 	posted, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer context.AfterFunc(ctx, cancel)()
@@ -723,7 +719,7 @@ func (c *call) finishWith(d *document) {
 		return
 	}
 	switch {
-	case d.error != nil:
+	case isError(d.error):
 		code := string(member(d.error, "code"))
 		c.span.setString(attrRPCStatus, code)
 		c.span.fail(code)

@@ -186,7 +186,7 @@ func TestRoomForNotifications(t *testing.T) {
 		if !p.hasRoom(ctx, m) {
 			t.Errorf("there is no room for %s", nameOf(m))
 		}
-		p.take(m)
+		p.makeRoom(m)
 	}
 	room := make(chan bool)
 	for i := 0; i < 3; i++ { // a slow server is no stuck one: each that it takes makes room for another
@@ -196,7 +196,7 @@ func TestRoomForNotifications(t *testing.T) {
 			t.Error("it did not wait")
 		case <-time.After(100 * time.Millisecond):
 		}
-		p.take(large)
+		p.makeRoom(large)
 		if !<-room {
 			t.Error("it was lost, although the server had taken another")
 		}
@@ -207,10 +207,24 @@ func TestRoomForNotifications(t *testing.T) {
 			t.Error("it is kept, or holds up what follows")
 		}
 	}
-	p.take(large)
+	p.makeRoom(large)
 	if !p.hasRoom(context.Background(), large) {
 		t.Error("there is no room again")
 	}
+	for p.untaken.Load() > 0 { // it was taken whole, and another as large comes
+		p.makeRoom(large)
+	}
+	for p.untaken.Load() <= maxUntaken {
+		p.hasRoom(ctx, large)
+	}
+	go func() { room <- p.hasRoom(context.Background(), large) }()
+	select {
+	case <-room:
+		t.Fatal("the next flood is lost without a wait")
+	case <-time.After(100 * time.Millisecond):
+	}
+	p.makeRoom(large)
+	<-room
 }
 
 // A server that takes none does not keep the host's answers, pings and cancellations behind them.

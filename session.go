@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	listenWait     = time.Second     // for the listening request to go out before the next message
+	listenWait     = time.Second     // that a request on its way may hold up the next message
 	maxRefusals    = 3               // of a stream by a server that has never opened one
 	firstReconnect = time.Second     // to a stream that broke, if the server named no time
 	maxReconnect   = time.Minute     // between attempts to listen

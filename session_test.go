@@ -867,6 +867,28 @@ func TestCancelledIsForwarded(t *testing.T) {
 	}
 }
 
+// Nobody asked for the stream of the server's own messages: it opens no browser.
+func TestListeningOpensNoBrowser(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	auth.answers = func(_ http.ResponseWriter, _ *fakeRequest, reply oauthReply) bool {
+		delete(reply.doc, "refresh_token")
+		return false
+	}
+	server.on("GET", func(w http.ResponseWriter, r *fakeRequest) bool {
+		w.Header().Set("WWW-Authenticate",
+			bearerChallenge(server.base+server.prmPath, "invalid_token", ""))
+		return says(401, "", "")(w, r)
+	})
+	p := newUser(t, auth, server).start("-u", server.url)
+	p.initialize()
+	server.await("GET", 3) // and then it is given up
+	p.echo("meanwhile")
+	if got := auth.count("authorize"); got != 1 {
+		t.Errorf("got %d sign-ins, want 1", got)
+	}
+}
+
 // The end of the session is told, and a server that does not answer is not waited for.
 func TestSessionIsEnded(t *testing.T) {
 	for name, end := range endings() {

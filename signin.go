@@ -39,9 +39,8 @@ type signIn struct {
 	old      *credentials // as they were stored before
 	c        *credentials // as they are tried now
 
-	cb            *callback // where the browser comes back to; nil while nothing listens
-	registrations int
-	named         string // the scope that the last of them was asked for
+	cb    *callback // where the browser comes back to; nil while nothing listens
+	named string    // the scope that the last registration was asked for
 }
 
 // authorize gets a first token, or one with another scope, and stores it.
@@ -247,7 +246,7 @@ func (o *oauth) newCredentials(old *credentials, found *authorization) (*credent
 		c.Client.AuthMethod, c.Client.SigningAlg = methodPrivateKey, algorithm
 		return c, err
 	}
-	if old.Client.ID == c.Client.ID && old.Client.AuthMethod != methodPrivateKey {
+	if old.Client.ID == c.Client.ID && strings.HasPrefix(old.Client.AuthMethod, "client_secret_") {
 		c.Client.AuthMethod = old.Client.AuthMethod // as it was found to work
 	}
 	c.Client.AuthMethod = authMethod(c.Client, m.TokenEndpointAuthMethods)

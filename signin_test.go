@@ -1243,3 +1243,16 @@ func TestScopeCost(t *testing.T) {
 		t.Errorf("%d bytes took %v", b.Len(), time.Since(began))
 	}
 }
+
+func TestAreAt(t *testing.T) {
+	hosts := []string{"as.example", ".b2c.example"}
+	for address, want := range map[string]bool{
+		"https://as.example/token": true, "https://AS.example:443/": true, "https://x.b2c.example/": true,
+		"https://as.example:8443/token": false, "http://as.example/": false, "https://b2c.example/": false,
+		"https://as.example.evil.example/": false, "https://evilb2c.example/": false, "": false,
+	} {
+		if got := areAt(hosts, "https://as.example/", address); got != want {
+			t.Errorf("%q: got %v", address, got)
+		}
+	}
+}

@@ -131,7 +131,7 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
 // polled has reads of a pipe or a socket wait in the poller: a thread blocked in a read keeps its
 // processor for a while from the message that it has just read (a tenth of a call's time). What may
-// be others' as well, a terminal or stdout, stays as it is. Who reads it after us needs restore.
+// be others' as well, a terminal or stdout, stays as it is. A later reader of it needs restore.
 func polled(stdin io.Reader, stdout io.Writer) (_ io.Reader, restore func()) {
 	in, _ := stdin.(*os.File)
 	out, _ := stdout.(*os.File)

@@ -262,3 +262,22 @@ func TestPolledStdin(t *testing.T) {
 		t.Error("who reads it next finds it non-blocking")
 	}
 }
+
+// Whoever reads the same pipe after the program, as the next command of a script does, can.
+func TestStdinIsLeftAsItWas(t *testing.T) {
+	t.Parallel()
+	reader, writer, err := os.Pipe()
+	fatal(t, err)
+	defer reader.Close()
+	ours := int(reader.Fd()) // blocking from here on
+	theirs, err := syscall.Dup(ours)
+	fatal(t, err)
+	p := newUser(t).startWith(os.NewFile(uintptr(theirs), "stdin"), writer, "-u", startMCP(t).url)
+	p.initialize()
+	p.closeStdin()
+	p.wait()
+	flags, _, _ := syscall.Syscall(syscall.SYS_FCNTL, uintptr(ours), syscall.F_GETFL, 0)
+	if flags&syscall.O_NONBLOCK != 0 {
+		t.Error("it is non-blocking")
+	}
+}

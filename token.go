@@ -89,8 +89,8 @@ func isUnknownClient(err error) bool {
 	return slices.Contains([]string{"invalid_client", "unauthorized_client"}, refusedWith(err).code)
 }
 
-// lastingFailure is one that trying again at once would only repeat: of a registration, or what
-// another process found to be so.
+// lastingFailure is one that trying again at once would only repeat: no registration, no device
+// code, or what another process found to be so.
 type lastingFailure struct{ error }
 
 func (l lastingFailure) Unwrap() error { return l.error }

@@ -819,3 +819,22 @@ func TestClientCredentialsEndpointMoved(t *testing.T) {
 		t.Errorf("got %q", auth.labels())
 	}
 }
+
+// That a client without a secret worked says nothing about the same client with one.
+func TestSecretForAKnownClient(t *testing.T) {
+	t.Parallel()
+	server, auth := startProtected(t)
+	c := auth.addClient("the-client", "none")
+	user := newUser(t, auth, server)
+	login := []string{"login", "-u", server.url, "--client-id", c.id}
+	if _, stderr, exit := user.run(login...); exit != 0 {
+		t.Fatalf("got exit code %d, %s", exit, stderr)
+	}
+	auth.change(func() {
+		c.secret, c.method = "secret-of-the-client", "client_secret_basic"
+		auth.methods = []string{"client_secret_basic"}
+	})
+	if _, stderr, exit := user.run(append(login, "--client-secret", c.secret)...); exit != 0 {
+		t.Errorf("got exit code %d, %s", exit, stderr)
+	}
+}

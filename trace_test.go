@@ -818,3 +818,28 @@ func FuzzText(f *testing.F) {
 		}
 	})
 }
+
+// A result with a null error beside it, as JSON-RPC 1.0 had it, is no failure.
+func TestTraceNullError(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	for name, isError := range map[string]string{"fine": "false", "fails": "true"} {
+		server.reply("tools/call "+name, says(200, "application/json",
+			`{"jsonrpc":"2.0","id":<id>,"result":{"content":[],"isError":`+isError+`},"error":null}`))
+	}
+	user := newUser(t)
+	p := user.start("-u", server.url)
+	p.initialize()
+	for _, name := range []string{"fine", "fails"} {
+		p.call("tools/call", `{"name":"`+name+`"}`)
+	}
+	p.closeStdin()
+	p.wait()
+	got := map[string]string{}
+	for _, span := range user.spans() {
+		got[span.Name] = fmt.Sprint(span.Status.Code, span.attribute("error.type"))
+	}
+	if got["tools/call fine"] != "0" || got["tools/call fails"] != "2tool_error" {
+		t.Errorf("got %q", got)
+	}
+}

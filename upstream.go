@@ -30,7 +30,7 @@ const (
 	maxDiscardedBody = 64 << 10               // bytes
 	maxErrorBody     = 1 << 20                // bytes read of a refusal
 	discardTime      = 250 * time.Millisecond // for the rest of a body that nobody needs
-	lingerTime       = 2 * time.Second        // for what follows the answer on a stream
+	lingerTime       = 2 * time.Second        // for a refusal, and what follows an answer on a stream
 	eventStream      = "text/event-stream"
 )
 
@@ -294,6 +294,8 @@ const mayRun = "the call may still be running at the server"
 
 var errStreamEnded = withHint(errors.New("ended the stream before the answer"), "%s", mayRun)
 
+func (u *upstream) streamEnded() error { return fmt.Errorf("%s %w", u.server.Host, errStreamEnded) }
+
 // cutOff is a request that was not answered to its end.
 func (u *upstream) cutOff(err error) error {
 	failed := networkError(u.server.Host, err)
@@ -346,7 +348,7 @@ func (u *upstream) relay(ctx context.Context, c *call, resp *http.Response, at *
 			return nil
 		}
 		return u.badAnswer(status, "with a batch that does not answer the request")
-	case isAnswer(d) && d.error != nil:
+	case isAnswer(d) && isError(d.error):
 		return u.settle(c, c.m.id, d) // whatever its id
 	case isAnswer(d):
 		return u.settle(c, d.id, d)
@@ -377,7 +379,7 @@ func (u *upstream) events(ctx context.Context, c *call, body io.ReadCloser, at *
 		case ctx.Err() != nil:
 			return ctx.Err()
 		default:
-			return fmt.Errorf("%s %w", u.server.Host, errStreamEnded)
+			return u.streamEnded()
 		}
 		at.move(e)
 		if e.name == "endpoint" && c != nil && c.m.method == "initialize" {
@@ -542,9 +544,13 @@ func (u *upstream) isHarmless(text string, req *http.Request) bool {
 	harmful := func(word string) bool {
 		return len(word) > longestWord || len(word) >= shortestSecret && strings.Contains(ours, word)
 	}
+	shown := func(word string) bool {
+		return len(word) >= shortestSecret && strings.Contains(text, word)
+	}
 	notInWord := func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(",;:=&\"'", r) }
 	words := strings.FieldsFunc(text, notInWord)
-	return text != "" && len(text) <= longestText && !slices.ContainsFunc(words, harmful)
+	return text != "" && len(text) <= longestText && !slices.ContainsFunc(words, harmful) &&
+		!slices.ContainsFunc(strings.FieldsFunc(ours, notInWord), shown) // beside any punctuation
 }
 
 // redirectHint is what a user can do about a redirect that is not followed.
