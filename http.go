@@ -112,6 +112,15 @@ type boundedJar struct {
 	known map[string]bool
 }
 
+func (j *boundedJar) Cookies(u *url.URL) (cookies []*http.Cookie) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.known) > 0 { // else the jar would take the address apart for nothing
+		cookies = j.CookieJar.Cookies(u)
+	}
+	return cookies
+}
+
 func (j *boundedJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
 	const maxCookies, maxSize = 180, 4096
 	j.mu.Lock()
@@ -242,7 +251,6 @@ func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	sp.setInt(attrHTTPStatus, resp.StatusCode)
-	sp.setString(attrProtocolName, "http")
 	version := strings.TrimPrefix(resp.Proto, "HTTP/")
 	sp.setString(attrProtocolVersion, strings.TrimSuffix(version, ".0"))
 	if resp.StatusCode >= 400 {

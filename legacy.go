@@ -97,9 +97,7 @@ func (l *legacy) open(ctx context.Context) (err error) {
 		}
 	}()
 	defer context.AfterFunc(ctx, func() { stop(ctx.Err()) })()
-	late := time.AfterFunc(endpointWait, func() {
-		stop(errors.New("the server named no endpoint"))
-	})
+	late := time.AfterFunc(endpointWait, func() { stop(errors.New("the server named no endpoint")) })
 	defer late.Stop()
 	watched := httptrace.WithClientTrace(stream, &httptrace.ClientTrace{
 		GotConn:              func(httptrace.GotConnInfo) { late.Reset(endpointWait) },

@@ -469,7 +469,6 @@ func TestTraces(t *testing.T) {
 		{call, "rpc.system.name", ""},
 		{hello, "mcp.protocol.version", "2025-11-25"},
 		{post, "http.request.method", "POST"},
-		{post, "network.protocol.name", "http"},
 		{post, "network.protocol.version", "2"},
 	} {
 		if got := want.span.attribute(want.key); got != want.value {

@@ -268,9 +268,7 @@ func readAnnotations(schema []byte) ([]annotation, error) {
 	if err := r.schema(root, false, true); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(r.found, func(a, b annotation) int {
-		return strings.Compare(a.header, b.header)
-	})
+	slices.SortFunc(r.found, func(a, b annotation) int { return strings.Compare(a.header, b.header) })
 	return r.found, nil
 }
 

@@ -76,9 +76,7 @@ func newProxy(
 		upstream: up, trace: trace, tools: &toolHeaders{}, hidden: cfg.ignoredTools,
 		slots: make(turn, maxCalls), taken: make(chan struct{}, 1),
 	}
-	p.tools.warn = func(format string, args ...any) {
-		log.warnf(cfg.server.Host+": "+format, args...)
-	}
+	p.tools.warn = func(format string, args ...any) { log.warnf(cfg.server.Host+": "+format, args...) }
 	handshake := &handshake{ask: p.ask, notify: func(ctx context.Context, m *message) error {
 		return p.eraOf(m).notify(ctx, m)
 	}}

@@ -6,8 +6,7 @@ package main
 // The file, traces.jsonl, is what the OpenTelemetry file exporter writes and the Collector's
 // otlpjsonfile receiver reads: each line is one TracesData, here always with one span.
 //
-//	{"resourceSpans":[{"resource":{"attributes":[
-//	    {"key":"service.name","value":{"stringValue":"mcp-proxy"}},…]},
+//	{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{…}},…]},
 //	  "scopeSpans":[{"scope":{"name":"mcp-proxy","version":"…"},"spans":[{
 //	    "traceId":"32 hex digits","spanId":"16 hex digits","parentSpanId":"16 hex digits",
 //	    "flags":257,"name":"tools/call search","kind":2,"startTimeUnixNano":"…",
@@ -62,8 +61,7 @@ const (
 	attrHTTPStatus      attribute = "http.response.status_code"
 	attrServerAddress   attribute = "server.address"
 	attrServerPort      attribute = "server.port"
-	attrProtocolName    attribute = "network.protocol.name"
-	attrProtocolVersion attribute = "network.protocol.version"
+	attrProtocolVersion attribute = "network.protocol.version" // of http, if no name is given
 )
 
 // A spanKind has the numbers of OTLP's SpanKind.
@@ -78,10 +76,9 @@ const (
 const (
 	maxTraceFile    = 10 << 20
 	rotationSlack   = 256 << 10 // how far the file may exceed that while it cannot be renamed
-	maxTraceBatch   = 64 << 10  // bytes of one write, and a line: a full disk tears larger ones
-	maxTraceQueue   = 4096      // spans; more are lost
+	maxTraceBatch   = 2 << 20   // bytes that wait to be written at once; more are lost
 	maxTraceString  = 256       // bytes of a name or a value, before escaping
-	traceDelay      = 100 * time.Millisecond
+	traceDelay      = 50 * time.Millisecond
 	traceCloseBound = 500 * time.Millisecond
 )
 
@@ -92,7 +89,9 @@ type tracer struct {
 	log   *logger
 	head  string // of every line, up to the span
 
-	ended   chan []byte // lines
+	mu      sync.Mutex
+	ended   []byte        // lines; guarded by mu
+	some    chan struct{} // holds one: there are lines
 	stop    context.CancelFunc
 	stopped chan struct{}
 
@@ -106,7 +105,7 @@ type tracer struct {
 func newTracer(path, version string, log *logger) *tracer {
 	ctx, stop := context.WithCancel(context.Background())
 	t := &tracer{
-		path: path, limit: maxTraceFile, log: log, ended: make(chan []byte, maxTraceQueue), stop: stop,
+		path: path, limit: maxTraceFile, log: log, some: make(chan struct{}, 1), stop: stop,
 		head: fmt.Sprintf(`{"resourceSpans":[{"resource":{"attributes":[`+
 			`{"key":"service.name","value":{"stringValue":"mcp-proxy"}},`+
 			`{"key":"service.version","value":{"stringValue":%s}},`+
@@ -157,10 +156,10 @@ func (t *tracer) start(ctx context.Context, name string, kind spanKind) (context
 		return ctx, nil
 	}
 	s := &span{tracer: t, start: time.Now()}
-	parent, flags := "", flagKnowsRemote
+	var parent []byte
+	flags := flagKnowsRemote
 	if p := spanOf(ctx); p != nil {
-		s.spanContext, s.shared = p.spanContext, p.shared
-		parent = hex.EncodeToString(s.span[:])
+		s.spanContext, s.shared, parent = p.spanContext, p.shared, p.span[:]
 		if p.tracer == nil {
 			flags |= flagRemote
 		}
@@ -170,11 +169,13 @@ func (t *tracer) start(ctx context.Context, name string, kind spanKind) (context
 		s.flags = flagSampled
 	}
 	binary.BigEndian.PutUint64(s.span[:], rand.Uint64())
-	s.line = appendAll(make([]byte, 0, 1<<10), t.head, `"traceId":"`, hex.EncodeToString(s.trace[:]),
-		`","spanId":"`, hex.EncodeToString(s.span[:]), `","parentSpanId":"`, parent,
-		`","flags":`, strconv.Itoa(flags|int(s.flags)), `,"kind":`, strconv.Itoa(int(kind)),
-		`,"startTimeUnixNano":"`, strconv.FormatInt(s.start.UnixNano(), 10),
-		`","name":`, traceString(name), `,"attributes":[`)
+	b := appendHex(append(*spanLines.Get().(*[]byte), `"traceId":"`...), s.trace[:])
+	b = appendHex(append(b, `","spanId":"`...), s.span[:])
+	b = appendHex(append(b, `","parentSpanId":"`...), parent)
+	b = strconv.AppendInt(append(b, `","flags":`...), int64(flags|int(s.flags)), 10)
+	b = strconv.AppendInt(append(b, `,"kind":`...), int64(kind), 10)
+	b = strconv.AppendInt(append(b, `,"startTimeUnixNano":"`...), s.start.UnixNano(), 10)
+	s.line = append(appendQuoted(append(b, `","name":`...), name), `,"attributes":[`...)
 	return context.WithValue(ctx, spanKey{}, s), s
 }
 
@@ -225,29 +226,23 @@ func (s *span) traceparent() string {
 // setString adds an attribute. A key is set once: the keys of a span are unique.
 func (s *span) setString(key attribute, v string) { s.set(key, "stringValue", v) }
 
-func (s *span) setInt(key attribute, v int) {
-	if s != nil { // which formats no number
-		s.set(key, "intValue", strconv.Itoa(v))
-	}
-}
+func (s *span) setInt(key attribute, v int) { s.set(key, "intValue", strconv.Itoa(v)) }
 
 // setHash writes 12 hex digits of the SHA-256 of v: enough to tell values apart, too few to use.
 func (s *span) setHash(key hashedAttribute, v string) {
-	if s != nil {
-		sum := sha256.Sum256([]byte(v))
-		s.setString(attribute(key), hex.EncodeToString(sum[:6]))
-	}
+	sum := sha256.Sum256([]byte(v))
+	s.setString(attribute(key), hex.EncodeToString(sum[:6]))
 }
 
 func (s *span) set(key attribute, kind, v string) {
 	if s == nil {
 		return
 	}
-	v = traceString(v)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.line != nil {
-		s.line = appendAll(s.line, `{"key":"`, string(key), `","value":{"`, kind, `":`, v, "}},")
+		b := append(append(append(s.line, `{"key":"`...), key...), `","value":{"`...)
+		s.line = append(appendQuoted(append(append(b, kind...), `":`...), v), "}},"...)
 	}
 }
 
@@ -290,32 +285,42 @@ func (s *span) end() {
 		return
 	}
 	took := time.Since(s.start) // monotonic: the wall clock may be set meanwhile
-	line := appendAll(bytes.TrimSuffix(s.line, []byte(",")), `],"endTimeUnixNano":"`,
-		strconv.FormatInt(s.start.Add(took).UnixNano(), 10), `","status":{`, s.status, "}}]}]}]}\n")
+	line := append(bytes.TrimSuffix(s.line, []byte(",")), `],"endTimeUnixNano":"`...)
+	line = append(strconv.AppendInt(line, s.start.Add(took).UnixNano(), 10), `","status":{`...)
+	line = append(append(line, s.status...), "}}]}]}]}\n"...)
 	s.line = nil
+	t := s.tracer
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.ended) < maxTraceBatch {
+		t.ended = append(append(t.ended, t.head...), line...)
+	}
+	line = line[:0]
+	spanLines.Put(&line)
 	select {
-	case s.tracer.ended <- line:
-	default: // it is lost
+	case t.some <- struct{}{}:
+	default: // the writer knows already
 	}
 }
 
-// traceString is a string as JSON, or as much of it as may be written.
-func traceString(s string) string {
+// spanLines are used again: they were a fifth of all garbage.
+var spanLines = sync.Pool{New: func() any { line := make([]byte, 0, 1<<10); return &line }}
+
+func appendHex(b, raw []byte) []byte {
+	var text [2 * 16]byte
+	return append(b, text[:hex.Encode(text[:], raw)]...)
+}
+
+// appendQuoted appends a string as JSON, or as much of it as may be written.
+func appendQuoted(b []byte, s string) []byte {
 	if len(s) > maxTraceString {
 		s = strings.ToValidUTF8(s[:maxTraceString], "") // no half character at the end
 	}
 	special := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
 	if strings.IndexFunc(s, special) >= 0 {
-		return string(quote(s))
+		return append(b, quote(s)...)
 	}
-	return `"` + s + `"`
-}
-
-func appendAll(b []byte, parts ...string) []byte {
-	for _, part := range parts {
-		b = append(b, part...)
-	}
-	return b
+	return append(append(append(b, '"'), s...), '"')
 }
 
 // close writes the spans that have ended, if that takes no longer than traceCloseBound.
@@ -331,22 +336,19 @@ func (t *tracer) close() {
 }
 
 // run sleeps without a timer until a span has ended, then a little longer, so that many spans are
-// one write. The channel holds what comes meanwhile.
+// one write.
 func (t *tracer) run(ctx context.Context) {
 	defer close(t.stopped)
+	var lines []byte
 	for going := true; going; {
-		var lines []byte
 		select {
-		case lines = <-t.ended:
+		case <-t.some:
 		case <-ctx.Done():
 		}
 		going = sleep(ctx, traceDelay)
-		for n := len(t.ended); n > 0; n-- {
-			if lines = append(lines, <-t.ended...); len(lines) >= maxTraceBatch {
-				t.write(lines)
-				lines = lines[:0]
-			}
-		}
+		t.mu.Lock()
+		lines, t.ended = t.ended, lines[:0]
+		t.mu.Unlock()
 		t.write(lines)
 	}
 }
