@@ -337,6 +337,7 @@ func FuzzAuthorizationURL(f *testing.F) {
 	f.Add("https://as.example/$(reboot)/'a';b!*", "`id`", "", "")
 	f.Add("http://127.0.0.1:1/a", "\x00", "\r\n", "x")
 	f.Add("javascript:alert(1)", "id", "", "")
+	f.Add("https://as.example/authorize", "id", "aa b b", "https://mcp.example/mcp")
 	f.Fuzz(func(t *testing.T, endpoint, id, scope, resource string) {
 		o := &oauth{cfg: &config{allowHTTP: true, authParams: url.Values{"access_type": {"offline"}}}}
 		c := &credentials{Issuer: "https://as.example", RequestedScope: scope, Resource: resource, Client: client{ID: id, RedirectURI: testRedirect}}
@@ -358,8 +359,14 @@ func FuzzAuthorizationURL(f *testing.F) {
 		q, err := url.ParseQuery(u.RawQuery)
 		want := map[string]string{"response_type": "code", "client_id": id, "redirect_uri": testRedirect, "state": request.state, "code_challenge": challengeS256("verifier"),
 			"code_challenge_method": "S256", "access_type": "offline"}
-		if fields := strings.Fields(scope); len(fields) > 0 {
-			want["scope"] = strings.Join(fields, " ")
+		var words []string // each once
+		for _, word := range strings.Fields(scope) {
+			if !slices.Contains(words, word) {
+				words = append(words, word)
+			}
+		}
+		if len(words) > 0 {
+			want["scope"] = strings.Join(words, " ")
 		}
 		if resource != "" {
 			want["resource"] = resource
