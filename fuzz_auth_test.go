@@ -344,6 +344,8 @@ func FuzzAuthorizationURL(f *testing.F) {
 		checked, err := checkEndpoint(endpoint, true)
 		if err != nil {
 			checkSaid(t, err.Error(), 0)
+		}
+		if err != nil || id == "" { // a client has an id
 			return
 		}
 		request := o.request(*checked, c, "verifier")
