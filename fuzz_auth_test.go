@@ -339,13 +339,14 @@ func FuzzAuthorizationURL(f *testing.F) {
 	f.Add("javascript:alert(1)", "id", "", "")
 	f.Add("https://as.example/authorize", "id", "aa b b", "https://mcp.example/mcp")
 	f.Fuzz(func(t *testing.T, endpoint, id, scope, resource string) {
+		if id == "" {
+			return // a client has one
+		}
 		o := &oauth{cfg: &config{allowHTTP: true, authParams: url.Values{"access_type": {"offline"}}}}
 		c := &credentials{Issuer: "https://as.example", RequestedScope: scope, Resource: resource, Client: client{ID: id, RedirectURI: testRedirect}}
 		checked, err := checkEndpoint(endpoint, true)
 		if err != nil {
 			checkSaid(t, err.Error(), 0)
-		}
-		if err != nil || id == "" { // a client has an id
 			return
 		}
 		request := o.request(*checked, c, "verifier")

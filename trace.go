@@ -61,7 +61,7 @@ const (
 	attrHTTPStatus      attribute = "http.response.status_code"
 	attrServerAddress   attribute = "server.address"
 	attrServerPort      attribute = "server.port"
-	attrProtocolVersion attribute = "network.protocol.version" // of http, if no name is given
+	attrProtocolVersion attribute = "network.protocol.version" // of HTTP: no name is given
 )
 
 // A spanKind has the numbers of OTLP's SpanKind.
@@ -89,8 +89,8 @@ type tracer struct {
 	log   *logger
 	head  string // of every line, up to the span
 
-	mu      sync.Mutex
-	ended   []byte        // lines; guarded by mu
+	mu      sync.Mutex    // guards ended
+	ended   []byte        // lines
 	some    chan struct{} // holds one: there are lines
 	stop    context.CancelFunc
 	stopped chan struct{}
@@ -169,7 +169,7 @@ func (t *tracer) start(ctx context.Context, name string, kind spanKind) (context
 		s.flags = flagSampled
 	}
 	binary.BigEndian.PutUint64(s.span[:], rand.Uint64())
-	b := appendHex(append(*spanLines.Get().(*[]byte), `"traceId":"`...), s.trace[:])
+	b := appendHex(append((*spanLines.Get().(*[]byte))[:0], `"traceId":"`...), s.trace[:])
 	b = appendHex(append(b, `","spanId":"`...), s.span[:])
 	b = appendHex(append(b, `","parentSpanId":"`...), parent)
 	b = strconv.AppendInt(append(b, `","flags":`...), int64(flags|int(s.flags)), 10)
@@ -226,12 +226,18 @@ func (s *span) traceparent() string {
 // setString adds an attribute. A key is set once: the keys of a span are unique.
 func (s *span) setString(key attribute, v string) { s.set(key, "stringValue", v) }
 
-func (s *span) setInt(key attribute, v int) { s.set(key, "intValue", strconv.Itoa(v)) }
+func (s *span) setInt(key attribute, v int) {
+	if s != nil { // which formats no number
+		s.set(key, "intValue", strconv.Itoa(v))
+	}
+}
 
 // setHash writes 12 hex digits of the SHA-256 of v: enough to tell values apart, too few to use.
 func (s *span) setHash(key hashedAttribute, v string) {
-	sum := sha256.Sum256([]byte(v))
-	s.setString(attribute(key), hex.EncodeToString(sum[:6]))
+	if s != nil {
+		sum := sha256.Sum256([]byte(v))
+		s.setString(attribute(key), hex.EncodeToString(sum[:6]))
+	}
 }
 
 func (s *span) set(key attribute, kind, v string) {
@@ -244,19 +250,14 @@ func (s *span) set(key attribute, kind, v string) {
 		b := append(append(append(s.line, `{"key":"`...), key...), `","value":{"`...)
 		s.line = append(appendQuoted(append(append(b, kind...), `":`...), v), "}},"...)
 	}
+	if key == attrErrorType {
+		s.status = `"code":2` // STATUS_CODE_ERROR
+	}
 }
 
 // fail marks the span as an error of a kind: one of a small set of names, an HTTP status or a
 // JSON-RPC error code, never a message.
-func (s *span) fail(errorType string) {
-	if s == nil {
-		return
-	}
-	s.setString(attrErrorType, errorType)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.status = `"code":2` // STATUS_CODE_ERROR
-}
+func (s *span) fail(errorType string) { s.setString(attrErrorType, errorType) }
 
 // An errorKind gives an error the error.type of the spans that fail by it.
 type errorKind struct {
@@ -295,7 +296,6 @@ func (s *span) end() {
 	if len(t.ended) < maxTraceBatch {
 		t.ended = append(append(t.ended, t.head...), line...)
 	}
-	line = line[:0]
 	spanLines.Put(&line)
 	select {
 	case t.some <- struct{}{}:

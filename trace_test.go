@@ -285,7 +285,8 @@ func TestNilTracer(t *testing.T) {
 	allocs := testing.AllocsPerRun(10, func() {
 		got, s := tr.start(ctx, "ping", spanServer)
 		s.setString(attrMCPMethod, "ping")
-		s.setInt(attrHTTPStatus, 20)
+		s.setInt(attrHTTPStatus, 200)
+		s.setHash(attrSessionID, "id")
 		s.fail("500")
 		if got != ctx || s.traceparent() != "" {
 			t.Error("a nil tracer did something")
@@ -296,7 +297,6 @@ func TestNilTracer(t *testing.T) {
 	if allocs != 0 {
 		t.Errorf("a nil tracer costs %v allocations", allocs)
 	}
-	(*span)(nil).setHash(attrSessionID, "id")
 }
 
 func TestRemoteParent(t *testing.T) {
@@ -508,10 +508,37 @@ func TestTraceIsWrittenWhileRunning(t *testing.T) {
 	}
 }
 
+// Spans that end while others are written are neither lost nor mixed with these.
+func TestTraceWhileWriting(t *testing.T) {
+	path := tracePath(t)
+	tr := newTracer(path, "v1", nil)
+	waiting := func() int {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		return len(tr.ended)
+	}
+	ended, writes := 0, 0
+	for size := int64(0); writes < 3; {
+		if waiting() < maxTraceBatch/4 {
+			_, s := tr.start(context.Background(), fmt.Sprint(ended), spanServer)
+			s.end()
+			ended++
+		}
+		if info, err := os.Stat(path); err == nil && info.Size() != size {
+			size = info.Size()
+			writes++
+		}
+	}
+	finishTracer(tr)
+	if spans := readSpans(t, path); len(spans) != ended {
+		t.Errorf("the file holds %d spans, want %d", len(spans), ended)
+	}
+}
+
 // With the disk stuck, spans are lost, and end still returns.
 func TestFullTraceQueue(t *testing.T) {
 	tr := tracerWithoutWriter(tracePath(t), nil)
-	for before := -1; len(tr.ended) > before; {
+	for before := -1; len(tr.ended) > before && before < 2*maxTraceBatch; {
 		before = len(tr.ended)
 		_, s := tr.start(context.Background(), strings.Repeat("x", 1000), spanServer)
 		s.end()
