@@ -92,11 +92,8 @@ func (b *bridge) startLate(ctx context.Context, c *call, refused *serverRefusal)
 		return false
 	}
 	defer b.starting.give()
-	if b.peers.Load() != nil {
-		return true // another message did it
-	}
-	if b.unavailable {
-		return false
+	if isOn := b.peers.Load() != nil; isOn || b.unavailable {
+		return isOn // another message did it, or tried it
 	}
 	if _, err := b.discover(ctx, initialize); err != nil {
 		b.log.debugf("no bridge: %v", err)
@@ -430,31 +427,26 @@ func (b *bridge) askHost(ctx context.Context, inputs []*inputRequest) ([]byte, e
 	return responses, nil
 }
 
-// takeQuestion returns where the answer to a question goes, nil if nobody waits for one.
-func (b *bridge) takeQuestion(id []byte) chan *message {
+// takeResponse takes a response of the host to an input request; it is not for the server.
+func (b *bridge) takeResponse(m *message) bool { return m.response && b.closeQuestion(m.id, m) }
+
+// closeQuestion reports whether somebody waits for the answer to a question, and gives it, if there
+// is one: a second response answers nothing.
+func (b *bridge) closeQuestion(id []byte, response *message) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	answer := b.pending[string(id)]
-	delete(b.pending, string(id)) // a second response answers nothing
-	return answer
-}
-
-// takeResponse takes a response of the host to an input request; it is not for the server.
-func (b *bridge) takeResponse(m *message) bool {
-	if !m.response {
-		return false
+	answer, isOpen := b.pending[string(id)]
+	delete(b.pending, string(id))
+	if isOpen && response != nil {
+		answer <- response // there is room for one
 	}
-	answer := b.takeQuestion(m.id)
-	if answer != nil {
-		answer <- m
-	}
-	return answer != nil
+	return isOpen
 }
 
 // withdraw tells the host that nobody waits any more for the answers that it has not given.
 func (b *bridge) withdraw(inputs []*inputRequest) {
 	for _, in := range inputs {
-		if b.takeQuestion(in.id) != nil {
+		if b.closeQuestion(in.id, nil) {
 			b.calls.out.write(fmt.Appendf(nil,
 				`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%s}}`, in.id))
 		}
@@ -505,7 +497,7 @@ var listChanges = []struct{ capability, filter, method string }{
 	{"resources", "resourcesListChanged", "notifications/resources/list_changed"},
 }
 
-// filter is what is to be listened to, nil if that is nothing.
+// filter is what is to be listened to, {} if that is nothing.
 func (p *peerInfo) filter(resources [][]byte) []byte {
 	filter := []byte(`{}`)
 	for _, change := range listChanges {
@@ -516,9 +508,6 @@ func (p *peerInfo) filter(resources [][]byte) []byte {
 	if len(resources) > 0 {
 		list := fmt.Appendf(nil, "[%s]", bytes.Join(resources, []byte(",")))
 		filter = withMember(filter, "resourceSubscriptions", list)
-	}
-	if string(filter) == `{}` {
-		return nil
 	}
 	return filter
 }
@@ -562,7 +551,7 @@ func (b *bridge) subscribe(ctx context.Context, m *message) error {
 // must not refuse it.
 func (b *bridge) listenTo(ctx context.Context, resources [][]byte, wanted string) (err error) {
 	asked, stop := len(resources) != len(b.resources), func() {}
-	if filter := b.peers.Load().filter(resources); filter != nil {
+	if filter := b.peers.Load().filter(resources); string(filter) != `{}` {
 		stop, err = b.openSubscription(ctx, filter, asked, wanted)
 		if err != nil && asked {
 			stop()

@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -140,7 +139,7 @@ func listen(redirect *url.URL) (listeners []net.Listener, err error) {
 			return nil, err
 		}
 		if port == "0" {
-			port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+			port = fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 			redirect.Host = net.JoinHostPort(redirect.Hostname(), port)
 		}
 		listeners = append(listeners, l)

@@ -26,24 +26,20 @@ func (a *app) login(ctx context.Context, stdin io.Reader) error {
 			"leave it out to sign in")
 	}
 	_, challenged, err := a.askFirst(ctx)
-	if err != nil {
+	ch, isOAuth := parseChallenge(challenged)
+	switch {
+	case err != nil:
 		return err
-	}
-	if challenged == nil {
+	case challenged == nil:
 		a.log.notice("mcp-proxy: " + a.cfg.server.Host + " asks for no sign-in")
 		return nil
-	}
-	ch, isOAuth := parseChallenge(challenged)
-	if !isOAuth {
+	case !isOAuth:
 		return otherScheme(a.cfg.server.Host, challenged)
 	}
-	paste := func(*url.URL) {}
-	if isTerminal(stdin) {
-		paste = readAnswers(stdin, a.log)
-	}
+	paste := readAnswers(stdin, a.log)
 	a.auth.shown = func(redirect *url.URL) {
 		a.log.notice("mcp-proxy: waiting for up to " + inWords(a.cfg.loginTimeout) + "; Ctrl-C ends")
-		if redirect != nil {
+		if redirect != nil && isTerminal(stdin) {
 			paste(redirect)
 		}
 	}

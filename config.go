@@ -303,10 +303,9 @@ func unknownFlag(arg string, place int, options []option) error {
 	if unknownName().MatchString(arg) {
 		problem = "unknown flag --" + name
 	}
-	for _, o := range options {
-		if isNear(name, o.name()) {
-			return invalid(problem+"; did you mean --"+o.name()+"?", "mcp-proxy -h lists the flags")
-		}
+	near := slices.IndexFunc(options, func(o option) bool { return isNear(name, o.name()) })
+	if near >= 0 {
+		problem += "; did you mean --" + options[near].name() + "?"
 	}
 	return invalid(problem, "mcp-proxy -h lists the flags")
 }
@@ -563,8 +562,7 @@ func (l *commandLine) checkAuthMetadata() (err error) {
 	m.vouched = true
 	if l.given["token-endpoint"] {
 		name, hint = "--token-endpoint:", "--token-endpoint https://auth.example.com/token"
-		var method string
-		if json.Unmarshal(l.registerAs["token_endpoint_auth_method"], &method) == nil {
+		if method, ok := unquote(l.registerAs["token_endpoint_auth_method"]); ok {
 			m.TokenEndpointAuthMethods = []string{method}
 		}
 	}

@@ -28,10 +28,7 @@ const (
 	maxServers      = 8                // authorization servers tried of one protected resource
 	maxScope        = 8 << 10          // bytes; a longer one is ignored
 	offlineAccess   = "offline_access"
-
-	// The specification of 2025-03-26 (Server Metadata Discovery Headers) wants a version with
-	// metadata requests; the message that met the 401 may have had none yet.
-	metadataVersion = "2025-11-25"
+	httpToken       = "[!#$%&'*+.^_`|~0-9A-Za-z-]+" // RFC 9110, section 5.6.2
 	serverDocument  = "authorization server metadata"
 )
 
@@ -365,7 +362,9 @@ var errAbsent = errors.New("not found")
 
 // fetch reads the JSON object at address into v.
 func (d *discoverer) fetch(ctx context.Context, document, address string, v any) error {
-	header := http.Header{"Mcp-Protocol-Version": {metadataVersion}}
+	// The specification of 2025-03-26 (Server Metadata Discovery Headers) wants a version; the
+	// message that met the 401 may have had none yet.
+	header := http.Header{"Mcp-Protocol-Version": {"2025-11-25"}}
 	later := []int{http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests}
 	r := authRequest{name: "fetch " + document, address: address, header: header}
 	return d.send(ctx, r, func(status int, body []byte) error {
@@ -523,7 +522,7 @@ type authChallenge struct {
 // token68 that may follow. Servers write URLs without quotes although these are no tokens, so an
 // unquoted value ends only at white space or a comma.
 var (
-	authElement = onceNeeded("^[, \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:" +
+	authElement = onceNeeded("^[, \t]*(" + httpToken + ")(?:" +
 		`([ \t]*=[ \t]*)(?:"((?:[^"\\]|\\.)*)"|([^ \t,"]+))[ \t]*(?:,|$)|` +
 		`(?:[ \t]+[0-9A-Za-z._~+/-]+=*)?[ \t]*(?:,|$)|[ \t]+)`)
 	quotedPair = onceNeeded(`\\(.)`)

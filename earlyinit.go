@@ -59,10 +59,8 @@ func (e *earlyInit) await(ctx context.Context, m *message, o *call) (result []by
 	if m.method == "ping" && !o.settled.Load() {
 		return []byte(`{}`), nil // it asks whether we are there, and may come before all others
 	}
-	select {
-	case <-o.done:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := o.await(ctx, nil, nil); err != nil {
+		return nil, err
 	}
 	if !e.answered(o) {
 		return nil, nil
@@ -83,12 +81,10 @@ func (e *earlyInit) await(ctx context.Context, m *message, o *call) (result []by
 
 // outcome is why nothing that follows an initialize can be served, unless the host was told so.
 func (c *call) outcome() error {
-	switch {
-	case !c.isOurs():
-		return nil
-	case c.reply == nil:
+	switch ours := c.isOurs(); {
+	case ours && c.reply == nil:
 		return c.failure
-	case c.reply.result == nil:
+	case ours && c.reply.result == nil:
 		return rpcErrorOf(c.reply.error)
 	}
 	return nil

@@ -72,15 +72,11 @@ func (l *legacy) connect(ctx context.Context, m *message) error {
 	if l.now.Load() != nil {
 		return nil
 	}
-	if err := l.open(ctx); err != nil {
-		return err
-	}
-	if m.method == "initialize" || l.handshake.initialize.Load() == nil {
-		return nil
-	}
-	err := l.handshake.again(ctx, false)
-	if err != nil {
-		l.end(ctx) // nobody may speak in a session that was not opened
+	err := l.open(ctx)
+	if err == nil && m.method != "initialize" && l.handshake.initialize.Load() != nil {
+		if err = l.handshake.again(ctx, false); err != nil {
+			l.end(ctx) // nobody may speak in a session that was not opened
+		}
 	}
 	return err
 }

@@ -30,7 +30,6 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -74,9 +73,8 @@ func usageText(command string) string {
 		text = regexp.MustCompile("mcp-proxy " + command + " .*\n").FindString(overview)
 	}
 	for _, o := range (&commandLine{config: &config{}}).options() {
-		short, _, isShort := strings.Cut(o.names, " ")
 		heading := "      --" + o.name() + " " + o.value
-		if isShort {
+		if short, _, isShort := strings.Cut(o.names, " "); isShort {
 			heading = "  -" + short + ", --" + o.name() + " " + o.value
 		}
 		switch {
@@ -237,8 +235,7 @@ func exitCode(err error) int {
 		return known.code
 	case errors.As(err, new(authError)), errors.As(err, new(*oauthError)):
 		return 2
-	case errors.As(err, new(net.Error)), errors.As(err, new(*url.Error)),
-		errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, new(net.Error)): // also a *url.Error and context.DeadlineExceeded
 		return 3
 	case errors.As(err, new(*fs.PathError)):
 		return 4

@@ -156,9 +156,8 @@ func encodeHeaderValue(s string) string {
 // (RFC 9110 allows it, the conformance suite wants it encoded), the empty string (the Go SDK's
 // server takes an empty header for a missing one), and "=?base64?=", where the two marks overlap.
 func isPlain(s string) bool {
-	unsafe := func(r rune) bool { return r < ' ' || r > '~' }
 	encoded := strings.HasPrefix(s, sentinelPrefix) && strings.HasSuffix(s, sentinelSuffix)
-	return s != "" && strings.Trim(s, " ") == s && !strings.ContainsFunc(s, unsafe) && !encoded
+	return s != "" && strings.Trim(s, " ") == s && isVisible(s) && !encoded
 }
 
 // learn reads a response to tools/list, remembers the annotations of its valid tools and returns
@@ -193,11 +192,7 @@ func (t *toolHeaders) learn(response []byte) []byte {
 func editTools(response []byte, edit func(tool []byte) []byte) []byte {
 	start, end := place(response, "result", "tools")
 	list, changed := []byte{'['}, false
-	scan(response[start:end], func(key []byte, from, to int) {
-		if key != nil {
-			return // it is no list
-		}
-		tool := response[start+from : start+to : start+to]
+	each(response[start:end], func(tool []byte) {
 		edited := edit(tool)
 		changed = changed || len(edited) != len(tool)
 		if edited != nil {
@@ -335,31 +330,22 @@ func (r *schemaReader) annotate(header, kind any, reachable bool) error {
 }
 
 // isToken: "MUST match HTTP field-name token syntax" (RFC 9110, section 5.6.2: 1*tchar).
-func isToken(s string) bool {
-	for i := 0; i < len(s); i++ {
-		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
-		if !letter && !isDigit(s[i]) && strings.IndexByte("!#$%&'*+-.^_`|~", s[i]) < 0 {
-			return false
-		}
-	}
-	return s != ""
-}
+func isToken(s string) bool { return wholeToken().MatchString(s) }
+
+var wholeToken = onceNeeded("^" + httpToken + "$")
 
 // isPrimitive reports whether a "type" keyword permits an annotation. A list does if it holds
 // nothing else but "null", which has no header: the C# SDK writes ["string","null"] for an optional
 // parameter.
 func isPrimitive(kind any) bool {
-	switch kind := kind.(type) {
-	case string:
-		return kind == "integer" || kind == "string" || kind == "boolean"
-	case []any:
-		kind = slices.DeleteFunc(slices.Clone(kind), func(one any) bool { return one == "null" })
-		return len(kind) > 0 && !slices.ContainsFunc(kind, func(one any) bool {
-			name, _ := one.(string)
-			return !isPrimitive(name)
-		})
+	kinds, isList := kind.([]any)
+	if !isList {
+		kinds = []any{kind}
 	}
-	return false
+	kinds = slices.DeleteFunc(slices.Clone(kinds), func(one any) bool { return one == "null" })
+	return len(kinds) > 0 && !slices.ContainsFunc(kinds, func(one any) bool {
+		return one != "integer" && one != "string" && one != "boolean"
+	})
 }
 
 // isHeaderMismatch reports whether the server found a tool call's headers wrong (MCP 2026-07-28,

@@ -9,15 +9,12 @@ import (
 	"encoding/base64"
 )
 
-// randomOctets is what RFC 7636, section 7.1 asks for: "it is RECOMMENDED that the output of a
-// suitable random number generator be used to create a 32-octet sequence", which base64url makes
-// the 43 characters that are the least a code_verifier may have (section 4.1).
-const randomOctets = 32
-
-// newVerifier panics where the system has no randomness: going on with a value that somebody can
-// guess would be worse than ending.
+// newVerifier follows RFC 7636, section 7.1: "it is RECOMMENDED that the output of a suitable
+// random number generator be used to create a 32-octet sequence", which base64url makes the 43
+// characters that are the least a code_verifier may have (section 4.1). It panics where the system
+// has no randomness: going on with a value that somebody can guess would be worse than ending.
 func newVerifier() string {
-	var octets [randomOctets]byte
+	var octets [32]byte
 	if _, err := rand.Read(octets[:]); err != nil {
 		panic("no randomness from the system: " + err.Error())
 	}

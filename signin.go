@@ -491,8 +491,6 @@ func (o *oauth) explainRefusal(err error) error {
 	// Entra ID (AADSTS9010010, AADSTS901002) wants no resource parameter.
 	case refused.code == "invalid_target", strings.HasPrefix(refused.description, "AADSTS901"):
 		hint = "this authorization server takes no resource parameter: add --resource none"
-	default:
-		return authError{err}
 	}
 	return withHint(authError{err}, "%s", hint)
 }

@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,10 +127,7 @@ func (k storeKey) base() string {
 	return base
 }
 
-func (k storeKey) hash() string {
-	sum := sha256.Sum256([]byte(k.id()))
-	return hex.EncodeToString(sum[:])
-}
+func (k storeKey) hash() string { return fmt.Sprintf("%x", sha256.Sum256([]byte(k.id()))) }
 
 func (k storeKey) file() string  { return k.base() + ".json" }
 func (k storeKey) login() string { return k.base() + ".login" }
