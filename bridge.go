@@ -620,7 +620,8 @@ func (b *bridge) openSubscription(
 			}
 			acknowledge(err)
 			b.log.debugf("subscriptions/listen: %v", err)
-			final = final || errors.Is(err, errStopping) || !sleep(listening, at.pause(time.Since(began)))
+			at.lived = time.Since(began)
+			final = final || errors.Is(err, errStopping) || !sleep(listening, at.pause())
 		}
 	})
 	if !started {

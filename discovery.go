@@ -413,7 +413,7 @@ func (d *discoverer) send(
 	}
 	req, _ := http.NewRequest(method, "", bytes.NewReader(r.body)) // nothing can fail
 	req.URL, req.Host, req.Header = u, u.Host, r.header
-	req.Header.Set("User-Agent", userAgent())
+	req.Header["User-Agent"] = userAgent()
 	status, answer, err := boundedRequest(ctx, d.http, req, timeout, redirect)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.name, err)

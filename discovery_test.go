@@ -842,7 +842,7 @@ func TestFetchSendsNothingOfTheUsers(t *testing.T) {
 	if err := d.fetch(context.Background(), "authorization server metadata", as.URL+asPath, &serverMetadata{}); err != nil {
 		t.Fatal(err)
 	}
-	want := http.Header{"Accept": {"application/json"}, "Mcp-Protocol-Version": {"2025-11-25"}, "User-Agent": {userAgent()}}
+	want := http.Header{"Accept": {"application/json"}, "Mcp-Protocol-Version": {"2025-11-25"}, "User-Agent": userAgent()}
 	if !reflect.DeepEqual(header, want) {
 		t.Errorf("got %v, want %v", header, want)
 	}

@@ -80,34 +80,51 @@ func newTransport(c *config) (*http.Transport, error) {
 	}, nil
 }
 
-// newMCPClient keeps cookies in memory, for this origin alone: load balancers stick by cookie. It
-// follows 301, 307 and 308 within the origin, with the message. Elsewhere the token would be shown
-// to who it was not made for (OAuth 2.1, section 7.1.3); behind 302 and 303 is a login page.
-func newMCPClient(server *url.URL, via http.RoundTripper) *http.Client {
+// mcpClient sends requests to the MCP server. It keeps cookies in memory, for this origin alone:
+// load balancers stick by cookie. It follows 301, 307 and 308 within the origin, with the message:
+// servers mean a slash that is missing in the path (nginx, Starlette). Elsewhere the token would be
+// shown to who it was not made for (OAuth 2.1, section 7.1.3); behind 302 and 303 is a login page.
+// An http.Client would make a GET of a POST that gets 301, as browsers do, and copies the headers
+// of every request for a redirect that hardly one gets (3 % of a call's CPU).
+type mcpClient struct {
+	via    http.RoundTripper
+	server *url.URL
+	jar    *boundedJar
+}
+
+func newMCPClient(server *url.URL, via http.RoundTripper) *mcpClient {
 	all, _ := cookiejar.New(nil) // its only error is for a wrong option
-	jar := &boundedJar{CookieJar: all, known: map[string]bool{}}
-	follow := func(req *http.Request, past []*http.Request) error {
-		status := req.Response.StatusCode
-		if len(past) > maxRedirects || !sameOrigin(server, req.URL) ||
-			!slices.Contains([]int{301, 307, 308}, status) {
-			return http.ErrUseLastResponse
+	return &mcpClient{via, server, &boundedJar{Jar: all, most: 180, known: map[string]bool{}}}
+}
+
+// do sends a request that has GetBody.
+func (c *mcpClient) do(req *http.Request) (*http.Response, error) {
+	own := req.Header["Cookie"] // the user's
+	for redirects := 0; ; redirects++ {
+		for _, cookie := range c.jar.Cookies(req.URL) {
+			req.AddCookie(cookie)
 		}
-		// Of a POST that gets 301 net/http makes a GET, as browsers do. Servers mean a slash that is
-		// missing in the path (nginx, Starlette).
-		first := past[0]
-		req.Method, req.ContentLength, req.GetBody = first.Method, first.ContentLength, first.GetBody
-		if first.GetBody != nil {
-			req.Body, _ = first.GetBody() // of bytes in memory: it cannot fail
-			req.Header["Content-Type"] = first.Header["Content-Type"]
+		resp, err := c.via.RoundTrip(req)
+		if err != nil {
+			return nil, err
 		}
-		return nil
+		c.jar.SetCookies(req.URL, resp.Cookies())
+		to, err := resp.Location()
+		if err != nil || redirects == maxRedirects || !sameOrigin(c.server, to) ||
+			!slices.Contains([]int{301, 307, 308}, resp.StatusCode) {
+			return resp, nil
+		}
+		discard(resp)
+		req = req.Clone(req.Context())
+		req.URL, req.Host, req.Response, req.Header["Cookie"] = to, to.Host, resp, own
+		req.Body, _ = req.GetBody() // of bytes in memory: it cannot fail
 	}
-	return &http.Client{Transport: via, Jar: jar, CheckRedirect: follow}
 }
 
 // boundedJar keeps what browsers keep of a site.
 type boundedJar struct {
-	http.CookieJar
+	*cookiejar.Jar
+	most  int        // cookies
 	mu    sync.Mutex // guards known
 	known map[string]bool
 }
@@ -116,29 +133,29 @@ func (j *boundedJar) Cookies(u *url.URL) (cookies []*http.Cookie) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.known) > 0 { // else the jar would take the address apart for nothing
-		cookies = j.CookieJar.Cookies(u)
+		cookies = j.Jar.Cookies(u)
 	}
 	return cookies
 }
 
 func (j *boundedJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
-	const maxCookies, maxSize = 180, 4096
+	const maxSize = 4096
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var kept []*http.Cookie
 	for _, c := range cookies {
 		key := c.Name + ";" + c.Path + ";" + c.Domain
-		if len(c.Value)+len(key) <= maxSize && (j.known[key] || len(j.known) < maxCookies) {
+		if len(c.Value)+len(key) <= maxSize && (j.known[key] || len(j.known) < j.most) {
 			j.known[key] = true
 			kept = append(kept, c)
 		}
 	}
-	j.CookieJar.SetCookies(u, kept)
+	j.Jar.SetCookies(u, kept)
 }
 
 func sameOrigin(a, b *url.URL) bool {
-	return strings.EqualFold(a.Scheme, b.Scheme) && strings.EqualFold(a.Hostname(), b.Hostname()) &&
-		portOf(a) == portOf(b)
+	return a == b || strings.EqualFold(a.Scheme, b.Scheme) &&
+		strings.EqualFold(a.Hostname(), b.Hostname()) && portOf(a) == portOf(b)
 }
 
 var defaultPorts = map[string]string{"https": "443", "http": "80"}
@@ -239,8 +256,7 @@ func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer sp.end()
 	sp.setString(attrHTTPMethod, req.Method)
 	sp.setString(attrServerAddress, req.URL.Hostname())
-	port, _ := strconv.Atoi(portOf(req.URL))
-	sp.setInt(attrServerPort, port)
+	sp.setInt(attrServerPort, portOf(req.URL))
 	if sp != nil && t.propagate && sp.shared {
 		req = req.Clone(req.Context()) // a RoundTripper must not change the caller's request
 		req.Header.Set("Traceparent", sp.traceparent())
@@ -250,11 +266,12 @@ func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
 		sp.fail(networkErrorType(err))
 		return nil, err
 	}
-	sp.setInt(attrHTTPStatus, resp.StatusCode)
+	status := strconv.Itoa(resp.StatusCode)
+	sp.setInt(attrHTTPStatus, status)
 	version := strings.TrimPrefix(resp.Proto, "HTTP/")
 	sp.setString(attrProtocolVersion, strings.TrimSuffix(version, ".0"))
 	if resp.StatusCode >= 400 {
-		sp.fail(strconv.Itoa(resp.StatusCode))
+		sp.fail(status)
 	}
 	return resp, nil
 }

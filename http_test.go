@@ -337,7 +337,7 @@ func TestUnsolicitedAnswer(t *testing.T) {
 // The jar keeps what a browser would, however much a server gives.
 func TestCookiesAreBounded(t *testing.T) {
 	server := parsedURL(t, "https://a.test/mcp")
-	jar := newMCPClient(server, nil).Jar
+	jar := newMCPClient(server, nil).jar
 	for i := 0; i < 1000; i++ {
 		jar.SetCookies(server, []*http.Cookie{{Name: fmt.Sprint("c", i), Value: "x"},
 			{Name: "large", Value: strings.Repeat("x", 5000)}})
@@ -382,7 +382,7 @@ func TestMachineSlept(t *testing.T) {
 			server.listens, server.sessions, server.lenient = true, false, true
 			p := newTestProxy(t, server.url)
 			var wall, monotonic time.Duration
-			via := p.session.client.Transport.(traced).RoundTripper.(*redialer)
+			via := p.session.client.via.(traced).RoundTripper.(*redialer)
 			via.clock = func() time.Duration { return wall - monotonic }
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
@@ -462,6 +462,31 @@ func TestRedirectWithinTheOrigin(t *testing.T) {
 					t.Errorf("got %d POST to the old address of %q", got, server.labels())
 				}
 			})
+		}
+	}
+}
+
+// The cookies of each step are there in the next one, beside the user's own, and once.
+func TestRedirectKeepsCookies(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	for from, to := range map[string]string{"/first": "/second", "/second": "/mcp"} {
+		from, to := from, to
+		server.on("POST "+from, func(w http.ResponseWriter, r *fakeRequest) bool {
+			http.SetCookie(w, &http.Cookie{Name: from[1:], Value: "1", Path: "/"})
+			return redirects(308, to)(w, r)
+		})
+	}
+	p := startProxy(t, "-u", server.base+"/first?key=topsecret", "-H", "Cookie: mine=yes")
+	p.initialize()
+	for label, want := range map[string]string{"POST /first": "mine=yes",
+		"POST /second": "mine=yes; first=1", "initialize": "mine=yes; first=1; second=1"} {
+		r := server.await(label, 1)
+		if got := r.Header["Cookie"]; len(got) != 1 || got[0] != want {
+			t.Errorf("%s: got cookies %q, want %q", label, got, want)
+		}
+		if got := r.Header.Get("Referer"); got != "" {
+			t.Errorf("%s: the server is told %q", label, got)
 		}
 	}
 }

@@ -247,11 +247,12 @@ func unquote(raw []byte) (string, bool) {
 	if isVerbatim(raw) {
 		return string(raw[1 : len(raw)-1]), true
 	}
-	var s string
-	if len(raw) == 0 || raw[0] != '"' || json.Unmarshal(raw, &s) != nil {
+	if len(raw) == 0 || raw[0] != '"' {
 		return "", false
 	}
-	return s, true
+	var s string
+	err := json.Unmarshal(raw, &s)
+	return s, err == nil
 }
 
 // quote writes a string as JSON. What is not UTF-8 becomes U+FFFD.

@@ -200,7 +200,7 @@ type app struct {
 	log         *logger
 	trace       *tracer
 	store       *store
-	client      *http.Client // for the MCP server
+	client      *mcpClient
 	oauthClient *http.Client // for authorization servers
 	auth        *oauth       // nil: the user gave an Authorization header, or no server
 }
@@ -216,7 +216,7 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	}
 	a.client = newMCPClient(cfg.server, traced{via, a.trace, true})
 	if cfg.noCookies {
-		a.client.Jar = nil
+		a.client.jar.most = 0
 	}
 	a.oauthClient = &http.Client{Transport: traced{via, a.trace, false}}
 	if cfg.server != nil && !cfg.hasOwnToken() {
@@ -235,7 +235,7 @@ func exitCode(err error) int {
 		return known.code
 	case errors.As(err, new(authError)), errors.As(err, new(*oauthError)):
 		return 2
-	case errors.As(err, new(net.Error)): // also a *url.Error and context.DeadlineExceeded
+	case errors.As(err, new(noAnswer)), errors.As(err, new(net.Error)): // DeadlineExceeded is one
 		return 3
 	case errors.As(err, new(*fs.PathError)):
 		return 4
@@ -260,7 +260,10 @@ var programVersion = sync.OnceValue(func() string {
 	return version
 })
 
-var userAgent = sync.OnceValue(func() string { return "mcp-proxy/" + programVersion() })
+// userAgent is the header's value.
+var userAgent = sync.OnceValue(func() []string {
+	return []string{"mcp-proxy/" + programVersion()}
+})
 
 // What people read on stderr: one line an event, `mcp-proxy: …`, and a line `hint: …` with what to
 // type where there is a remedy. Nothing that a server sent is printed except an excerpt.

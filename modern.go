@@ -396,7 +396,7 @@ func contains(array []byte, want string) (found bool) {
 // relist lists the tools in place of the client and reports whether what is known about the tool
 // that m calls has changed: only then is m worth sending again.
 func (t *toolHeaders) relist(ctx context.Context, m *message, ask askFunc) bool {
-	tool, _ := unquote(member(m.params, "name"))
+	tool, _ := unquote(m.name)
 	before := fmt.Sprintf("%q", t.annotations(tool))
 	cursor := []byte(nil)
 	for page := 0; page < maxListPages; page++ {
@@ -467,7 +467,7 @@ func (f toolFilter) hides(tool string) bool {
 // exist (MCP 2025-11-25, Tools, "Error Handling").
 func (f toolFilter) refuse(m *message) error {
 	if m.method == "tools/call" && len(f) > 0 {
-		if tool, _ := unquote(member(m.params, "name")); f.hides(tool) {
+		if tool, _ := unquote(m.name); f.hides(tool) {
 			return rpcErrorf(codeInvalidParams, "unknown tool: %s is left out by --ignore-tool",
 				excerpt(tool))
 		}

@@ -12,6 +12,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -426,6 +427,53 @@ func TestClosedStdoutEndsTheProgram(t *testing.T) {
 	p.change(func() { p.killed = true }) // no answers, and any exit code
 	p.send(`{"jsonrpc":"2.0","id":99,"method":"ping"}`)
 	p.wait()
+}
+
+// Goroutines are used again, so that their stacks need not grow again. Few are kept, none keeps the
+// message that it had, and none is left at the end.
+func TestIdleGoroutines(t *testing.T) {
+	const rounds = 50
+	s := &calls{next: make(chan func()), idle: make(turn, 2)}
+	seen := map[string]bool{} // goroutines
+	forgotten := make(chan struct{})
+	for i := 0; i < rounds; i++ {
+		release, names := make(chan struct{}), make(chan string)
+		m := &message{raw: make([]byte, 1<<20)}
+		if i == rounds-1 {
+			runtime.SetFinalizer(m, func(*message) { close(forgotten) })
+		}
+		for j := 0; j < 3; j++ {
+			s.start(func() {
+				stack := make([]byte, 64) // "goroutine 18 [running]:"
+				names <- strings.Fields(string(stack[:runtime.Stack(stack, false)]))[1]
+				<-release
+				runtime.KeepAlive(m)
+			})
+		}
+		working := map[string]bool{}
+		for j := 0; j < 3; j++ {
+			name := <-names
+			working[name], seen[name] = true, true
+		}
+		if len(working) != 3 {
+			t.Fatalf("got goroutines %v for 3 messages", working)
+		}
+		close(release)
+		s.routines.Wait()
+		eventually(t, "two to be idle", func() bool { return len(s.idle) == 2 })
+	}
+	if len(seen) == 3*rounds {
+		t.Error("no goroutine was used again")
+	}
+	eventually(t, "the message to be forgotten", func() bool {
+		runtime.GC()
+		return awaitClosed(context.Background(), forgotten, 0)
+	})
+	s.stop()
+	if s.start(func() {}) {
+		t.Error("something began after the end")
+	}
+	eventually(t, "all to end", func() bool { return len(s.idle) == 0 })
 }
 
 // One cause is said once, whatever it fails; and again when it is back after an answer.

@@ -49,6 +49,7 @@ type session struct {
 // sessionState is what a message needs to know of the session it is sent in.
 type sessionState struct {
 	id         string // Mcp-Session-Id; "" if the server has no sessions
+	hash       hash   // of the id
 	version    string // as negotiated; "" before initialize is answered
 	worked     bool   // the server took a message of the session
 	generation int    // counts initializations, those that failed as well
@@ -67,7 +68,7 @@ func (s sessionState) set(h http.Header) {
 // describe tells a trace which session and revision a message belongs to.
 func (s sessionState) describe(span *span) {
 	if s.id != "" {
-		span.setHash(attrSessionID, s.id)
+		span.setHash(attrSessionID, s.hash)
 	}
 	if s.version != "" {
 		span.setString(attrMCPVersion, s.version)
@@ -187,19 +188,16 @@ func (s *session) relayAll(
 		return !c.talked && sent.lost(c.m, http.StatusOK, answer)
 	}
 	at := cursor{retry: firstReconnect}
-	began := time.Now()
 	err := s.relay(ctx, c, resp, &at)
-	lived := time.Since(began)
 	for c.m.version == "" && at.id != "" && errors.Is(err, errStreamEnded) {
-		pause := at.pause(lived)
+		pause := at.pause()
 		if at.vain > maxResumes || !sleep(ctx, pause) {
 			break
 		}
-		var again error
 		var refused noStream
-		lived, again = s.stream(ctx, c, &at, sent)
+		again := s.stream(ctx, c, &at, sent)
 		switch {
-		case lived > 0:
+		case at.lived > 0:
 			err = again
 		case errors.As(again, &refused) && !notNow(int(refused)):
 			at.id = "" // there is no use in trying again
@@ -218,7 +216,8 @@ func (s *session) relayAll(
 func (s *session) opened(m *message, id string, answer *document) {
 	version, _ := unquote(member(answer.result, "protocolVersion"))
 	before := s.replace(sessionState{
-		id: visibleASCII(id, maxSessionID), version: visibleASCII(version, maxVersion),
+		id: visibleASCII(id, maxSessionID), hash: hashOf(id),
+		version: visibleASCII(version, maxVersion),
 	})
 	if before.id != "" && !m.again { // one in place of a lost session has none to end
 		s.calls.start(func() {
@@ -242,9 +241,10 @@ type cursor struct {
 	id    string        // Last-Event-ID
 	retry time.Duration // as the server asked, firstReconnect if it did not
 
-	moved  bool // the last stream has brought something
-	vain   int  // openings in a row that brought nothing
-	steady bool // the last stream was worth opening
+	lived  time.Duration // the last stream; 0 if it was not opened at all
+	moved  bool          // it has brought something
+	vain   int           // openings in a row that brought nothing
+	steady bool          // the last stream was worth opening
 }
 
 func (at *cursor) move(e *event) {
@@ -266,11 +266,10 @@ func (at *cursor) wait(n int) time.Duration {
 	return min(wait<<min(n-1, 10), max(wait, maxReconnect))
 }
 
-// pause is how long to wait before the stream, which ended after it had lived for so long, is
-// opened again. lived is 0 if it was not opened at all.
-func (at *cursor) pause(lived time.Duration) time.Duration {
-	worth := at.moved || lived >= steadyStream
-	if lived > 0 {
+// pause is how long to wait before the stream is opened again.
+func (at *cursor) pause() time.Duration {
+	worth := at.moved || at.lived >= steadyStream
+	if at.lived > 0 {
 		at.steady = worth
 	}
 	if worth {
@@ -309,8 +308,8 @@ func (s *session) listen() {
 func (s *session) keepListening(ctx context.Context, sent sessionState, at cursor) {
 	opened := false
 	for refusals := 0; ; {
-		lived, err := s.stream(ctx, nil, &at, sent)
-		opened = opened || lived > 0
+		err := s.stream(ctx, nil, &at, sent)
+		opened = opened || at.lived > 0
 		var refused noStream
 		if errors.As(err, &refused) {
 			refusals++
@@ -325,7 +324,7 @@ func (s *session) keepListening(ctx context.Context, sent sessionState, at curso
 			return
 		}
 		s.log.debugf("listening stream: %v", err)
-		if !sleep(ctx, at.pause(lived)) {
+		if !sleep(ctx, at.pause()) {
 			return
 		}
 	}
@@ -350,10 +349,9 @@ func notNow(status int) bool {
 }
 
 // stream asks for a stream from where the last one broke, and passes on what it brings until it
-// ends. It returns how long the stream lived: 0 if there was none, because of a noStream mostly.
-func (s *session) stream(
-	ctx context.Context, c *call, at *cursor, sent sessionState,
-) (lived time.Duration, err error) {
+// ends. If there is none, it fails with a noStream mostly.
+func (s *session) stream(ctx context.Context, c *call, at *cursor, sent sessionState) error {
+	at.lived = 0
 	// What nobody asked for must not open a browser.
 	a := attempts{auth: authAttempts{noSignIn: true}}
 	resp, err := s.exchange(ctx, &a, func() *http.Request {
@@ -367,14 +365,12 @@ func (s *session) stream(
 	})
 	switch {
 	case err != nil:
-		return 0, err
+		return err
 	case resp.StatusCode != http.StatusOK || mediaType(resp) != eventStream:
 		discard(resp)
-		return 0, noStream(resp.StatusCode)
+		return noStream(resp.StatusCode)
 	}
-	began := time.Now() // a gateway may have held the request for a minute before it refused it
-	err = s.events(ctx, c, resp.Body, at)
-	return max(time.Since(began), 1), err
+	return s.events(ctx, c, resp.Body, at)
 }
 
 // lostText is how servers say that they do not know a session: "Session not found" (Python, Java

@@ -348,8 +348,8 @@ func TestCursorPause(t *testing.T) {
 		{false, 0, 1}, {false, 0, 2}, {false, time.Second, 3}, {false, steadyStream, 1}, {false, 0, 2},
 		{true, 0, 1}, {false, 0, 2}, {false, 0, 3}, {true, time.Hour, 1},
 	} {
-		at.moved = test.moved
-		if got, want := at.pause(test.lived), at.wait(test.want); got != want || at.vain != test.want {
+		at.moved, at.lived = test.moved, test.lived
+		if got, want := at.pause(), at.wait(test.want); got != want || at.vain != test.want {
 			t.Errorf("step %d: got %v and %d in a row, want %v and %d", i, got, at.vain, want, test.want)
 		}
 	}

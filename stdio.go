@@ -42,6 +42,7 @@ type message struct {
 	method   string // "" for a response
 	params   []byte // raw JSON; nil when absent
 	meta     []byte // params._meta, likewise
+	name     []byte // params.name
 	version  string // protocol version of a modern message, "" in the earlier eras
 	response bool
 	own      bool // a request of the proxy itself
@@ -93,7 +94,14 @@ func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
 		m.id = top.id
 	}
 	m.method, _ = unquote(top.method)
-	m.meta = member(m.params, "_meta")
+	scan(m.params, func(key []byte, start, end int) { // once: they may be large
+		switch value := m.params[start:end:end]; {
+		case means(key, "_meta"):
+			m.meta = value
+		case means(key, "name"):
+			m.name = value
+		}
+	})
 	m.version = modernVersion(m.meta)
 	var why string
 	switch {
@@ -307,3 +315,5 @@ var giveBack = time.AfterFunc(math.MaxInt64, func() {
 	runtime.GC() // once is not enough for what net/http keeps in pools
 	debug.FreeOSMemory()
 })
+
+var _ = giveBack.Stop() // while it runs, the scheduler reads the clock again and again

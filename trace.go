@@ -30,6 +30,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // An attribute is one of the constants below and nothing else: that is the redaction. There is no
@@ -144,7 +145,7 @@ type span struct {
 	start  time.Time
 
 	mu     sync.Mutex // guards what follows
-	line   []byte     // of the file, as far as it is known; nil once the span has ended
+	line   *[]byte    // of the file, as far as it is known; nil once the span has ended
 	status string     // the members of its status
 }
 
@@ -155,7 +156,7 @@ func (t *tracer) start(ctx context.Context, name string, kind spanKind) (context
 	if t == nil {
 		return ctx, nil
 	}
-	s := &span{tracer: t, start: time.Now()}
+	s := &span{tracer: t, start: time.Now(), line: spanLines.Get().(*[]byte)}
 	var parent []byte
 	flags := flagKnowsRemote
 	if p := spanOf(ctx); p != nil {
@@ -169,13 +170,13 @@ func (t *tracer) start(ctx context.Context, name string, kind spanKind) (context
 		s.flags = flagSampled
 	}
 	binary.BigEndian.PutUint64(s.span[:], rand.Uint64())
-	b := appendHex(append((*spanLines.Get().(*[]byte))[:0], `"traceId":"`...), s.trace[:])
+	b := appendHex(append((*s.line)[:0], `"traceId":"`...), s.trace[:])
 	b = appendHex(append(b, `","spanId":"`...), s.span[:])
 	b = appendHex(append(b, `","parentSpanId":"`...), parent)
 	b = strconv.AppendInt(append(b, `","flags":`...), int64(flags|int(s.flags)), 10)
 	b = strconv.AppendInt(append(b, `,"kind":`...), int64(kind), 10)
 	b = strconv.AppendInt(append(b, `,"startTimeUnixNano":"`...), s.start.UnixNano(), 10)
-	s.line = append(appendQuoted(append(b, `","name":`...), name), `,"attributes":[`...)
+	*s.line = append(appendQuoted(append(b, `","name":`...), name), `,"attributes":[`...)
 	return context.WithValue(ctx, spanKey{}, s), s
 }
 
@@ -226,19 +227,17 @@ func (s *span) traceparent() string {
 // setString adds an attribute. A key is set once: the keys of a span are unique.
 func (s *span) setString(key attribute, v string) { s.set(key, "stringValue", v) }
 
-func (s *span) setInt(key attribute, v int) {
-	if s != nil { // which formats no number
-		s.set(key, "intValue", strconv.Itoa(v))
-	}
+func (s *span) setInt(key attribute, digits string) { s.set(key, "intValue", digits) }
+
+// A hash is 12 hex digits of the SHA-256 of a value: enough to tell values apart, too few to use.
+type hash string
+
+func hashOf(v string) hash {
+	sum := sha256.Sum256([]byte(v))
+	return hash(hex.EncodeToString(sum[:6]))
 }
 
-// setHash writes 12 hex digits of the SHA-256 of v: enough to tell values apart, too few to use.
-func (s *span) setHash(key hashedAttribute, v string) {
-	if s != nil {
-		sum := sha256.Sum256([]byte(v))
-		s.setString(attribute(key), hex.EncodeToString(sum[:6]))
-	}
-}
+func (s *span) setHash(key hashedAttribute, v hash) { s.setString(attribute(key), string(v)) }
 
 func (s *span) set(key attribute, kind, v string) {
 	if s == nil {
@@ -247,8 +246,8 @@ func (s *span) set(key attribute, kind, v string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.line != nil {
-		b := append(append(append(s.line, `{"key":"`...), key...), `","value":{"`...)
-		s.line = append(appendQuoted(append(append(b, kind...), `":`...), v), "}},"...)
+		b := append(append(append(*s.line, `{"key":"`...), key...), `","value":{"`...)
+		*s.line = append(appendQuoted(append(append(b, kind...), `":`...), v), "}},"...)
 	}
 	if key == attrErrorType {
 		s.status = `"code":2` // STATUS_CODE_ERROR
@@ -286,17 +285,17 @@ func (s *span) end() {
 		return
 	}
 	took := time.Since(s.start) // monotonic: the wall clock may be set meanwhile
-	line := append(bytes.TrimSuffix(s.line, []byte(",")), `],"endTimeUnixNano":"`...)
-	line = append(strconv.AppendInt(line, s.start.Add(took).UnixNano(), 10), `","status":{`...)
-	line = append(append(line, s.status...), "}}]}]}]}\n"...)
-	s.line = nil
+	b := append(bytes.TrimSuffix(*s.line, []byte(",")), `],"endTimeUnixNano":"`...)
+	b = append(strconv.AppendInt(b, s.start.Add(took).UnixNano(), 10), `","status":{`...)
+	*s.line = append(append(b, s.status...), "}}]}]}]}\n"...)
 	t := s.tracer
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.ended) < maxTraceBatch {
-		t.ended = append(append(t.ended, t.head...), line...)
+		t.ended = append(append(t.ended, t.head...), *s.line...)
 	}
-	spanLines.Put(&line)
+	spanLines.Put(s.line)
+	s.line = nil
 	select {
 	case t.some <- struct{}{}:
 	default: // the writer knows already
@@ -316,11 +315,11 @@ func appendQuoted(b []byte, s string) []byte {
 	if len(s) > maxTraceString {
 		s = strings.ToValidUTF8(s[:maxTraceString], "") // no half character at the end
 	}
-	special := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
-	if strings.IndexFunc(s, special) >= 0 {
+	whole := append(append(append(b, '"'), s...), '"')
+	if text := whole[len(b)+1:]; plainLen(text) < len(s) || !utf8.Valid(text) {
 		return append(b, quote(s)...)
 	}
-	return append(append(append(b, '"'), s...), '"')
+	return whole
 }
 
 // close writes the spans that have ended, if that takes no longer than traceCloseBound.

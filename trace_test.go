@@ -163,9 +163,9 @@ func TestTraceFile(t *testing.T) {
 	ctx, message := tr.start(context.Background(), "tools/call search", spanServer)
 	message.setString(attrMCPMethod, "tools/call")
 	message.setString(attrToolName, "search")
-	message.setHash(attrSessionID, "a-session-id-nobody-may-see")
+	message.setHash(attrSessionID, hashOf("a-session-id-nobody-may-see"))
 	_, post := tr.start(ctx, "POST", spanClient)
-	post.setInt(attrHTTPStatus, 503)
+	post.setInt(attrHTTPStatus, "503")
 	post.fail("503")
 	post.end()
 	_, step := tr.start(ctx, "wait", spanInternal)
@@ -281,12 +281,12 @@ func TestTraceWithoutSpansLeavesNothing(t *testing.T) {
 
 func TestNilTracer(t *testing.T) {
 	var tr *tracer
-	ctx := context.Background()
+	ctx, session := context.Background(), hashOf("id")
 	allocs := testing.AllocsPerRun(10, func() {
 		got, s := tr.start(ctx, "ping", spanServer)
 		s.setString(attrMCPMethod, "ping")
-		s.setInt(attrHTTPStatus, 200)
-		s.setHash(attrSessionID, "id")
+		s.setInt(attrHTTPStatus, "200")
+		s.setHash(attrSessionID, session)
 		s.fail("500")
 		if got != ctx || s.traceparent() != "" {
 			t.Error("a nil tracer did something")
@@ -458,7 +458,7 @@ func TestTraceConcurrency(t *testing.T) {
 			defer wg.Done()
 			for i := 0; i < each; i++ {
 				_, s := tr.start(ctx, fmt.Sprintf("%d/%d", w, i), spanClient)
-				s.setInt(attrServerPort, i)
+				s.setInt(attrServerPort, strconv.Itoa(i))
 				root.fail("x")
 				s.end()
 			}
@@ -803,7 +803,7 @@ func BenchmarkSpan(b *testing.B) {
 	for i := 0; i < b.N; i++ {
 		_, s := tr.start(ctx, "tools/call search", spanServer)
 		s.setString(attrMCPMethod, "tools/call")
-		s.setInt(attrHTTPStatus, 200)
+		s.setInt(attrHTTPStatus, "200")
 		s.end()
 	}
 }
@@ -849,7 +849,7 @@ func FuzzText(f *testing.F) {
 		tr := tracerWithoutWriter("", nil)
 		_, sp := tr.start(context.Background(), s, spanClient)
 		sp.setString(attrToolName, s)
-		sp.setInt(attrHTTPStatus, 200)
+		sp.setInt(attrHTTPStatus, "200")
 		sp.end()
 		line := endedLines(tr)
 		if !json.Valid(line) || bytes.IndexByte(line, '\n') != len(line)-1 {

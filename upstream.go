@@ -37,7 +37,7 @@ const (
 type upstream struct {
 	server  *url.URL
 	headers http.Header // the user's own
-	client  *http.Client
+	client  *mcpClient
 	auth    *oauth // nil: the user gave an Authorization header
 	log     *logger
 	calls   *calls
@@ -89,7 +89,7 @@ func (u *upstream) exchange(
 		}
 		resp, err := u.do(build(), token)
 		a.sends++
-		wait, again := backoff(a.sends), notSent(err)
+		wait, again := backoff(a.sends), err != nil && notSent(err)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return nil, ctx.Err()
@@ -104,7 +104,7 @@ func (u *upstream) exchange(
 			}
 			continue
 		case err == nil:
-			wait, again = retryAfter(resp, time.Now())
+			wait, again = retryAfter(resp, time.Now)
 		}
 		again = again && a.sends < maxSends
 		switch {
@@ -132,13 +132,13 @@ func (u *upstream) do(req *http.Request, token string) (*http.Response, error) {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	if req.Header["User-Agent"] == nil {
-		req.Header.Set("User-Agent", userAgent())
+		req.Header["User-Agent"] = userAgent()
 	}
 	isServer := req.URL == u.server
 	if to := u.moved.Load(); to != nil && isServer {
 		req.URL, req.Host = to, to.Host
 	}
-	resp, err := u.client.Do(req)
+	resp, err := u.client.do(req)
 	switch {
 	case !isServer:
 	case err != nil || resp.StatusCode >= 400:
@@ -146,7 +146,8 @@ func (u *upstream) do(req *http.Request, token string) (*http.Response, error) {
 	case req.Method == http.MethodPost && resp.StatusCode < 300 && movedForGood(resp):
 		u.moved.Store(resp.Request.URL) // not of a GET, which may lead browsers to a page
 	}
-	if err == nil && u.auth != nil && token != "" && !isDenied(resp) && resp.StatusCode < 500 {
+	if err == nil && u.auth != nil && token != "" && !isDenied(resp) && resp.StatusCode < 500 &&
+		u.auth.accepted.Load() != token {
 		u.auth.accepted.Store(token)
 	}
 	return resp, err
@@ -197,7 +198,7 @@ func awaitClosed(ctx context.Context, done <-chan struct{}, d time.Duration) boo
 
 // retryAfter is how long a server that is overloaded asks to wait (RFC 9110, section 10.2.3:
 // seconds or a date); false if it does not, or asks too much.
-func retryAfter(resp *http.Response, now time.Time) (time.Duration, bool) {
+func retryAfter(resp *http.Response, now func() time.Time) (time.Duration, bool) {
 	if resp.StatusCode != http.StatusTooManyRequests &&
 		resp.StatusCode != http.StatusServiceUnavailable {
 		return 0, false
@@ -208,7 +209,7 @@ func retryAfter(resp *http.Response, now time.Time) (time.Duration, bool) {
 	if err != nil {
 		var date time.Time
 		date, err = http.ParseTime(value)
-		wait = date.Sub(now)
+		wait = date.Sub(now())
 	}
 	return max(wait, firstBackoff), err == nil && wait <= maxRetryAfter
 }
@@ -367,6 +368,8 @@ func (u *upstream) relay(ctx context.Context, c *call, resp *http.Response, at *
 // events passes on what a stream brings until it ends, or until a little after the answer to c:
 // other messages may follow it. c is nil for a stream that belongs to no call.
 func (u *upstream) events(ctx context.Context, c *call, body io.ReadCloser, at *cursor) error {
+	began := time.Now() // not before: a gateway may hold a request for a minute before it refuses it
+	defer func() { at.lived = max(time.Since(began), 1) }()
 	defer body.Close()
 	events := newEventReader(body, maxMessage)
 	lingers, warned := false, false // warned once a stream: a server may send millions of events

@@ -44,7 +44,7 @@ func TestRetryAfter(t *testing.T) {
 		{500, "1", -1}, {502, "1", -1}, {504, "1", -1}, {200, "1", -1}, {301, "1", -1},
 	} {
 		resp := &http.Response{StatusCode: test.status, Header: http.Header{"Retry-After": {test.value}}}
-		wait, ok := retryAfter(resp, now)
+		wait, ok := retryAfter(resp, func() time.Time { return now })
 		if ok != (test.want >= 0) || ok && wait != test.want {
 			t.Errorf("%d %q: got %v %v, want %v", test.status, test.value, wait, ok, test.want)
 		}
@@ -121,7 +121,7 @@ func TestEndDuringOverload(t *testing.T) {
 
 // dialing replaces how the proxy of a test gets its connections.
 func dialing(p *proxy, dial func(ctx context.Context, network, address string) (net.Conn, error)) {
-	p.session.client.Transport.(traced).RoundTripper.(*redialer).own.DialContext = dial
+	p.session.client.via.(traced).RoundTripper.(*redialer).own.DialContext = dial
 }
 
 // roundTripped sends a tools/call and says what becomes of it.
@@ -1170,7 +1170,7 @@ func FuzzRetryAfter(f *testing.F) {
 	seconds := regexp.MustCompile(`^[0-9]+$`)
 	f.Fuzz(func(t *testing.T, status int, value string, from int64) {
 		answer := &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {value}}}
-		wait, ok := retryAfter(answer, now)
+		wait, ok := retryAfter(answer, func() time.Time { return now })
 		if ok && (status != 429 && status != 503 || wait < firstBackoff || wait > maxRetryAfter) {
 			t.Fatalf("%d %q: got %v", status, value, wait)
 		}
@@ -1184,7 +1184,7 @@ func FuzzRetryAfter(f *testing.F) {
 		if date := now.Add(time.Duration(from) * time.Second); date.Year() > 0 && date.Year() < 10000 {
 			answer.StatusCode = http.StatusServiceUnavailable
 			answer.Header.Set("Retry-After", date.Format(http.TimeFormat))
-			if wait, ok := retryAfter(answer, now); ok != (from <= 60) || ok && wait != max(time.Duration(from)*time.Second, firstBackoff) {
+			if wait, ok := retryAfter(answer, func() time.Time { return now }); ok != (from <= 60) || ok && wait != max(time.Duration(from)*time.Second, firstBackoff) {
 				t.Fatalf("%v: got %v, %v", date, wait, ok)
 			}
 		}
