@@ -716,15 +716,14 @@ func usageOf(pid int) benchUsage {
 		return u
 	}
 	u.resident, u.peak = statusField(status, "VmRSS:")/1024, statusField(status, "VmHWM:")/1024
-	stat, _ := os.ReadFile(dir + "stat")
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	user, _ := strconv.ParseFloat(fields[11], 64) // utime and stime, in hundredths of a second
-	system, _ := strconv.ParseFloat(fields[12], 64)
-	u.cpu = 10 * (user + system)
-	u.switches = 0
-	threads, _ := filepath.Glob(dir + "task/*/status")
+	u.cpu, u.switches = 0, 0
+	threads, _ := filepath.Glob(dir + "task/*")
 	for _, thread := range threads {
-		status, _ := os.ReadFile(thread)
+		// The hundredths of a second in stat are a tenth of a round.
+		ran, _, _ := strings.Cut(proc(pid, "task/"+filepath.Base(thread)+"/schedstat"), " ")
+		ns, _ := strconv.ParseFloat(ran, 64)
+		u.cpu += ns / 1e6
+		status, _ := os.ReadFile(thread + "/status")
 		u.switches += statusField(status, "voluntary_ctxt_switches:") +
 			statusField(status, "nonvoluntary_ctxt_switches:")
 	}

@@ -62,13 +62,10 @@ func (e *earlyInit) await(ctx context.Context, m *message, o *call) (result []by
 	if err := o.await(ctx, nil, nil); err != nil {
 		return nil, err
 	}
-	if !e.answered(o) {
-		return nil, nil
-	}
-	if err := o.outcome(); err != nil {
-		if m.method == "ping" {
-			return []byte(`{}`), nil
-		}
+	switch answered, err := e.answered(o), o.outcome(); {
+	case err != nil && m.method == "ping":
+		return []byte(`{}`), nil
+	case err != nil || !answered:
 		return nil, err
 	}
 	for _, p := range promised {

@@ -97,26 +97,27 @@ func newMCPClient(server *url.URL, via http.RoundTripper) *mcpClient {
 	return &mcpClient{via, server, &boundedJar{Jar: all, most: 180, known: map[string]bool{}}}
 }
 
-// do sends a request that has GetBody.
-func (c *mcpClient) do(req *http.Request) (*http.Response, error) {
+// do sends a request that has GetBody. moved reports whether the answer came by permanent redirects
+// alone (RFC 9110, sections 15.4.2 and 15.4.9): frameworks send them for a missing slash.
+func (c *mcpClient) do(req *http.Request) (resp *http.Response, moved bool, err error) {
 	own := req.Header["Cookie"] // the user's
 	for redirects := 0; ; redirects++ {
 		for _, cookie := range c.jar.Cookies(req.URL) {
 			req.AddCookie(cookie)
 		}
-		resp, err := c.via.RoundTrip(req)
-		if err != nil {
-			return nil, err
+		if resp, err = c.via.RoundTrip(req); err != nil {
+			return nil, false, err
 		}
 		c.jar.SetCookies(req.URL, resp.Cookies())
 		to, err := resp.Location()
 		if err != nil || redirects == maxRedirects || !sameOrigin(c.server, to) ||
 			!slices.Contains([]int{301, 307, 308}, resp.StatusCode) {
-			return resp, nil
+			return resp, moved, nil
 		}
+		moved = (moved || redirects == 0) && resp.StatusCode != http.StatusTemporaryRedirect
 		discard(resp)
 		req = req.Clone(req.Context())
-		req.URL, req.Host, req.Response, req.Header["Cookie"] = to, to.Host, resp, own
+		req.URL, req.Host, req.Header["Cookie"] = to, to.Host, own
 		req.Body, _ = req.GetBody() // of bytes in memory: it cannot fail
 	}
 }
@@ -221,11 +222,14 @@ func (r *redialer) transport(to *url.URL) *http.Transport {
 }
 
 func (r *redialer) RoundTrip(req *http.Request) (*http.Response, error) {
-	var connected atomic.Bool
-	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
-	ctx := httptrace.WithClientTrace(req.Context(), trace)
+	var trace struct {
+		httptrace.ClientTrace
+		connected atomic.Bool
+	}
+	trace.GotConn = func(httptrace.GotConnInfo) { trace.connected.Store(true) }
+	ctx := httptrace.WithClientTrace(req.Context(), &trace.ClientTrace)
 	resp, err := r.transport(req.URL).RoundTrip(req.WithContext(ctx))
-	if err != nil && !connected.Load() && isHangUp(err) {
+	if err != nil && !trace.connected.Load() && isHangUp(err) {
 		// It broke while TLS or the way through a proxy was being agreed on: nothing was sent.
 		err = &net.OpError{Op: "dial", Err: err}
 	}
@@ -251,7 +255,7 @@ type traced struct {
 	propagate bool
 }
 
-func (t traced) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *traced) RoundTrip(req *http.Request) (*http.Response, error) {
 	_, sp := t.trace.start(req.Context(), req.Method, spanClient)
 	defer sp.end()
 	sp.setString(attrHTTPMethod, req.Method)

@@ -382,7 +382,7 @@ func TestMachineSlept(t *testing.T) {
 			server.listens, server.sessions, server.lenient = true, false, true
 			p := newTestProxy(t, server.url)
 			var wall, monotonic time.Duration
-			via := p.session.client.via.(traced).RoundTripper.(*redialer)
+			via := p.session.client.via.(*traced).RoundTripper.(*redialer)
 			via.clock = func() time.Duration { return wall - monotonic }
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()

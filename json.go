@@ -297,22 +297,24 @@ func toSpaces(p []byte, c byte) {
 // readMembers reads a text that stays as it is.
 func readMembers(text []byte) *document {
 	d := &document{raw: text}
-	members := [...]struct {
-		name  string
-		value *[]byte
-	}{
-		{`"id"`, &d.id}, {`"method"`, &d.method}, {`"params"`, &d.params}, {`"result"`, &d.result},
-		{`"error"`, &d.error}, {`"jsonrpc"`, &d.jsonrpc},
-	}
 	valid := scan(text, func(key []byte, start, end int) {
 		if bytes.IndexByte(key, '\\') >= 0 {
 			name, _ := unquote(key)
 			key = quote(name)
 		}
-		for _, m := range members {
-			if string(key) == m.name {
-				*m.value = text[start:end:end]
-			}
+		switch value := text[start:end:end]; string(key) {
+		case `"id"`:
+			d.id = value
+		case `"method"`:
+			d.method = value
+		case `"params"`:
+			d.params = value
+		case `"result"`:
+			d.result = value
+		case `"error"`:
+			d.error = value
+		case `"jsonrpc"`:
+			d.jsonrpc = value
 		}
 	})
 	if !valid {

@@ -214,11 +214,11 @@ func newApp(cfg *config, log *logger) (*app, error) {
 	if !cfg.noTrace && cfg.cacheDir != "" && cfg.command != "status" && cfg.command != "doctor" {
 		a.trace = newTracer(filepath.Join(cfg.cacheDir, "traces.jsonl"), programVersion(), log)
 	}
-	a.client = newMCPClient(cfg.server, traced{via, a.trace, true})
+	a.client = newMCPClient(cfg.server, &traced{via, a.trace, true})
 	if cfg.noCookies {
 		a.client.jar.most = 0
 	}
-	a.oauthClient = &http.Client{Transport: traced{via, a.trace, false}}
+	a.oauthClient = &http.Client{Transport: &traced{via, a.trace, false}}
 	if cfg.server != nil && !cfg.hasOwnToken() {
 		a.auth = newOAuth(cfg, a.store, a.oauthClient, log, a.trace)
 	}

@@ -366,6 +366,9 @@ func (p *proxy) eraOf(m *message) era {
 func (p *proxy) call(ctx context.Context, c *call) error {
 	for {
 		err := p.eraOf(c.m).call(ctx, c)
+		if err == nil {
+			return nil
+		}
 		var refused *serverRefusal
 		if !errors.As(err, &refused) {
 			return err
@@ -627,8 +630,11 @@ func looseID(raw []byte) string {
 	if !isString {
 		text = string(raw)
 	}
+	if number, err := strconv.ParseInt(text, 10, 53); err == nil {
+		return strconv.FormatInt(number, 10) // as nearly always, and the same as what follows
+	}
 	if number, err := strconv.ParseFloat(text, 64); err == nil {
-		return strconv.FormatFloat(number, 'g', -1, 64)
+		return strconv.FormatFloat(number, 'f', -1, 64)
 	}
 	return text
 }

@@ -127,6 +127,9 @@ func (s *session) deliver(
 		default:
 			err = s.refusal(resp)
 		}
+		if err == nil {
+			return nil
+		}
 		var refused *serverRefusal
 		if !errors.As(err, &refused) {
 			return err

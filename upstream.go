@@ -138,12 +138,12 @@ func (u *upstream) do(req *http.Request, token string) (*http.Response, error) {
 	if to := u.moved.Load(); to != nil && isServer {
 		req.URL, req.Host = to, to.Host
 	}
-	resp, err := u.client.do(req)
+	resp, moved, err := u.client.do(req)
 	switch {
 	case !isServer:
 	case err != nil || resp.StatusCode >= 400:
 		u.moved.Store(nil) // the next request asks where it is
-	case req.Method == http.MethodPost && resp.StatusCode < 300 && movedForGood(resp):
+	case req.Method == http.MethodPost && resp.StatusCode < 300 && moved:
 		u.moved.Store(resp.Request.URL) // not of a GET, which may lead browsers to a page
 	}
 	if err == nil && u.auth != nil && token != "" && !isDenied(resp) && resp.StatusCode < 500 &&
@@ -151,19 +151,6 @@ func (u *upstream) do(req *http.Request, token string) (*http.Response, error) {
 		u.auth.accepted.Store(token)
 	}
 	return resp, err
-}
-
-// movedForGood reports whether an answer came by permanent redirects alone (RFC 9110, sections
-// 15.4.2 and 15.4.9). Frameworks send them for a missing slash.
-func movedForGood(resp *http.Response) bool {
-	last := resp.Request
-	for ; last.Response != nil; last = last.Response.Request {
-		status := last.Response.StatusCode
-		if status != http.StatusMovedPermanently && status != http.StatusPermanentRedirect {
-			return false
-		}
-	}
-	return last != resp.Request
 }
 
 func isDenied(resp *http.Response) bool {

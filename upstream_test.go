@@ -121,7 +121,7 @@ func TestEndDuringOverload(t *testing.T) {
 
 // dialing replaces how the proxy of a test gets its connections.
 func dialing(p *proxy, dial func(ctx context.Context, network, address string) (net.Conn, error)) {
-	p.session.client.via.(traced).RoundTripper.(*redialer).own.DialContext = dial
+	p.session.client.via.(*traced).RoundTripper.(*redialer).own.DialContext = dial
 }
 
 // roundTripped sends a tools/call and says what becomes of it.
