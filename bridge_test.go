@@ -464,6 +464,20 @@ func TestBridgeOffersNothingOfItsOwn(t *testing.T) {
 	}
 }
 
+// What is nested as deep as it may be gets deeper in the host's _meta: that message is refused by the
+// server, and the program goes on.
+func TestBridgeOfDeepCapabilities(t *testing.T) {
+	t.Parallel()
+	server := startFuture(t)
+	p := startProxy(t, "-u", server.url)
+	server.on("not JSON", says(http.StatusBadRequest, "text/plain", "too deep"))
+	const deep = maxNesting - 2 // below the message and its params
+	nested := strings.Repeat(`{"x":`, deep) + "1" + strings.Repeat("}", deep)
+	p.failure(p.request("initialize", fmt.Sprintf(`{"protocolVersion":"2025-11-25","capabilities":%s,"clientInfo":{"name":"test","version":"1"}}`, nested)))
+	p.opens()
+	p.echo("still there")
+}
+
 // Closing the POST says it; nothing is sent, and nothing answered.
 func TestBridgeCancellation(t *testing.T) {
 	t.Parallel()

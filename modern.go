@@ -429,13 +429,12 @@ func listRequest(m *message, cursor []byte) *message {
 	return newRequest("tools/list", params)
 }
 
-// newRequest makes a request of the proxy's own of valid JSON. The sender gives it an id.
+// newRequest makes a request of the proxy's own of valid JSON, if it is not nested too deep. The
+// sender gives it an id.
 func newRequest(method string, params []byte) *message {
-	m, _, bad := parseMessage(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":0,"method":%s,"params":%s}`,
-		quote(method), params))
-	if bad != nil {
-		panic(bad)
-	}
+	m := &message{method: method, params: params}
+	m.raw = fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%s,"params":%s}`, quote(method), params)
+	m.readParams()
 	return m
 }
 

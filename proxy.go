@@ -366,9 +366,6 @@ func (p *proxy) eraOf(m *message) era {
 func (p *proxy) call(ctx context.Context, c *call) error {
 	for {
 		err := p.eraOf(c.m).call(ctx, c)
-		if err == nil {
-			return nil
-		}
 		var refused *serverRefusal
 		if !errors.As(err, &refused) {
 			return err

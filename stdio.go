@@ -94,15 +94,7 @@ func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
 		m.id = top.id
 	}
 	m.method, _ = unquote(top.method)
-	scan(m.params, func(key []byte, start, end int) { // once: they may be large
-		switch value := m.params[start:end:end]; {
-		case means(key, "_meta"):
-			m.meta = value
-		case means(key, "name"):
-			m.name = value
-		}
-	})
-	m.version = modernVersion(m.meta)
+	m.readParams()
 	var why string
 	switch {
 	case top.kind == 0:
@@ -123,6 +115,19 @@ func parseMessage(line []byte) (m *message, id []byte, bad *rpcError) {
 		return m, m.id, nil
 	}
 	return nil, m.id, invalidRequest(why)
+}
+
+// readParams reads what matters of params, once: they may be large.
+func (m *message) readParams() {
+	scan(m.params, func(key []byte, start, end int) {
+		switch value := m.params[start:end:end]; {
+		case means(key, "_meta"):
+			m.meta = value
+		case means(key, "name"):
+			m.name = value
+		}
+	})
+	m.version = modernVersion(m.meta)
 }
 
 func invalidRequest(why string) *rpcError {
