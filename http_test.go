@@ -466,7 +466,7 @@ func TestRedirectWithinTheOrigin(t *testing.T) {
 	}
 }
 
-// The cookies of each step are there in the next one, beside the user's own, and once.
+// The cookies of each step are there in the next one, beside the user's own.
 func TestRedirectKeepsCookies(t *testing.T) {
 	t.Parallel()
 	server := startMCP(t)

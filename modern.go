@@ -429,8 +429,8 @@ func listRequest(m *message, cursor []byte) *message {
 	return newRequest("tools/list", params)
 }
 
-// newRequest makes a request of the proxy's own of valid JSON, if it is not nested too deep. The
-// sender gives it an id.
+// newRequest makes a request of the proxy's own of valid JSON. The sender gives it an id; what is
+// nested too deep is refused by the server.
 func newRequest(method string, params []byte) *message {
 	m := &message{method: method, params: params}
 	m.raw = fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%s,"params":%s}`, quote(method), params)

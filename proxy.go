@@ -302,9 +302,9 @@ func (p *proxy) startSpan(ctx context.Context, m *message) (context.Context, *sp
 	switch m.method {
 	case "tools/call":
 		span.setString(attrOperation, "execute_tool")
-		span.setString(attrToolName, target)
+		span.setString(attrToolName, excerpt(target))
 	case "prompts/get":
-		span.setString(attrPromptName, target)
+		span.setString(attrPromptName, excerpt(target))
 	}
 	if m.id != nil {
 		span.setString(attrRequestID, string(bytes.Trim(m.id, `"`)))
@@ -466,9 +466,9 @@ type calls struct {
 	log *logger
 
 	pending  sync.WaitGroup // messages not yet answered or delivered
-	routines sync.WaitGroup // of what goroutines do for the proxy
+	routines sync.WaitGroup // what goroutines do for the proxy now
 	next     chan func()    // to a goroutine that is idle
-	idle     turn           // of these
+	idle     turn           // a place for each goroutine that is idle
 	said     atomic.Value   // the cause of a failure, on stderr; "" once a call was answered
 
 	mu       sync.Mutex // guards what follows
@@ -628,7 +628,7 @@ func looseID(raw []byte) string {
 		text = string(raw)
 	}
 	if number, err := strconv.ParseInt(text, 10, 53); err == nil {
-		return strconv.FormatInt(number, 10) // as nearly always, and the same as what follows
+		return strconv.FormatInt(number, 10) // as nearly always
 	}
 	if number, err := strconv.ParseFloat(text, 64); err == nil {
 		return strconv.FormatFloat(number, 'f', -1, 64)

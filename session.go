@@ -48,12 +48,12 @@ type session struct {
 
 // sessionState is what a message needs to know of the session it is sent in.
 type sessionState struct {
-	id         string // Mcp-Session-Id; "" if the server has no sessions
-	hash       hash   // of the id
-	version    string // as negotiated; "" before initialize is answered
-	worked     bool   // the server took a message of the session
-	generation int    // counts initializations, those that failed as well
-	failure    error  // of the last of them
+	id         string    // Mcp-Session-Id; "" if the server has no sessions
+	hash       shortHash // of the id
+	version    string    // as negotiated; "" before initialize is answered
+	worked     bool      // the server took a message of the session
+	generation int       // counts initializations, those that failed as well
+	failure    error     // of the last of them
 }
 
 func (s sessionState) set(h http.Header) {
@@ -244,7 +244,7 @@ type cursor struct {
 	id    string        // Last-Event-ID
 	retry time.Duration // as the server asked, firstReconnect if it did not
 
-	lived  time.Duration // the last stream; 0 if it was not opened at all
+	lived  time.Duration // how long the last stream lived; 0 if it was not opened
 	moved  bool          // it has brought something
 	vain   int           // openings in a row that brought nothing
 	steady bool          // the last stream was worth opening

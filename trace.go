@@ -229,15 +229,15 @@ func (s *span) setString(key attribute, v string) { s.set(key, "stringValue", v)
 
 func (s *span) setInt(key attribute, digits string) { s.set(key, "intValue", digits) }
 
-// A hash is 12 hex digits of the SHA-256 of a value: enough to tell values apart, too few to use.
-type hash string
+// A shortHash is 12 hex digits of a SHA-256: enough to tell values apart, too few to use.
+type shortHash string
 
-func hashOf(v string) hash {
+func hashOf(v string) shortHash {
 	sum := sha256.Sum256([]byte(v))
-	return hash(hex.EncodeToString(sum[:6]))
+	return shortHash(hex.EncodeToString(sum[:6]))
 }
 
-func (s *span) setHash(key hashedAttribute, v hash) { s.setString(attribute(key), string(v)) }
+func (s *span) setHash(key hashedAttribute, v shortHash) { s.setString(attribute(key), string(v)) }
 
 func (s *span) set(key attribute, kind, v string) {
 	if s == nil {

@@ -355,7 +355,7 @@ func (u *upstream) relay(ctx context.Context, c *call, resp *http.Response, at *
 // events passes on what a stream brings until it ends, or until a little after the answer to c:
 // other messages may follow it. c is nil for a stream that belongs to no call.
 func (u *upstream) events(ctx context.Context, c *call, body io.ReadCloser, at *cursor) error {
-	began := time.Now() // not before: a gateway may hold a request for a minute before it refuses it
+	began := time.Now() // now that it is open: a gateway may hold the request for a minute
 	defer func() { at.lived = max(time.Since(began), 1) }()
 	defer body.Close()
 	events := newEventReader(body, maxMessage)
