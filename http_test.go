@@ -466,6 +466,22 @@ func TestRedirectWithinTheOrigin(t *testing.T) {
 	}
 }
 
+// What has moved for good only behind a step that has not is asked at its old address each time.
+func TestRedirectForGoodInPart(t *testing.T) {
+	for _, statuses := range [][2]int{{307, 308}, {308, 307}} {
+		server := startMCP(t)
+		server.on("POST /old", redirects(statuses[0], "/older"))
+		server.on("POST /older", redirects(statuses[1], "/mcp"))
+		p := startProxy(t, "-u", server.base+"/old")
+		p.initialize()
+		p.echo("one")
+		p.echo("two")
+		if got := server.count("POST /old"); got != 4 {
+			t.Errorf("%v: got %d messages at the old address, want all 4", statuses, got)
+		}
+	}
+}
+
 // The cookies of each step are there in the next one, beside the user's own.
 func TestRedirectKeepsCookies(t *testing.T) {
 	t.Parallel()

@@ -490,6 +490,26 @@ func TestTraces(t *testing.T) {
 	}
 }
 
+// A name of the client's is cleaned: some readers take U+2028 for the end of a line.
+func TestTracesHoldCleanNames(t *testing.T) {
+	t.Parallel()
+	server := startMCP(t)
+	user := newUser(t)
+	p := user.start("-u", server.url)
+	p.initialize()
+	p.call("tools/call", `{"name":"no\u2028tool"}`)
+	p.failure(p.request("prompts/get", `{"name":"no\u2028prompt"}`))
+	p.closeStdin()
+	p.wait()
+	raw, err := os.ReadFile(user.tracesFile())
+	fatal(t, err)
+	for _, want := range []string{`"no tool"`, `"no prompt"`} {
+		if !strings.Contains(string(raw), want) || strings.Contains(string(raw), "\u2028") {
+			t.Errorf("want %s in %q", want, raw)
+		}
+	}
+}
+
 // The spans of a failed sign-in say what kind of failure it was, also that of a process that waits
 // for another one's.
 func TestTracesOfFailedSignIn(t *testing.T) {

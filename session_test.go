@@ -6,9 +6,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -1003,4 +1005,26 @@ func FuzzSessionHeaders(f *testing.F) {
 			t.Fatalf("%q became %q", eventID, wire.String())
 		}
 	})
+}
+
+// oldBody ends when it has been open for a while.
+type oldBody struct{ opened time.Time }
+
+func (oldBody) Close() error { return nil }
+
+func (b *oldBody) Read([]byte) (int, error) {
+	for b.opened = time.Now(); time.Since(b.opened) < time.Millisecond; {
+		runtime.Gosched()
+	}
+	return 0, io.EOF
+}
+
+// How long a stream lived decides how soon it is opened again.
+func TestStreamLived(t *testing.T) {
+	p := newTestProxy(t, "https://a.test/mcp")
+	var at cursor
+	err := p.session.events(context.Background(), nil, &oldBody{}, &at)
+	if at.lived < time.Millisecond || !errors.Is(err, errStreamEnded) {
+		t.Errorf("got %v and error %v, want a millisecond at least and its end", at.lived, err)
+	}
 }

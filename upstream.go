@@ -89,7 +89,7 @@ func (u *upstream) exchange(
 		}
 		resp, err := u.do(build(), token)
 		a.sends++
-		wait, again := backoff(a.sends), err != nil && notSent(err)
+		wait, again := backoff(a.sends), notSent(err)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return nil, ctx.Err()
