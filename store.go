@@ -296,8 +296,8 @@ func (s *store) list() (all []*credentials, err error) {
 // loadLogin returns the zero value if there is no note of the server's or it cannot be read.
 func (s *store) loadLogin(k storeKey) (st loginState) {
 	data, _, err := s.read(k.login())
-	if err == nil {
-		err = json.Unmarshal(data, &st)
+	if err == nil && json.Unmarshal(data, &st) != nil {
+		err = errors.New("it is damaged") // an error of a time quotes what stands there
 	}
 	s.ignore(k.login(), err)
 	if err != nil || st.Entry != k.hash() {

@@ -631,6 +631,7 @@ func FuzzStoreFile(f *testing.F) {
 	f.Add([]byte(`{"version":1,"server":"https://mcp.example.com/mcp","token":{"expires_at":"9999-12-31T23:59:59-23:59"}}`))
 	f.Add([]byte(`{"pid":1,"started":"2026-07-28T10:00:00Z","ended":"0001-01-01T00:00:00Z","url":"https://as.example/","windows":[{"opened":"9999-12-31T23:59:59Z","purpose":"x"}]}`))
 	f.Add([]byte(`{"ended":"-1","windows":null}`))
+	f.Add([]byte("{\"started\":\"\x7f\"}"))
 	f.Add([]byte(`{"version":2}`))
 	f.Add([]byte("\x00"))
 	dir := f.TempDir()
